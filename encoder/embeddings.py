@@ -1,0 +1,70 @@
+"""TokenEmbeddings: the vectors of a batch of texts, packed without padding."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArgumentError
+
+__all__ = ["TokenEmbeddings"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEmbeddings:
+    """Token vectors of n texts, end to end.
+
+    vectors: (total_tokens, dim) float32, each row of unit length when an `Encoder` made it.
+    offsets: (n + 1,) int64, cumulative token counts; text i owns rows offsets[i]:offsets[i + 1].
+    truncated: how many of the n texts were longer than the encoder's length and lost their tail.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.int64]
+    truncated: int = 0
+
+    def __post_init__(self) -> None:
+        vectors = np.ascontiguousarray(self.vectors, dtype=np.float32)
+        offsets = np.ascontiguousarray(self.offsets, dtype=np.int64)
+        if vectors.ndim != 2:
+            raise ArgumentError(f"vectors has shape {vectors.shape}; pass (total_tokens, dim)")
+        if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(vectors):
+            raise ArgumentError(
+                f"offsets must run from 0 to total_tokens={len(vectors)}, got shape {offsets.shape} "
+                f"from {offsets[:1].tolist()} to {offsets[-1:].tolist()}; pass cumulative token counts"
+            )
+        if np.any(np.diff(offsets) < 0):
+            raise ArgumentError("offsets decrease; pass cumulative token counts")
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "offsets", offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> npt.NDArray[np.float32]:
+        """Vectors of text i: (n_tokens, dim), a view."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"text {i} of {len(self)}")
+        i %= len(self)
+        return self.vectors[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each text: (n,) int64."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_list(cls, arrays: Iterable[npt.ArrayLike], dim: int) -> "TokenEmbeddings":
+        """Pack one (n_tokens, dim) array a text. An empty text may be given as shape (0, dim)."""
+        rows = [np.asarray(a, dtype=np.float32).reshape(-1, dim) for a in arrays]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(r) for r in rows], out=offsets[1:])
+        return cls(np.concatenate([np.zeros((0, dim), np.float32), *rows]), offsets)

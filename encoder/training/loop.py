@@ -1,0 +1,131 @@
+"""What every kind of training shares: optimiser groups, schedule, and a run folder to resume from."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from encoder.errors import ArgumentError
+
+__all__ = ["TrainingRun", "adamw", "warmup_linear"]
+
+
+def adamw(model: nn.Module, *, lr: float, embedding_lr: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW with no decay on norms and a rate of its own for the token embeddings."""
+    embeddings, matrices, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if "tok_embeddings" in name:
+            embeddings.append(parameter)
+        else:
+            (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [
+        {"params": embeddings, "lr": embedding_lr, "weight_decay": 0.0},
+        {"params": matrices, "lr": lr, "weight_decay": weight_decay},
+        {"params": vectors, "lr": lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8, fused=True)
+
+
+def warmup_linear(step: int, total: int, warmup: int) -> float:
+    """Factor on the learning rate: up over `warmup` steps, then straight down to nothing at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+class TrainingRun:
+    """A folder with the state of a run and its log; a run started again goes on where it was saved.
+
+    The state is safetensors and JSON, written aside and renamed, so that a run killed while it saves
+    keeps the state before.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, object]):
+        self.folder = folder
+        self.model = model
+        self.optimiser = optimiser
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / "settings.json"
+        if kept.is_file():
+            before = json.loads(kept.read_text())
+            changed = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
+            if changed:
+                raise ArgumentError(
+                    f"{folder} holds a run with {changed[0]}={before.get(changed[0])!r}, now "
+                    f"{settings.get(changed[0])!r}; pass the same settings or another folder"
+                )
+        kept.write_text(json.dumps(settings, indent=2, default=str) + "\n")
+        self._resume()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+        for group in self.optimiser.param_groups:
+            for p in group["params"]:
+                for key, value in self.optimiser.state.get(p, {}).items():
+                    tensors[f"optimiser.{names[id(p)]}.{key}"] = value
+        return tensors
+
+    def save(self) -> None:
+        aside = self.folder / "state.tmp"
+        metadata = {"step": str(self.step)}
+        save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
+        aside.rename(self.folder / "state.safetensors")
+
+    def _resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        if not path.is_file():
+            return
+        from safetensors import safe_open  # noqa: PLC0415
+
+        with safe_open(path, framework="pt") as file:
+            self.step = int(file.metadata()["step"])
+        tensors = load_file(path)
+        for name, parameter in self.model.named_parameters():
+            parameter.data.copy_(tensors[f"model.{name}"])
+            prefix = f"optimiser.{name}."
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if state:
+                self.optimiser.state[parameter] = state
+
+    def log(self, **values: object) -> None:
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def set_rate(self, factor: float) -> None:
+        for group in self.optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
+
+    def train(
+        self,
+        steps: int,
+        batches: Iterable[object],
+        loss_of: Callable[[object], Tensor],
+        *,
+        rate: Callable[[int], float],
+        clip: float = 1.0,
+        save_every: int = 500,
+        report: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> None:
+        """Steps until `steps`; `batches` must start at the batch of `self.step`."""
+        for batch in batches:
+            if self.step >= steps:
+                break
+            self.set_rate(rate(self.step))
+            loss = loss_of(batch)
+            if not torch.isfinite(loss):
+                raise ArgumentError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            self.step += 1
+            report(self.step, loss.item())
+            if self.step % save_every == 0:
+                self.save()
+        self.save()

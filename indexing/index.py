@@ -1,0 +1,365 @@
+"""Index: a folder of passages and their token vectors. Create or open it, add, delete, compact, read."""
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from encoder.embeddings import TokenEmbeddings
+from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
+from indexing.codec import Codec, choose_m
+from indexing.durable import hash_file
+from indexing.lock import WriterLock
+from indexing.records import AddReport, Record, batches, check_vectors, read_record, read_records
+from indexing.segment import Segment
+from indexing.settings import DocumentEncoder, IndexSettings
+from indexing.snapshot import Snapshot
+from indexing.store import FORMAT_VERSION, Document, Store
+from indexing.writer import Pending, Writer
+
+__all__ = ["Index"]
+
+DATABASE = "index.db"
+LOCK = "index.lock"
+
+
+class Index:
+    """An open index. Made by `Index.create` or `Index.open`; closed by `close` or a `with` block.
+
+    Reading shows the snapshot of the moment of opening, the last commit of this writer, or the last
+    `refresh`, whatever other processes do. Several threads may read one Index. Writing and `refresh` replace
+    its snapshot, and with it what pids mean: to search during them, open a second Index.
+    """
+
+    def __init__(self, folder: Path, encoder: DocumentEncoder | None, lock: WriterLock | None) -> None:
+        self.folder = folder
+        self._lock = lock
+        self._mutex = threading.RLock()
+        self._store = Store(folder / DATABASE, writable=lock is not None)
+        try:
+            self.settings = IndexSettings.from_json(self._store.settings, folder / DATABASE)
+            if encoder is not None:
+                self._check_encoder(encoder)
+            self._encoder = encoder
+            self._snapshot = Snapshot(folder, self._store, self.settings.dim)
+            self._writer = None if lock is None else Writer(self._snapshot, self.settings)
+            if self._writer is not None:
+                self._writer.sweep()
+        except BaseException:
+            self._store.close()
+            raise
+
+    # Opening and closing ------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        encoder: DocumentEncoder | None = None,
+        *,
+        dim: int | None = None,
+        flat_tokens: int = IndexSettings.flat_tokens,
+        commit_tokens: int = IndexSettings.commit_tokens,
+        segment_tokens: int = IndexSettings.segment_tokens,
+        seed: int = IndexSettings.seed,
+    ) -> "Index":
+        """Make an empty index in a new or empty folder and open it for writing.
+
+        encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
+        The rest is explained at IndexSettings. Raises ArgumentError where there is an index already.
+        """
+        folder = Path(path)
+        if (encoder is None) == (dim is None):
+            raise ArgumentError("pass an encoder, or dim=... for vectors of your own")
+        dim = encoder.dim if encoder is not None else int(dim or 0)
+        settings = IndexSettings(
+            dim=dim,
+            m=choose_m(dim),
+            encoder=None if encoder is None else encoder.load_arguments,
+            encoder_fingerprint=None if encoder is None else encoder.fingerprint,
+            flat_tokens=flat_tokens,
+            commit_tokens=commit_tokens,
+            segment_tokens=segment_tokens,
+            seed=seed,
+        )
+        if folder.exists() and not folder.is_dir():
+            raise ArgumentError(f"{folder} is a file; pass another path")
+        if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
+            raise ArgumentError(f"{folder} is not empty; pass a new path")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder / LOCK)
+        try:
+            if Store.exists(folder / DATABASE):
+                raise ArgumentError(
+                    f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
+                )
+            Store.create(folder / DATABASE, asdict(settings))
+            return cls(folder, encoder, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(
+        cls, path: str | Path, encoder: DocumentEncoder | None = None, *, writable: bool = False
+    ) -> "Index":
+        """Open an index, to read or also to write.
+
+        encoder: for a later `add`; without it the index loads its own when it first needs it.
+        Raises IndexFormatError if the folder is no index, of a newer version or damaged;
+        IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
+        not make its vectors.
+        """
+        folder = Path(path)
+        if not (folder / DATABASE).is_file():
+            raise IndexFormatError(
+                f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
+            )
+        lock = WriterLock(folder / LOCK) if writable else None
+        try:
+            return cls(folder, encoder, lock)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let go of the database and the writer's lock. Arrays of segments taken earlier stay good."""
+        with self._mutex:
+            self._store.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        return self.settings.dim
+
+    @property
+    def encoder_name(self) -> str | None:
+        return None if self.settings.encoder is None else str(self.settings.encoder["name"])
+
+    @property
+    def encoder_fingerprint(self) -> str | None:
+        return self.settings.encoder_fingerprint
+
+    @property
+    def codec(self) -> Codec | None:
+        """What compressed segments are coded with; None while all are flat."""
+        return self._snapshot.codec
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """In the order of pids."""
+        return self._snapshot.segments
+
+    def __len__(self) -> int:
+        """Live passages."""
+        return len(self._snapshot)
+
+    @property
+    def n_tokens(self) -> int:
+        """Token vectors of live passages."""
+        return self._snapshot.n_tokens
+
+    def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
+        """(n_passages,) of a segment of this snapshot: False where the passage was deleted or replaced."""
+        return self._snapshot.live(segment)
+
+    def documents(self, pids: Sequence[int]) -> list[Document]:
+        """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
+        return self._store.documents(pids)
+
+    def refresh(self) -> bool:
+        """Move to the newest commit; whether there was one."""
+        with self._mutex:
+            return self._snapshot.refresh()
+
+    def info(self) -> dict[str, Any]:
+        """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
+        kinds = {segment.kind for segment in self.segments}
+        parts = dict.fromkeys(("codes", "vectors", "lists", "offsets", "codec", "database"), 0)
+        for file in self._store.files:
+            name = Path(file.path).name.split(".")[0].split("-")[0]
+            parts[name] += file.bytes
+        parts["database"] = sum(f.stat().st_size for f in self.folder.glob(f"{DATABASE}*"))
+        passages_bytes = parts["codes"] + parts["vectors"] + parts["lists"] + parts["offsets"]
+        n_tokens = self.n_tokens
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": "mixed" if len(kinds) > 1 else next(iter(kinds), "flat"),
+            "passages": len(self),
+            "tokens": n_tokens,
+            "segments": len(self.segments),
+            "dim": self.dim,
+            "nlist": None if self.codec is None else self.codec.nlist,
+            "m": None if self.codec is None else self.codec.m,
+            "bytes": parts,
+            "bytes_per_token": passages_bytes / n_tokens if n_tokens else 0.0,
+            "encoder": self.encoder_name,
+            "encoder_fingerprint": self.encoder_fingerprint,
+        }
+
+    def verify(self) -> None:
+        """Read every byte of this snapshot. Raises IndexFormatError naming the file that has changed."""
+        self._store.check()
+        for file in self._store.files:
+            path = self.folder / file.path
+            if hash_file(path) != file.sha256:
+                raise IndexFormatError(f"{path} is damaged (its checksum differs); restore it or build again")
+        if self._store.count() != len(self):
+            raise IndexFormatError(
+                f"{self.folder / DATABASE} has {self._store.count()} documents for {len(self)} passages; "
+                "restore it or build again"
+            )
+
+    # Writing ------------------------------------------------------------------------------------------------
+
+    def add(self, records: Iterable[Mapping[str, Any]], *, show_progress: bool = False) -> AddReport:
+        """Store passages {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
+
+        A doc_id that exists is replaced; the last of several in the stream wins. What has not changed is not
+        encoded again, so an interrupted add may simply be run again. Commits every settings.commit_tokens
+        and at the end; after an error, what the last of these commits stored stays, and nothing after it.
+        Raises ArgumentError, naming the record, for one that cannot be stored.
+        """
+        with self._writing() as writer:
+            encoder = self._document_encoder()
+            salt = json.dumps([encoder.load_arguments.get(k) for k in ("document_length", "skiplist_words")])
+
+            def encode(batch: list[Record]) -> TokenEmbeddings:
+                return encoder.encode_documents([record.text or "" for record in batch])
+
+            checked = read_records(records, salt)
+            with tqdm(checked, desc="index", unit="passage", disable=not show_progress) as bar:
+                return self._add(writer, batches(bar), encode)
+
+    def add_embeddings(
+        self,
+        doc_ids: Sequence[str],
+        embeddings: TokenEmbeddings,
+        texts: Sequence[str | None] | None = None,
+        metadata: Sequence[dict[str, Any] | None] | None = None,
+    ) -> AddReport:
+        """Store passages with vectors of your own; otherwise as `add`.
+
+        Vectors are kept as they are, not normalised. A passage without vectors exists and is never found.
+        """
+        with self._writing() as writer:
+            check_vectors(embeddings, list(doc_ids), self.dim)
+            for name, given in (("texts", texts), ("metadata", metadata)):
+                if given is not None and len(given) != len(doc_ids):
+                    raise ArgumentError(f"{len(given)} {name} for {len(doc_ids)} doc_ids; pass one each")
+            rows = {
+                i: read_record(
+                    doc_id,
+                    None if texts is None else texts[i],
+                    None if metadata is None else metadata[i],
+                    f"doc_ids[{i}]",
+                    embeddings[i].tobytes(),
+                )
+                for i, doc_id in enumerate(doc_ids)
+            }
+            places = {id(record): i for i, record in rows.items()}
+
+            def look_up(batch: list[Record]) -> TokenEmbeddings:
+                return TokenEmbeddings.from_list([embeddings[places[id(r)]] for r in batch], self.dim)
+
+            return self._add(writer, batches(rows.values()), look_up)
+
+    def delete(self, doc_ids: Iterable[str]) -> int:
+        """Delete passages; how many there were. A doc_id that is not stored is no error."""
+        if isinstance(doc_ids, str):
+            raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
+        with self._writing() as writer:
+            pending = Pending()
+            for doc_id, row in self._store.find(list(dict.fromkeys(doc_ids))).items():
+                pending.delete(doc_id, row.pid)
+            writer.commit(pending)
+            return len(pending.deleted)
+
+    def compact(self) -> None:
+        """Rewrite the index without its deleted passages, in few segments; float16 becomes compressed.
+
+        Where the corpus has outgrown its centroids the codec is trained anew. The original vectors are gone
+        by then, so it learns from the decoded ones and each is coded a second time, which costs a little
+        precision; adding everything to a new index does not. Takes as much free disk as the index.
+        """
+        with self._writing() as writer:
+            writer.compact()
+
+    # Inside -------------------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        writer: Writer,
+        stream: Iterable[list[Record]],
+        vectors_of: Callable[[list[Record]], TokenEmbeddings],
+    ) -> AddReport:
+        report, pending = AddReport(), Pending()
+        for batch in stream:
+            stored = self._store.find(list({record.doc_id for record in batch}))
+            todo = pending.plan(batch, stored, report)
+            if todo:
+                embeddings = vectors_of(todo)
+                check_vectors(embeddings, [record.doc_id for record in todo], self.dim)
+                report.truncated += embeddings.truncated
+                report.tokens += len(embeddings.vectors)
+                pending.put(todo, embeddings.offsets, writer.rows(embeddings.vectors))
+            if pending.tokens >= self.settings.commit_tokens:
+                writer.commit(pending)
+                writer.settle(self.settings.segment_tokens)
+                pending = Pending()
+        writer.commit(pending)
+        writer.settle(self.settings.flat_tokens)
+        return report
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        if self._writer is None:
+            raise ArgumentError(f"{self.folder} is open for reading; use Index.open(path, writable=True)")
+        with self._mutex:
+            yield self._writer
+
+    def _document_encoder(self) -> DocumentEncoder:
+        if self._encoder is None:
+            if self.settings.encoder is None:
+                raise ArgumentError(
+                    f"{self.folder} was created with dim={self.dim} and no encoder; use add_embeddings"
+                )
+            # Imported here because torch takes seconds to load, and most who open an index add nothing.
+            from encoder import Encoder
+
+            encoder = Encoder.load(**self.settings.encoder)
+            self._check_encoder(encoder)
+            self._encoder = encoder
+        return self._encoder
+
+    def _check_encoder(self, encoder: DocumentEncoder) -> None:
+        if self.settings.encoder_fingerprint is None:
+            raise EncoderMismatchError(
+                f"{self.folder} was created without an encoder; open it without one and use add_embeddings"
+            )
+        if encoder.fingerprint != self.settings.encoder_fingerprint:
+            raise EncoderMismatchError(
+                f"{self.folder} was made by encoder {self.encoder_name!r} (fingerprint "
+                f"{self.encoder_fingerprint}), not {encoder.name!r} ({encoder.fingerprint}); "
+                "open it with that one, or build a new index"
+            )

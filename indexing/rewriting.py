@@ -1,0 +1,87 @@
+"""Segments made from segments: training samples, merging, compressing, dropping the dead."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexing.codec import CHUNK, Codec, sample_size
+from indexing.segment import Segment
+
+__all__ = ["Live", "groups", "sample", "small_run", "transcode"]
+
+SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
+SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
+
+Live = npt.NDArray[np.bool_]
+
+
+def live_tokens(segment: Segment, live: Live) -> int:
+    """Tokens of the live passages."""
+    return int(np.diff(segment.offsets)[live].sum())
+
+
+def sample(
+    segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int
+) -> npt.NDArray[np.float32]:
+    """Token vectors on which to train a codec for these segments, drawn evenly: (n, dim).
+
+    n is `sample_size` of the live tokens. Each of n equal stretches of the corpus gives one token at random,
+    so no list of all tokens is ever made.
+    """
+    total = sum(live_tokens(s, live) for s, live in zip(segments, lives, strict=True))
+    n = sample_size(total)
+    if n < total:
+        jitter = np.random.default_rng(seed).random(n)
+        wanted = ((np.arange(n) + jitter) * (total / n)).astype(np.int64)
+    else:
+        wanted = np.arange(total)
+    taken, start = [], 0
+    for segment, live in zip(segments, lives, strict=True):
+        lengths = np.where(live, np.diff(segment.offsets), 0)
+        ends = np.cumsum(lengths)
+        here = wanted[(wanted >= start) & (wanted < start + int(lengths.sum()))] - start
+        passages = np.searchsorted(ends, here, side="right")
+        tokens = segment.offsets[passages] + here - (ends - lengths)[passages]
+        taken.append(segment.take(tokens, codec))
+        start += int(lengths.sum())
+    return np.concatenate(taken)
+
+
+def transcode(
+    segment: Segment, live: Live, old: Codec | None, new: Codec | None
+) -> Iterator[npt.NDArray[Any]]:
+    """A segment's live rows under codec `new` (None: float16), as `write_segment` takes them."""
+    keep = np.repeat(live, np.diff(segment.offsets))
+    for start in range(0, segment.n_tokens, CHUNK):
+        at = slice(start, min(start + CHUNK, segment.n_tokens))
+        if segment.kind == "flat" and new is None:
+            yield segment.vectors[at][keep[at]]
+        elif segment.kind == "compressed" and new is old:
+            yield segment.codes[at][keep[at]]
+        else:
+            assert new is not None
+            yield new.pack(*new.encode(segment.decode(at.start, at.stop, old)[keep[at]]))
+
+
+def groups(segments: Sequence[Segment], lives: Sequence[Live], most: int) -> list[list[int]]:
+    """Cut the list of segments into runs of about `most` live tokens, by position."""
+    runs: list[list[int]] = []
+    room = 0
+    for i, (segment, live) in enumerate(zip(segments, lives, strict=True)):
+        tokens = live_tokens(segment, live)
+        if not runs or tokens > room:
+            runs.append([])
+            room = most
+        runs[-1].append(i)
+        room -= tokens
+    return runs
+
+
+def small_run(segments: Sequence[Segment]) -> Sequence[Segment]:
+    """The small segments at the end of the list, where they have become too many; else nothing."""
+    n = 0
+    while n < len(segments) and segments[-1 - n].n_tokens < SMALL_TOKENS:
+        n += 1
+    return segments[len(segments) - n :] if n > SMALL_SEGMENTS else ()

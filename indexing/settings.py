@@ -1,0 +1,58 @@
+"""What is fixed when an index is created, and what an index asks of an encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from encoder.embeddings import TokenEmbeddings
+from encoder.errors import ArgumentError, IndexFormatError
+
+__all__ = ["DocumentEncoder", "IndexSettings"]
+
+
+class DocumentEncoder(Protocol):
+    """What an index asks of an encoder; `encoder.Encoder` is one. load_arguments: what loads it again."""
+
+    name: str
+    fingerprint: str
+    load_arguments: dict[str, Any]
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode_documents(self, texts: Sequence[str], /) -> TokenEmbeddings: ...
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Fixed when the index is created.
+
+    dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for
+    bring-your-own vectors. flat_tokens: the corpus from which a codec is trained. commit_tokens: tokens an
+    add holds before it commits. segment_tokens: the largest segment, and how many float16 tokens a stream
+    leaves on disk before it trains a codec without waiting for its end.
+    """
+
+    dim: int
+    m: int
+    encoder: dict[str, Any] | None = None
+    encoder_fingerprint: str | None = None
+    flat_tokens: int = 262_144
+    commit_tokens: int = 500_000
+    segment_tokens: int = 4_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("flat_tokens", "commit_tokens", "segment_tokens"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name}={getattr(self, name)}; pass at least 1")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Path) -> "IndexSettings":
+        known = {f.name for f in fields(cls)}
+        if not values.keys() <= known:
+            raise IndexFormatError(
+                f"{path} has unknown settings {sorted(values.keys() - known)}; upgrade Latewood"
+            )
+        return cls(**values)

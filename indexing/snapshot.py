@@ -1,0 +1,91 @@
+"""A snapshot of an index: the store's lists of one moment with the files they name, open."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import IndexFormatError
+from indexing.codec import Codec
+from indexing.rewriting import Live, live_tokens
+from indexing.segment import Segment
+from indexing.store import Store
+
+__all__ = ["Snapshot"]
+
+ATTEMPTS = 10
+
+
+class Snapshot:
+    """codec, segments and which passages live, as of the store's snapshot.
+
+    Opening compares the size of every file with the store's, and reads no more than headers.
+    Raises IndexFormatError naming the file that is missing or of another size.
+    """
+
+    def __init__(self, folder: Path, store: Store, dim: int) -> None:
+        self.folder = folder
+        self.store = store
+        self.dim = dim
+        self.codec: Codec | None = None
+        self.segments: tuple[Segment, ...] = ()
+        self._codec_file: str | None = None
+        self._lives: dict[int, Live] = {}
+        self._open()
+
+    def __len__(self) -> int:
+        """Live passages."""
+        return sum(int(live.sum()) for live in self._lives.values())
+
+    @property
+    def n_tokens(self) -> int:
+        """Token vectors of live passages."""
+        return sum(live_tokens(segment, self.live(segment)) for segment in self.segments)
+
+    def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
+        """(n_passages,), read-only: False where the passage was deleted or replaced."""
+        return self._lives[segment.segment_id]
+
+    def refresh(self) -> bool:
+        """Move to the newest commit; whether there was one."""
+        moved = self.store.refresh()
+        if moved:
+            self._open()
+        return moved
+
+    def _open(self) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                self._open_files()
+                return
+            except FileNotFoundError as error:
+                # A compaction may commit and delete old files between our snapshot and our opening of them.
+                missing = error.filename
+                if not self.store.refresh():
+                    break
+        raise IndexFormatError(f"{missing} is missing; restore it or build the index again")
+
+    def _open_files(self) -> None:
+        for file in self.store.files:
+            path = self.folder / file.path
+            size = path.stat().st_size
+            if size != file.bytes:
+                raise IndexFormatError(
+                    f"{path} has {size} bytes, {file.bytes} were written; restore it or build the index again"
+                )
+        name, codec = self.store.state.codec, self.codec
+        if name != self._codec_file:
+            codec = None if name is None else Codec.load(self.folder / name)
+        # Segments never change and their numbers are never used twice, so those open already stay open.
+        opened = {segment.segment_id: segment for segment in self.segments}
+        segments: list[Segment] = []
+        lives: dict[int, Live] = {}
+        for row in self.store.segments:
+            segment = opened.get(row.segment_id) or Segment(self.folder, row, dim=self.dim, codec=codec)
+            live = np.ones(segment.n_passages, dtype=np.bool_)
+            live[self.store.tombstones(row.pid_start, row.n_passages) - row.pid_start] = False
+            live.flags.writeable = False
+            segments.append(segment)
+            lives[row.segment_id] = live
+        self.codec, self._codec_file = codec, name
+        self.segments, self._lives = tuple(segments), lives

@@ -1,0 +1,309 @@
+"""The index's SQLite file: documents, tombstones, the lists of segments and files, the one commit point."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlite_utils import Database
+
+from encoder.errors import ArgumentError, IndexFormatError
+from indexing.durable import FileRecord
+from indexing.segment import SegmentRow
+
+__all__ = ["FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
+
+FORMAT_VERSION = 1
+VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
+BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Document:
+    """A stored passage. text is None where it came as bare vectors."""
+
+    pid: int
+    doc_id: str
+    text: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """A row of `documents`; metadata is JSON text."""
+
+    pid: int
+    doc_id: str
+    text: str | None
+    metadata: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What moves with each commit. codec: file name, or None while nothing is trained."""
+
+    generation: int = 0
+    next_pid: int = 0
+    next_segment: int = 1
+    next_codec: int = 1
+    codec: str | None = None
+
+
+@dataclass
+class Change:
+    """All that one commit does. deleted: pids that get a tombstone; metadata: pid to its new JSON.
+
+    renumber_from: compaction's new pids start here, in the order of the old ones; tombstones then go.
+    """
+
+    state: State
+    documents: list[DocumentRow] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
+    metadata: dict[int, str] = field(default_factory=dict)
+    add_segments: list[SegmentRow] = field(default_factory=list)
+    drop_segments: list[SegmentRow] = field(default_factory=list)
+    add_files: list[FileRecord] = field(default_factory=list)
+    drop_codec: str | None = None
+    renumber_from: int | None = None
+
+
+class Store:
+    """One snapshot of the database for reading and, when writable, a second connection for commits.
+
+    The snapshot is a read transaction that stays open: whatever a writer commits, reads give the state of
+    the last `refresh`. Reading is safe from several threads.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        """Raises IndexFormatError if `path` is not an index's database or is of a newer version."""
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
+            self._writer = _connect(path, "rw") if writable else None
+            self._reader = _connect_reader(path)
+            self.settings: dict[str, Any] = self._read_settings()
+            self._read_state()
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
+
+    @staticmethod
+    def create(path: Path, settings: dict[str, Any]) -> None:
+        """Make the tables. A crash in the midst leaves none, and it may be tried again."""
+        db = _connect(path, "rwc")
+        db.execute("PRAGMA journal_mode = WAL")
+        with db.atomic():
+            db.table("settings").create({"key": str, "value": str}, pk="key")
+            documents = db.table("documents").create(
+                {"pid": int, "doc_id": str, "text": str, "metadata": str, "content_hash": str},
+                pk="pid",
+                not_null={"doc_id", "metadata", "content_hash"},
+            )
+            documents.create_index(["doc_id"], unique=True)
+            db.table("tombstones").create({"pid": int}, pk="pid")
+            db.table("segments").create(
+                {"segment_id": int, "kind": str, "pid_start": int, "n_passages": int, "n_tokens": int},
+                pk="segment_id",
+            )
+            db.table("files").create({"path": str, "bytes": int, "sha256": str}, pk="path")
+            pairs = {"format_version": FORMAT_VERSION, "index": settings, "state": asdict(State())}
+            db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
+        db.close()
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether `path` is a database with tables in it, or anything else that must not be overwritten."""
+        if not path.exists() or path.stat().st_size == 0:
+            return False
+        db = _connect(path, "ro")
+        try:
+            return bool(db.table_names())
+        except sqlite3.DatabaseError:
+            return True
+        finally:
+            db.close()
+
+    # Reading ------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Move the snapshot to the newest commit; whether it had moved."""
+        with self._lock:
+            before = self.state.generation
+            self._reader.rollback()
+            self._read_state()
+            return self.state.generation != before
+
+    def count(self) -> int:
+        """Documents, the deleted ones not counted."""
+        return int(self._rows("SELECT count(*) FROM documents")[0][0])
+
+    def tombstones(self, pid_start: int, n: int) -> npt.NDArray[np.int64]:
+        """Deleted pids in [pid_start, pid_start + n)."""
+        sql = "SELECT pid FROM tombstones WHERE pid >= ? AND pid < ?"
+        rows = self._rows(sql, [pid_start, pid_start + n])
+        return np.array([pid for (pid,) in rows], dtype=np.int64)
+
+    def documents(self, pids: Sequence[int]) -> list[Document]:
+        """The documents in the order asked. Raises ArgumentError for a pid that is none."""
+        found: dict[int, Document] = {}
+        wanted = [int(pid) for pid in pids]
+        for some in _slices(wanted):
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT pid, doc_id, text, metadata FROM documents WHERE pid IN ({marks})"
+            for pid, doc_id, text, metadata in self._rows(sql, some):
+                found[pid] = Document(pid, doc_id, text, json.loads(metadata))
+        try:
+            return [found[pid] for pid in wanted]
+        except KeyError as error:
+            raise ArgumentError(
+                f"pid {error} is not in this snapshot; ask for pids of live passages"
+            ) from None
+
+    def find(self, doc_ids: Sequence[str]) -> dict[str, DocumentRow]:
+        """The rows of those doc_ids that are stored, without their text."""
+        found: dict[str, DocumentRow] = {}
+        for some in _slices(doc_ids):
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT pid, doc_id, metadata, content_hash FROM documents WHERE doc_id IN ({marks})"
+            for pid, doc_id, metadata, content_hash in self._rows(sql, some):
+                found[doc_id] = DocumentRow(pid, doc_id, None, metadata, content_hash)
+        return found
+
+    def check(self) -> None:
+        """Have SQLite check every page. Raises IndexFormatError with what it found."""
+        try:
+            told = self._rows("PRAGMA integrity_check(1)")[0][0]
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self.path, error) from error
+        if told != "ok":
+            raise _damaged(self.path, told)
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+            if self._writer is not None:
+                self._writer.close()
+
+    # Writing ------------------------------------------------------------------------------------------------
+
+    def commit(self, change: Change) -> None:
+        """The one commit point: all of `change` becomes visible, and durable, or none of it."""
+        db = self._writer
+        assert db is not None
+        with db.atomic():
+            dead = change.deleted
+            db.conn.executemany("DELETE FROM documents WHERE pid = ?", ([pid] for pid in dead))
+            db.conn.executemany("INSERT INTO tombstones (pid) VALUES (?)", ([pid] for pid in dead))
+            updates = ((metadata, pid) for pid, metadata in change.metadata.items())
+            db.conn.executemany("UPDATE documents SET metadata = ? WHERE pid = ?", updates)
+            db.table("documents").insert_all(vars(row) for row in change.documents)
+            if change.renumber_from is not None:
+                self._renumber(db, change.renumber_from)
+            for segment in change.drop_segments:
+                db.table("segments").delete(segment.segment_id)
+                db.table("files").delete_where("path LIKE ?", [f"{segment.folder}/%"])
+            if change.drop_codec is not None:
+                db.table("files").delete(change.drop_codec)
+            db.table("segments").insert_all(asdict(row) for row in change.add_segments)
+            db.table("files").insert_all(asdict(row) for row in change.add_files)
+            db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
+
+    @staticmethod
+    def _renumber(db: Database, start: int) -> None:
+        # New pids are all above the old ones, so no row is moved onto another.
+        db.execute(
+            "CREATE TEMP TABLE renumbered AS "
+            "SELECT pid AS old, ? + row_number() OVER (ORDER BY pid) - 1 AS new FROM documents",
+            [start],
+        )
+        db.execute("CREATE UNIQUE INDEX temp.renumbered_old ON renumbered (old)")
+        db.execute("UPDATE documents SET pid = (SELECT new FROM renumbered WHERE old = pid)")
+        db.execute("DROP TABLE temp.renumbered")
+        db.execute("DELETE FROM tombstones")
+
+    def shrink(self) -> None:
+        """Give the room of deleted rows back to the disk, so that their text is gone from it."""
+        assert self._writer is not None
+        with self._lock:
+            self._reader.rollback()  # a snapshot of our own would keep the log from being cut
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._read_state()
+
+    # Inside -------------------------------------------------------------------------------------------------
+
+    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            rows: list[tuple[Any, ...]] = self._reader.execute(sql, list(parameters)).fetchall()
+            return rows
+
+    def _read_settings(self) -> dict[str, Any]:
+        names = self._reader.table_names()
+        if not names:
+            raise IndexFormatError(
+                f"{self.path} is empty, its creation was cut short; run Index.create again"
+            )
+        if "settings" not in names:
+            raise IndexFormatError(f"{self.path} is not a Latewood index; pass a folder made by Index.create")
+        pairs = dict(self._rows("SELECT key, value FROM settings"))
+        version = json.loads(pairs.get("format_version", "null"))
+        if version != FORMAT_VERSION:
+            raise IndexFormatError(
+                f"{self.path} has format_version {version}, this Latewood reads {FORMAT_VERSION}; "
+                "upgrade Latewood, or build the index again"
+            )
+        settings: dict[str, Any] = json.loads(pairs["index"])
+        return settings
+
+    def _read_state(self) -> None:
+        # The first read of a transaction fixes its snapshot; it then stays open.
+        with self._lock:
+            self._reader.execute("BEGIN")
+            value = self._rows("SELECT value FROM settings WHERE key = 'state'")[0][0]
+            self.state = State(**json.loads(value))
+            columns = "segment_id, kind, pid_start, n_passages, n_tokens"
+            rows = self._rows(f"SELECT {columns} FROM segments ORDER BY pid_start, segment_id")
+            self.segments = [SegmentRow(*row) for row in rows]
+            rows = self._rows("SELECT path, bytes, sha256 FROM files ORDER BY path")
+            self.files = [FileRecord(*row) for row in rows]
+
+
+def _connect(path: Path, mode: str) -> Database:
+    conn = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,
+    )
+    db = Database(conn, execute_plugins=False)
+    # FULL forces the log to disk at each commit; WAL's usual NORMAL may lose the last ones in a power cut.
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _connect_reader(path: Path) -> Database:
+    db = _connect(path, "ro")
+    try:
+        db.table_names()
+    except sqlite3.OperationalError:
+        # A reader writes SQLite's -shm file. On a medium that allows none there can be no writer either.
+        db.close()
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size > 0:
+            raise
+        db = _connect(path, "ro&immutable=1")
+    return db
+
+
+def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[i : i + VARIABLES] for i in range(0, len(values), VARIABLES))
+
+
+def _damaged(path: Path, found: object) -> IndexFormatError:
+    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")

@@ -1,0 +1,232 @@
+"""What a writer does to an index folder: pending passages, commits, training, merging, compaction."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexing.codec import PQ_CENTROIDS, Codec, choose_nlist
+from indexing.durable import FileRecord, publish_file, publish_folder, remove
+from indexing.records import AddReport, Record
+from indexing.rewriting import groups, sample, small_run, transcode
+from indexing.segment import Segment, SegmentRow, write_segment
+from indexing.settings import IndexSettings
+from indexing.snapshot import Snapshot
+from indexing.store import Change, DocumentRow
+
+__all__ = ["Pending", "Writer"]
+
+OUTGROWN = 4  # train anew when a one-shot build would have this many times the centroids
+
+
+@dataclass
+class Pending:
+    """What the next commit will do. passages: in order of arrival, with float16 vectors or packed codes."""
+
+    passages: dict[str, tuple[Record, npt.NDArray[Any]]] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, tuple[int, str]] = field(default_factory=dict)
+    tokens: int = 0
+
+    def plan(
+        self, batch: Sequence[Record], stored: dict[str, DocumentRow], report: AddReport
+    ) -> list[Record]:
+        """Decide the fate of each record, counted in `report`; those to encode are given back."""
+        todo: dict[str, Record] = {}
+        for record in batch:
+            doc_id = record.doc_id
+            row = stored.get(doc_id)
+            # The newest state of this doc_id: in this batch, in this commit, or in the store.
+            known = todo.get(doc_id) or (self.passages[doc_id][0] if doc_id in self.passages else None)
+            if known is not None:
+                old_hash, old_metadata = known.content_hash, known.metadata
+            elif row is not None:
+                old_hash = row.content_hash
+                old_metadata = self.metadata[doc_id][1] if doc_id in self.metadata else row.metadata
+            else:
+                report.added += 1
+                todo[doc_id] = record
+                continue
+            if record.content_hash != old_hash:
+                report.replaced += 1
+                todo.pop(doc_id, None)  # the last one also takes its place in the order
+                todo[doc_id] = record
+                if row is not None:
+                    self.deleted[doc_id] = row.pid
+                    self.metadata.pop(doc_id, None)
+            elif record.metadata != old_metadata:
+                report.replaced += 1
+                if known is not None:
+                    known.metadata = record.metadata
+                elif row is not None:
+                    self.metadata[doc_id] = (row.pid, record.metadata)
+            else:
+                report.unchanged += 1
+        return list(todo.values())
+
+    def put(self, records: Sequence[Record], offsets: npt.NDArray[np.int64], rows: npt.NDArray[Any]) -> None:
+        """Take in encoded passages: record i has the rows offsets[i]:offsets[i + 1]."""
+        for i, record in enumerate(records):
+            self.passages.pop(record.doc_id, None)
+            self.passages[record.doc_id] = record, rows[offsets[i] : offsets[i + 1]]
+        # Passages without tokens take room too.
+        self.tokens += len(rows) + len(records)
+
+    def delete(self, doc_id: str, pid: int) -> None:
+        self.deleted[doc_id] = pid
+
+
+class Writer:
+    """The writing half of an open Index."""
+
+    def __init__(self, snapshot: Snapshot, settings: IndexSettings) -> None:
+        self.snapshot = snapshot
+        self.settings = settings
+        self.store = snapshot.store
+        self.folder = snapshot.folder
+
+    def sweep(self) -> None:
+        """Delete what no commit names: a crash, or a reader that held it mapped, has left it."""
+        known = {file.path for file in self.store.files} | {row.folder for row in self.store.segments}
+        found = [*self.folder.glob("segments/*"), *self.folder.glob("codec-*")]
+        for path in found:
+            if path.relative_to(self.folder).as_posix() not in known:
+                remove(path)
+
+    def rows(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """(n, dim) float32 -> what a segment stores: float16, or packed codes once there is a codec."""
+        codec = self.snapshot.codec
+        return vectors.astype(np.float16) if codec is None else codec.pack(*codec.encode(vectors))
+
+    def commit(self, pending: Pending) -> None:
+        """Make pending passages, deletions and metadata durable and visible, together."""
+        if not (pending.passages or pending.deleted or pending.metadata):
+            return
+        state = self.store.state
+        change = Change(
+            state=replace(state, generation=state.generation + 1),
+            deleted=list(pending.deleted.values()),
+            metadata=dict(pending.metadata.values()),
+        )
+        if pending.passages:
+            change.documents = [
+                DocumentRow(state.next_pid + i, r.doc_id, r.text, r.metadata, r.content_hash)
+                for i, (r, _) in enumerate(pending.passages.values())
+            ]
+            parts = [rows for _, rows in pending.passages.values()]
+            lengths = np.array([len(part) for part in parts], dtype=np.int64)
+            self._add_segment(change, parts, lengths, state.next_pid, self.snapshot.codec)
+            change.state = replace(change.state, next_pid=state.next_pid + len(parts))
+        self._apply(change)
+
+    def settle(self, flat_tokens: int) -> None:
+        """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments.
+
+        Merging keeps pids: a dead passage stays as one without tokens until compaction.
+        """
+        now = self.snapshot
+        if now.codec is None and now.n_tokens >= max(flat_tokens, PQ_CENTROIDS):
+            change = self._change()
+            codec = self._train(change)
+            for run in self._groups():
+                self._merge(change, [now.segments[i] for i in run], codec)
+            self._apply(change)
+        elif small := small_run(now.segments):
+            change = self._change()
+            self._merge(change, small, now.codec)
+            self._apply(change)
+
+    def compact(self) -> None:
+        """See Index.compact."""
+        now = self.snapshot
+        codec, change = now.codec, self._change()
+        n_tokens = now.n_tokens
+        enough = n_tokens >= max(self.settings.flat_tokens, PQ_CENTROIDS)
+        if enough and (codec is None or choose_nlist(n_tokens) >= OUTGROWN * codec.nlist):
+            codec = self._train(change)
+        runs = self._groups()
+        whole = all(bool(now.live(segment).all()) for segment in now.segments)
+        kinds = {segment.kind for segment in now.segments}
+        right = codec is now.codec and kinds <= {"flat" if codec is None else "compressed"}
+        if whole and right and len(runs) == len(now.segments):
+            return
+        pid = change.renumber_from = change.state.next_pid
+        for run in runs:
+            segments = [now.segments[i] for i in run]
+            lives = [now.live(segment) for segment in segments]
+            lengths = np.concatenate(
+                [np.diff(s.offsets)[live] for s, live in zip(segments, lives, strict=True)]
+            )
+            if len(lengths):
+                self._add_segment(change, self._parts(segments, codec), lengths, pid, codec)
+            pid += len(lengths)
+        change.state = replace(change.state, next_pid=pid)
+        change.drop_segments = list(self.store.segments)
+        self._apply(change)
+        self.store.shrink()
+
+    # Inside -------------------------------------------------------------------------------------------------
+
+    def _change(self) -> Change:
+        state = self.store.state
+        return Change(state=replace(state, generation=state.generation + 1))
+
+    def _groups(self) -> list[list[int]]:
+        segments = self.snapshot.segments
+        lives = [self.snapshot.live(segment) for segment in segments]
+        return groups(segments, lives, self.settings.segment_tokens)
+
+    def _parts(self, segments: Sequence[Segment], codec: Codec | None) -> Iterator[npt.NDArray[Any]]:
+        for segment in segments:
+            yield from transcode(segment, self.snapshot.live(segment), self.snapshot.codec, codec)
+
+    def _train(self, change: Change) -> Codec:
+        now = self.snapshot
+        lives = [now.live(segment) for segment in now.segments]
+        vectors = sample(now.segments, lives, now.codec, self.settings.seed)
+        codec = Codec.train(
+            vectors, nlist=choose_nlist(now.n_tokens), m=self.settings.m, seed=self.settings.seed
+        )
+        state = change.state
+        name = f"codec-{state.next_codec}.faiss"
+        change.add_files.append(publish_file(self.folder, name, codec.save))
+        change.drop_codec = state.codec
+        change.state = replace(state, codec=name, next_codec=state.next_codec + 1)
+        return codec
+
+    def _merge(self, change: Change, segments: Sequence[Segment], codec: Codec | None) -> None:
+        lengths = np.concatenate([np.where(self.snapshot.live(s), np.diff(s.offsets), 0) for s in segments])
+        self._add_segment(change, self._parts(segments, codec), lengths, segments[0].pid_start, codec)
+        merged = {segment.segment_id for segment in segments}
+        change.drop_segments += [row for row in self.store.segments if row.segment_id in merged]
+
+    def _add_segment(
+        self,
+        change: Change,
+        parts: Iterable[npt.NDArray[Any]],
+        lengths: npt.NDArray[np.int64],
+        pid_start: int,
+        codec: Codec | None,
+    ) -> None:
+        kind = "flat" if codec is None else "compressed"
+        row = SegmentRow(change.state.next_segment, kind, pid_start, len(lengths), int(lengths.sum()))
+
+        def write(folder: Path) -> None:
+            write_segment(folder, parts, lengths, dim=self.settings.dim, codec=codec)
+
+        files: list[FileRecord] = publish_folder(self.folder, row.folder, write)
+        change.add_segments.append(row)
+        change.add_files += files
+        change.state = replace(change.state, next_segment=row.segment_id + 1)
+
+    def _apply(self, change: Change) -> None:
+        self.store.commit(change)
+        self.snapshot.refresh()
+        # Readers that have them open keep them; those that were about to open them take a newer snapshot.
+        for segment in change.drop_segments:
+            remove(self.folder / segment.folder)
+        if change.drop_codec is not None:
+            remove(self.folder / change.drop_codec)

@@ -1,0 +1,18 @@
+"""Evaluation: data sets in BEIR's layout, metrics by ir_measures, run files in TREC's form."""
+
+from retriever.evaluation.datasets import EvaluationSet, Qrels, Run, query_length
+from retriever.evaluation.metrics import METRICS, evaluate, evaluate_queries, trec_order
+from retriever.evaluation.report import read_run, write_run
+
+__all__ = [
+    "METRICS",
+    "EvaluationSet",
+    "Qrels",
+    "Run",
+    "evaluate",
+    "evaluate_queries",
+    "query_length",
+    "read_run",
+    "trec_order",
+    "write_run",
+]
