@@ -1,11 +1,11 @@
-"""The one MaxSim: losses, reranking and tests import it from here."""
+"""The one MaxSim: losses, candidate generation, reranking and tests import it from here."""
 
 import torch
 from torch import Tensor
 
 from encoder.errors import ArgumentError
 
-__all__ = ["maxsim"]
+__all__ = ["max_sum", "maxsim"]
 
 
 def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor) -> Tensor:
@@ -19,12 +19,19 @@ def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor) -> Tensor:
         raise ArgumentError(
             f"query {tuple(query.shape)} and vectors {tuple(vectors.shape)} must be (tokens, dim) of one dim"
         )
-    similarity = vectors @ query.T  # (total_tokens, n_query)
+    return max_sum(vectors @ query.T, offsets)
+
+
+def max_sum(similarity: Tensor, offsets: Tensor) -> Tensor:
+    """The reduction of MaxSim: max over a passage's tokens, then sum over query tokens.
+
+    similarity: (total_tokens, n_query) of every passage token with every query token; offsets: (n + 1,).
+    Returns (n,); -inf for a passage without tokens.
+    """
     lengths = offsets.diff()
-    n = len(lengths)
-    passage = torch.repeat_interleave(torch.arange(n, device=lengths.device), lengths)  # (total_tokens,)
-    best = similarity.new_full((n, len(query)), -torch.inf)
-    best = best.scatter_reduce(0, passage[:, None].expand_as(similarity), similarity, "amax")
+    if similarity.numel() == 0:  # segment_reduce knows no empty input
+        return torch.where(lengths > 0, 0.0, -torch.inf)
+    best = torch.segment_reduce(similarity, "max", lengths=lengths, initial=-torch.inf)  # (n, n_query)
     scores = best.sum(1)
     # With no query tokens the sum is over nothing; an empty passage is no better for that.
     return torch.where(lengths > 0, scores, scores.new_full((), -torch.inf))

@@ -45,7 +45,7 @@ def choose_nlist(n_tokens: int) -> int:
     At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
     """
     wanted = min(16 * math.sqrt(n_tokens), min(n_tokens, MAX_SAMPLE) / 8)
-    return int(2 ** math.floor(math.log2(max(wanted, 1))))
+    return int(2 ** math.floor(math.log2(max(wanted, 2))))
 
 
 def sample_size(n_tokens: int) -> int:
@@ -107,8 +107,8 @@ class Codec:
         m = choose_m(dim) if m is None else m
         if n < PQ_CENTROIDS:
             raise ArgumentError(f"{n} vectors cannot train a codec; pass at least {PQ_CENTROIDS}")
-        if not 1 <= nlist <= n:
-            raise ArgumentError(f"nlist={nlist} with {n} sample vectors; pass 1 <= nlist <= {n}")
+        if not 2 <= nlist <= n:  # one list would have ids of no bytes
+            raise ArgumentError(f"nlist={nlist} with {n} sample vectors; pass 2 <= nlist <= {n}")
         if m < 1 or dim % m != 0:
             raise ArgumentError(f"m={m} does not divide dim={dim}; pass m={choose_m(dim)}")
         sample = np.ascontiguousarray(sample, dtype=np.float32)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing.codec import Codec, choose_m
-from indexing.durable import hash_file
+from indexing.durable import fsync_folder, hash_file
 from indexing.lock import WriterLock
 from indexing.records import AddReport, Record, batches, check_vectors, read_record, read_records
 from indexing.segment import Segment
@@ -101,7 +101,10 @@ class Index:
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
+            (folder / "segments").mkdir(exist_ok=True)
             Store.create(folder / DATABASE, asdict(settings))
+            fsync_folder(folder)
+            fsync_folder(folder.parent)
             return cls(folder, encoder, lock)
         except BaseException:
             lock.release()
@@ -135,6 +138,7 @@ class Index:
         """Let go of the database and the writer's lock. Arrays of segments taken earlier stay good."""
         with self._mutex:
             self._store.close()
+            self._writer = None
             if self._lock is not None:
                 self._lock.release()
 
@@ -333,9 +337,11 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
-        if self._writer is None:
-            raise ArgumentError(f"{self.folder} is open for reading; use Index.open(path, writable=True)")
         with self._mutex:
+            if self._writer is None:
+                raise ArgumentError(
+                    f"{self.folder} is not open for writing; use Index.open(path, writable=True)"
+                )
             yield self._writer
 
     def _document_encoder(self) -> DocumentEncoder:

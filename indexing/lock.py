@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
-from encoder.errors import IndexLockedError
+from encoder.errors import ArgumentError, IndexLockedError
 
 if sys.platform == "win32":
     import msvcrt
@@ -28,7 +28,12 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        file = path.open("a+", encoding="utf-8")
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ArgumentError(
+                f"{path.parent} cannot be written ({error.strerror}); change its permissions or only read it"
+            ) from error
         try:
             _lock(file)
         except OSError as error:

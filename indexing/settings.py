@@ -29,9 +29,11 @@ class IndexSettings:
     """Fixed when the index is created.
 
     dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for
-    bring-your-own vectors. flat_tokens: the corpus from which a codec is trained. commit_tokens: tokens an
-    add holds before it commits. segment_tokens: the largest segment, and how many float16 tokens a stream
-    leaves on disk before it trains a codec without waiting for its end.
+    bring-your-own vectors. flat_tokens: the corpus from which a codec is trained; up to there vectors are
+    float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be 4,096, and
+    nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds before
+    it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
+    before it trains a codec without waiting for its end. seed: of the training.
     """
 
     dim: int

@@ -84,14 +84,19 @@ class Store:
         """Raises IndexFormatError if `path` is not an index's database or is of a newer version."""
         self.path = path
         self._lock = threading.RLock()
+        self._writer: Database | None = None
+        self._reader: Database | None = None
         try:
             # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
             self._writer = _connect(path, "rw") if writable else None
             self._reader = _connect_reader(path)
             self.settings: dict[str, Any] = self._read_settings()
             self._read_state()
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise _damaged(path, error) from error
+            raise
 
     @staticmethod
     def create(path: Path, settings: dict[str, Any]) -> None:
@@ -121,13 +126,13 @@ class Store:
         """Whether `path` is a database with tables in it, or anything else that must not be overwritten."""
         if not path.exists() or path.stat().st_size == 0:
             return False
-        db = _connect(path, "ro")
         try:
-            return bool(db.table_names())
+            db = _connect(path, "ro")
         except sqlite3.DatabaseError:
             return True
-        finally:
-            db.close()
+        names = db.table_names()
+        db.close()
+        return bool(names)
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class Store:
         """Move the snapshot to the newest commit; whether it had moved."""
         with self._lock:
             before = self.state.generation
-            self._reader.rollback()
+            self._reading().rollback()
             self._read_state()
             return self.state.generation != before
 
@@ -186,9 +191,10 @@ class Store:
 
     def close(self) -> None:
         with self._lock:
-            self._reader.close()
-            if self._writer is not None:
-                self._writer.close()
+            for db in (self._reader, self._writer):
+                if db is not None:
+                    db.close()
+            self._reader = self._writer = None
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -227,24 +233,34 @@ class Store:
         db.execute("DROP TABLE temp.renumbered")
         db.execute("DELETE FROM tombstones")
 
-    def shrink(self) -> None:
-        """Give the room of deleted rows back to the disk, so that their text is gone from it."""
+    def shrink(self, *, always: bool) -> None:
+        """Give the room of deleted rows back to the disk, so that their text is gone from it.
+
+        Not always: only where whole pages are free.
+        """
         assert self._writer is not None
+        if not always and self._rows("PRAGMA freelist_count")[0][0] == 0:
+            return
         with self._lock:
-            self._reader.rollback()  # a snapshot of our own would keep the log from being cut
+            self._reading().rollback()  # a snapshot of our own would keep the log from being cut
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._read_state()
 
     # Inside -------------------------------------------------------------------------------------------------
 
+    def _reading(self) -> Database:
+        if self._reader is None:
+            raise ArgumentError(f"{self.path.parent} is closed; open it again by Index.open")
+        return self._reader
+
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
-            rows: list[tuple[Any, ...]] = self._reader.execute(sql, list(parameters)).fetchall()
+            rows: list[tuple[Any, ...]] = self._reading().execute(sql, list(parameters)).fetchall()
             return rows
 
     def _read_settings(self) -> dict[str, Any]:
-        names = self._reader.table_names()
+        names = self._reading().table_names()
         if not names:
             raise IndexFormatError(
                 f"{self.path} is empty, its creation was cut short; run Index.create again"
@@ -264,7 +280,7 @@ class Store:
     def _read_state(self) -> None:
         # The first read of a transaction fixes its snapshot; it then stays open.
         with self._lock:
-            self._reader.execute("BEGIN")
+            self._reading().execute("BEGIN")
             value = self._rows("SELECT value FROM settings WHERE key = 'state'")[0][0]
             self.state = State(**json.loads(value))
             columns = "segment_id, kind, pid_start, n_passages, n_tokens"
@@ -282,23 +298,25 @@ def _connect(path: Path, mode: str) -> Database:
         check_same_thread=False,
     )
     db = Database(conn, execute_plugins=False)
-    # FULL forces the log to disk at each commit; WAL's usual NORMAL may lose the last ones in a power cut.
-    db.execute("PRAGMA synchronous = FULL")
+    try:
+        # FULL forces the log to disk at each commit; NORMAL may lose the last ones in a power cut.
+        db.execute("PRAGMA synchronous = FULL")
+        db.table_names()  # SQLite opens the file no earlier than this
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
 def _connect_reader(path: Path) -> Database:
-    db = _connect(path, "ro")
     try:
-        db.table_names()
+        return _connect(path, "ro")
     except sqlite3.OperationalError:
         # A reader writes SQLite's -shm file. On a medium that allows none there can be no writer either.
-        db.close()
         log = path.with_name(path.name + "-wal")
         if log.exists() and log.stat().st_size > 0:
             raise
-        db = _connect(path, "ro&immutable=1")
-    return db
+        return _connect(path, "ro&immutable=1")
 
 
 def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
@@ -306,4 +324,8 @@ def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
 
 
 def _damaged(path: Path, found: object) -> IndexFormatError:
+    if isinstance(found, sqlite3.OperationalError):  # locked, no permission, the medium
+        return IndexFormatError(
+            f"{path} cannot be read ({found}); check its permissions and who else has it open"
+        )
     return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")

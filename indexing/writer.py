@@ -152,6 +152,7 @@ class Writer:
         kinds = {segment.kind for segment in now.segments}
         right = codec is now.codec and kinds <= {"flat" if codec is None else "compressed"}
         if whole and right and len(runs) == len(now.segments):
+            self.store.shrink(always=False)
             return
         pid = change.renumber_from = change.state.next_pid
         for run in runs:
@@ -166,7 +167,7 @@ class Writer:
         change.state = replace(change.state, next_pid=pid)
         change.drop_segments = list(self.store.segments)
         self._apply(change)
-        self.store.shrink()
+        self.store.shrink(always=True)
 
     # Inside -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,250 @@
+"""Searcher: a query → hits. Candidates from compressed segments, then MaxSim decides."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from encoder import Encoder, TokenEmbeddings
+from encoder.errors import ArgumentError, EncoderMismatchError
+from indexing import Index
+from indexing.segment import Segment
+from retriever.candidates import candidates
+from retriever.rerank import rerank
+
+__all__ = ["Hit", "SearchSettings", "Searcher"]
+
+QUERIES_AT_ONCE = 64  # encoded together by search_many
+
+
+@dataclass(frozen=True)
+class Hit:
+    """rank counts from 1. score is MaxSim: a sum over query tokens, so it grows with the query's length."""
+
+    rank: int
+    score: float
+    doc_id: str
+    text: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """nprobe: centroids looked up a query token. ncandidates: passages kept after probing, ranked by
+    centroids alone. nrerank: of those, how many are scored on their residuals. Flat segments are always
+    scored whole."""
+
+    nprobe: int
+    ncandidates: int
+    nrerank: int
+
+
+class QueryEncoder(Protocol):
+    """What a searcher asks of an encoder; `encoder.Encoder` is one."""
+
+    fingerprint: str
+    name: str
+
+    def encode_queries(self, texts: list[str], /) -> TokenEmbeddings: ...
+
+
+class Searcher:
+    """Searches one snapshot of an index. Searching changes nothing and may run in several threads."""
+
+    def __init__(self, index: Index, encoder: QueryEncoder | None = None) -> None:
+        """encoder: where None, the index's own is loaded when a text is first searched.
+
+        Raises EncoderMismatchError for an encoder other than the one that made the index's vectors.
+        """
+        self.index = index
+        self._encoder = encoder
+        self._loading = threading.Lock()
+        if encoder is not None:
+            _check(index, encoder)
+
+    @classmethod
+    def open(cls, path: str | Path, encoder: QueryEncoder | None = None) -> "Searcher":
+        """Open an index folder for searching; its encoder is found by what the index recorded."""
+        index = Index.open(path)
+        try:
+            return cls(index, encoder)
+        except BaseException:
+            index.close()
+            raise
+
+    def close(self) -> None:
+        self.index.close()
+
+    def __enter__(self) -> "Searcher":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def encoder(self) -> QueryEncoder:
+        with self._loading:
+            if self._encoder is None:
+                arguments = self.index.settings.encoder
+                if arguments is None:
+                    raise ArgumentError(
+                        f"{self.index.folder} was built from vectors; use search_embeddings, or pass encoder=..."
+                    )
+                loaded = Encoder.load(**arguments)
+                _check(self.index, loaded)
+                self._encoder = loaded
+            return self._encoder
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        nprobe: int | None = None,
+        ncandidates: int | None = None,
+        nrerank: int | None = None,
+    ) -> list[Hit]:
+        """The k best passages for a text, best first; fewer only if the index holds fewer.
+
+        The other arguments are explained at SearchSettings; None picks them from k and the index's size.
+        """
+        if not isinstance(query, str):
+            raise ArgumentError(f"query is {type(query).__name__}; pass a string, or use search_many for several")
+        vectors = self.encoder.encode_queries([query])[0]
+        return self.search_embeddings(vectors, k=k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
+
+    def search_many(
+        self,
+        queries: Mapping[str, str],
+        *,
+        k: int = 100,
+        nprobe: int | None = None,
+        ncandidates: int | None = None,
+        nrerank: int | None = None,
+        show_progress: bool = False,
+    ) -> dict[str, list[Hit]]:
+        """{query id: text} → {query id: hits}, in the same order."""
+        self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)  # refuse before encoding
+        ids = list(queries)
+        hits: dict[str, list[Hit]] = {}
+        with tqdm(total=len(ids), unit="query", desc="search", disable=not show_progress) as bar:
+            for start in range(0, len(ids), QUERIES_AT_ONCE):
+                some = ids[start : start + QUERIES_AT_ONCE]
+                for qid, vectors in zip(some, self.encoder.encode_queries([queries[q] for q in some]), strict=True):
+                    hits[qid] = self.search_embeddings(
+                        vectors, k=k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank
+                    )
+                    bar.update()
+        return hits
+
+    def search_embeddings(
+        self,
+        query: npt.NDArray[np.float32],
+        *,
+        k: int = 10,
+        nprobe: int | None = None,
+        ncandidates: int | None = None,
+        nrerank: int | None = None,
+    ) -> list[Hit]:
+        """As `search`, for the vectors of one query: (n_query, dim)."""
+        settings = self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        if query.ndim != 2 or query.shape[1] != self.index.dim:
+            raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {self.index.dim})")
+        if not np.isfinite(query).all():
+            raise ArgumentError("query has a value that is not finite; check the encoder that made it")
+        pids, scores = self._search(query, k, settings)
+        documents = self.index.documents(pids.tolist())
+        return [
+            Hit(rank, float(score), document.doc_id, document.text, document.metadata)
+            for rank, (score, document) in enumerate(zip(scores, documents, strict=True), 1)
+        ]
+
+    def settings(
+        self, k: int, *, nprobe: int | None = None, ncandidates: int | None = None, nrerank: int | None = None
+    ) -> SearchSettings:
+        """What a search of this index for k hits would use. Raises ArgumentError for what cannot work."""
+        if k < 1:
+            raise ArgumentError(f"k={k}; pass k >= 1")
+        nlist = 1 if self.index.codec is None else self.index.codec.nlist
+        # Measured on nfcorpus, cranfield and codedoc_python: docs/design.md, "Search defaults".
+        chosen = SearchSettings(
+            nprobe=min(nlist, 8) if nprobe is None else nprobe,
+            ncandidates=max(4096, 16 * k, nrerank or 0) if ncandidates is None else ncandidates,
+            nrerank=min(max(256, 4 * k), ncandidates or 1 << 62) if nrerank is None else nrerank,
+        )
+        if not 1 <= chosen.nprobe:
+            raise ArgumentError(f"nprobe={nprobe}; pass nprobe >= 1")
+        if self.index.codec is not None and chosen.nprobe > nlist:
+            raise ArgumentError(f"nprobe={nprobe} exceeds nlist={nlist}; pass nprobe <= {nlist}")
+        if chosen.nrerank < k:
+            raise ArgumentError(f"nrerank={chosen.nrerank} is below k={k}; pass nrerank >= {k}")
+        if chosen.ncandidates < chosen.nrerank:
+            raise ArgumentError(
+                f"ncandidates={chosen.ncandidates} is below nrerank={chosen.nrerank}; pass ncandidates >= nrerank"
+            )
+        return chosen
+
+    def _search(
+        self, query: npt.NDArray[np.float32], k: int, settings: SearchSettings
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Pids and scores of the k best, best first; equal scores in the order of pids."""
+        index = self.index
+        q = torch.from_numpy(query)
+        chosen: list[tuple[Segment, npt.NDArray[np.int64]]] = []
+        pool: list[tuple[Segment, npt.NDArray[np.int64]]] = []
+        pool_scores: list[npt.NDArray[np.float32]] = []
+        if index.codec is not None:
+            centroid_scores = query @ index.codec.centroids.T  # (n_query, nlist)
+        for segment in index.segments:
+            live = index.live(segment)
+            if segment.kind == "flat":
+                chosen.append((segment, np.flatnonzero(live)))
+                continue
+            found = candidates(segment, live, centroid_scores, settings.nprobe, settings.ncandidates, least=k)
+            pool.append((segment, found.passages))
+            pool_scores.append(found.scores)
+        chosen += _best_of(pool, pool_scores, settings.nrerank)
+
+        pids = [segment.pid_start + passages for segment, passages in chosen]
+        scores = [rerank(q, segment, passages, index.codec) for segment, passages in chosen]
+        all_pids = np.concatenate([np.zeros(0, np.int64), *pids])
+        all_scores = np.concatenate([np.zeros(0, np.float32), *scores])
+        order = np.lexsort((all_pids, -all_scores))[:k]
+        return all_pids[order], all_scores[order]
+
+
+def _best_of(
+    pool: list[tuple[Segment, npt.NDArray[np.int64]]], scores: list[npt.NDArray[np.float32]], n: int
+) -> list[tuple[Segment, npt.NDArray[np.int64]]]:
+    """The n passages with the best approximate scores over all segments, ascending within each."""
+    if sum(map(len, scores)) <= n:
+        return pool
+    everything = np.concatenate(scores)
+    keep = np.zeros(len(everything), dtype=np.bool_)
+    keep[np.argpartition(-everything, n - 1)[:n]] = True
+    out = []
+    start = 0
+    for segment, passages in pool:
+        out.append((segment, passages[keep[start : start + len(passages)]]))
+        start += len(passages)
+    return out
+
+
+def _check(index: Index, encoder: QueryEncoder) -> None:
+    if index.encoder_fingerprint is None:
+        return  # vectors of the user's own: only the user knows what fits them
+    if index.encoder_fingerprint != encoder.fingerprint:
+        raise EncoderMismatchError(
+            f"{index.folder} was built with {index.encoder_name!r} ({index.encoder_fingerprint[:12]}), the encoder is "
+            f"{encoder.name!r} ({encoder.fingerprint[:12]}); search with the one that built it, or index again"
+        )
