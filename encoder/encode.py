@@ -18,7 +18,7 @@ from encoder.tokenizer import TokenizedTexts
 
 __all__ = ["Encoder"]
 
-BATCH_TOKENS = 8192  # a budget of tokens, not of texts: memory and speed follow tokens
+BATCH_TOKENS = 4096  # a budget of tokens, not of texts: memory and speed follow tokens
 
 
 class Encoder:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.errors import CheckpointError
+from encoder.hf import HfBackbone
 from encoder.modernbert import ModernBert
 from encoder.packing import PackedBatch
 
@@ -57,7 +58,7 @@ class Dense(nn.Module):
 
 
 class LateInteractionModel(nn.Module):
-    def __init__(self, backbone: ModernBert, head: list[Dense]) -> None:
+    def __init__(self, backbone: ModernBert | HfBackbone, head: list[Dense]) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.ModuleList(head)

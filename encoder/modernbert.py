@@ -49,7 +49,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated, gate = self.Wi(x).chunk(2, dim=-1)  # (T, intermediate) each
-        return self.Wo(F.gelu(activated) * gate)  # type: ignore[no-any-return]
+        activated = F.gelu(activated)
+        # Without gradients the product may overwrite: one pass over memory less.
+        gated = activated * gate if torch.is_grad_enabled() else activated.mul_(gate)
+        return self.Wo(gated)  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
@@ -114,9 +117,19 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor,
 
 
 def rotate_queries_and_keys(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021), halves form: pairs are (i, i + D / 2). (T, 3, H, D) → the same."""
+    """Rotary embedding (Su et al. 2021), halves form: pairs are (i, i + D / 2). (T, 3, H, D) → the same.
+
+    Angles and products are float32. Without gradients float32 input is rotated where it lies: on a CPU
+    the copies cost more than the arithmetic.
+    """
+    cos, sin = cos[:, None, None], sin[:, None, None]  # (T, 1, 1, D / 2)
+    if not torch.is_grad_enabled() and qkv.dtype == torch.float32:
+        x1, x2 = qkv[:, :2].chunk(2, dim=-1)  # (T, 2, H, D / 2), views
+        first = (x1 * cos).addcmul_(x2, sin, value=-1.0)
+        x2.mul_(cos).addcmul_(x1, sin)
+        x1.copy_(first)
+        return qkv
     qk, v = qkv[:, :2].float(), qkv[:, 2:]
-    x1, x2 = qk.chunk(2, dim=-1)  # (T, 2, H, D / 2)
-    cos, sin = cos[:, None, None], sin[:, None, None]
+    x1, x2 = qk.chunk(2, dim=-1)
     rotated = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
     return torch.cat((rotated.to(qkv.dtype), v), dim=1)

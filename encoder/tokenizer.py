@@ -8,7 +8,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from encoder.errors import ArgumentError, CheckpointError
 
@@ -20,6 +20,10 @@ class TokenizerSettings:
     """The keys of PyLate's `config_sentence_transformers.json`, with PyLate's defaults.
 
     An empty prefix means that no marker token is inserted. Lengths count every token, markers included.
+    Beyond PyLate's keys:
+    query_prompt, document_prompt: words before every text, such as "search_query: ".
+    expansion_length: queries are expanded up to here and not beyond; None for query_length.
+    do_lower_case: texts are lowercased before the tokenizer sees them.
     """
 
     query_prefix: str = "[Q] "
@@ -29,6 +33,10 @@ class TokenizerSettings:
     do_query_expansion: bool = True
     attend_to_expansion_tokens: bool = False
     skiplist_words: tuple[str, ...] = tuple(string.punctuation)
+    query_prompt: str = ""
+    document_prompt: str = ""
+    expansion_length: int | None = None
+    do_lower_case: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,33 +82,51 @@ class LateTokenizer:
 
     def queries(self, texts: Sequence[str]) -> TokenizedTexts:
         settings = self.settings
-        ids, truncated = self._ids(texts, self.query_marker, settings.query_length)
+        ids, truncated = self._ids(texts, settings.query_prompt, self.query_marker, settings.query_length)
         if not settings.do_query_expansion:
             return TokenizedTexts(ids, [len(i) for i in ids], None, truncated)
-        full = [i + [self.expansion_id] * (settings.query_length - len(i)) for i in ids]
+        width = min(settings.expansion_length or settings.query_length, settings.query_length)
+        full = [i + [self.expansion_id] * (width - len(i)) for i in ids]
         seen = full if settings.attend_to_expansion_tokens else ids
         return TokenizedTexts(full, [len(i) for i in seen], None, truncated)
 
     def documents(self, texts: Sequence[str]) -> TokenizedTexts:
-        ids, truncated = self._ids(texts, self.document_marker, self.settings.document_length)
+        settings = self.settings
+        ids, truncated = self._ids(texts, settings.document_prompt, self.document_marker, settings.document_length)
         kept = [[t not in self.skiplist for t in i] for i in ids] if self.skiplist else None
         return TokenizedTexts(ids, [len(i) for i in ids], kept, truncated)
 
-    def _ids(self, texts: Sequence[str], marker: list[int], length: int) -> tuple[list[list[int]], int]:
-        """before + marker + text cut to fit + after. The marker comes second, behind CLS."""
+    def _ids(
+        self, texts: Sequence[str], prompt: str, marker: list[int], length: int
+    ) -> tuple[list[list[int]], int]:
+        """before + text cut to fit + after, with the marker at index 1, behind CLS where there is one."""
         room = length - len(self.before) - len(marker) - len(self.after)
-        first, rest = self.before[:1], self.before[1:]
         rows, truncated = [], 0
-        for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        for encoding in self._encode([self._clean(prompt + text) for text in texts]):
             content = encoding.ids
             truncated += len(content) > room
-            rows.append([*first, *marker, *rest, *content[:room], *self.after])
+            row = [*self.before, *content[:room], *self.after]
+            rows.append([*row[:1], *marker, *row[1:]])
         return rows, truncated
+
+    def _clean(self, text: str) -> str:
+        """Outer whitespace goes, as PyLate has it: a byte-level vocabulary gives it tokens of its own."""
+        text = text.strip()
+        return text.lower() if self.settings.do_lower_case else text
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        try:
+            return self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:  # a lone surrogate, which UTF-8 has no bytes for; "?" is what str.encode puts there
+            texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+            return self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own template puts before and after a text, CLS and SEP as a rule."""
         content = self.tokenizer.encode("a", add_special_tokens=False).ids
         whole = self.tokenizer.encode("a").ids
+        if not content:
+            raise CheckpointError("tokenizer.json gives 'a' no token; a vocabulary without letters cannot be read")
         for start in range(len(whole) - len(content) + 1):
             if whole[start : start + len(content)] == content:
                 return whole[:start], whole[start + len(content) :]

@@ -1,6 +1,7 @@
 """The index's SQLite file: documents, tombstones, the lists of segments and files, the one commit point."""
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
@@ -83,6 +84,7 @@ class Store:
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         """Raises IndexFormatError if `path` is not an index's database or is of a newer version."""
         self.path = path
+        self.uncertain = writable  # whether a commit, ours or of a killed writer, may have half happened
         self._lock = threading.RLock()
         self._writer: Database | None = None
         self._reader: Database | None = None
@@ -117,7 +119,12 @@ class Store:
                 pk="segment_id",
             )
             db.table("files").create({"path": str, "bytes": int, "sha256": str}, pk="path")
-            pairs = {"format_version": FORMAT_VERSION, "index": settings, "state": asdict(State())}
+            pairs = {
+                "format_version": FORMAT_VERSION,
+                "index": settings,
+                "state": asdict(State()),
+                "burials": 0,
+            }
             db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
         db.close()
 
@@ -198,8 +205,28 @@ class Store:
 
     # Writing ------------------------------------------------------------------------------------------------
 
+    def bury(self) -> None:
+        """Make sure that no unfinished commit of the past can still come true.
+
+        A writer killed at the end of a commit may have it whole in the log, and not yet in the index of the
+        log that others read while any connection is open. We then see the state before it; yet once all
+        have closed, SQLite rebuilds that index and finds the commit. A commit of our own takes its place in
+        the log. Until then no file may be deleted, no number of a segment be used again.
+        """
+        db = self._writer
+        assert db is not None
+        with db.atomic():
+            db.execute("UPDATE settings SET value = value + 1 WHERE key = 'burials'")
+        self.uncertain = False
+
     def commit(self, change: Change) -> None:
         """The one commit point: all of `change` becomes visible, and durable, or none of it."""
+        assert not self.uncertain
+        self.uncertain = True  # until it has ended well
+        self._commit(change)
+        self.uncertain = False
+
+    def _commit(self, change: Change) -> None:
         db = self._writer
         assert db is not None
         with db.atomic():
@@ -244,7 +271,10 @@ class Store:
         with self._lock:
             self._reading().rollback()  # a snapshot of our own would keep the log from being cut
             self._writer.execute("VACUUM")
+            # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
+            self._writer.execute("PRAGMA busy_timeout = 0")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._writer.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
             self._read_state()
 
     # Inside -------------------------------------------------------------------------------------------------
@@ -312,9 +342,10 @@ def _connect_reader(path: Path) -> Database:
     try:
         return _connect(path, "ro")
     except sqlite3.OperationalError:
-        # A reader writes SQLite's -shm file. On a medium that allows none there can be no writer either.
+        # A reader, too, writes SQLite's -shm file. Where none can be made, and no log tells of a writer, the
+        # database file is all there is. Never otherwise: this way SQLite looks at neither log nor locks.
         log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size > 0:
+        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size > 0):
             raise
         return _connect(path, "ro&immutable=1")
 

@@ -90,6 +90,8 @@ class Writer:
 
     def sweep(self) -> None:
         """Delete what no commit names: a crash, or a reader that held it mapped, has left it."""
+        self.store.bury()
+        self.snapshot.refresh()
         known = {file.path for file in self.store.files} | {row.folder for row in self.store.segments}
         found = [*self.folder.glob("segments/*"), *self.folder.glob("codec-*")]
         for path in found:

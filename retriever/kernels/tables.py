@@ -1,0 +1,83 @@
+"""QueryTables: what a query's tokens score with every centroid and every residual code, computed once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from indexing.codec import Codec
+from retriever.kernels.compiling import compiled
+
+__all__ = ["BYTE_LANES", "FLOAT_LANES", "QueryTables"]
+
+BYTE_LANES = 32  # one AVX2 register, or two of NEON
+FLOAT_LANES = 8  # one AVX2 register; blocks of 16 or 32 take no less time a lane and pad short queries more
+
+
+@dataclass(frozen=True)
+class QueryTables:
+    """A query token is a lane; lanes come in blocks, and those beyond n_query hold zeros.
+
+    centroids: (nlist, float_blocks * 8) float32, query token · centroid.
+    residuals: (float_blocks, m, 256, 8) float32, query token · residual sub-vector.
+    levels: (byte_blocks, nlist, 32) uint8, of `centroids`: score = floor of the lane + step * level, rounded.
+    floor: the sum of all lanes' floors.
+    """
+
+    n_query: int
+    centroids: npt.NDArray[np.float32]
+    residuals: npt.NDArray[np.float32]
+    levels: npt.NDArray[np.uint8]
+    floor: float
+    step: float
+
+    @classmethod
+    def of(cls, query: npt.NDArray[np.float32], codec: Codec) -> "QueryTables":
+        """query: (n_query, dim) float32."""
+        n_query = len(query)
+        blocks = -(-n_query // FLOAT_LANES)
+        padded = np.zeros((blocks * FLOAT_LANES, codec.dim), dtype=np.float32)
+        padded[:n_query] = query
+        centroids = codec.centroids @ padded.T  # (nlist, lanes)
+        parts = padded.reshape(blocks, FLOAT_LANES, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
+        residuals = codec.pq_centroids @ parts  # (m, 256, part) @ (blocks, m, part, 8)
+        levels = np.zeros((-(-n_query // BYTE_LANES), codec.nlist, BYTE_LANES), dtype=np.uint8)
+        floor, step = _quantise(centroids, n_query, levels)
+        return cls(n_query, centroids, residuals, levels, floor, step)
+
+    def by_token(self) -> npt.NDArray[np.float32]:
+        """Centroid scores as (n_query, nlist)."""
+        return np.ascontiguousarray(self.centroids[:, : self.n_query].T)
+
+
+@compiled
+def _quantise(
+    scores: npt.NDArray[np.float32], n_query: int, levels: npt.NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Fill levels; return the sum of floors, and the step.
+
+    Every lane has its own floor, which cancels where passages are compared, and all have one step, or their
+    sum would not be a sum of scores.
+    """
+    lanes = levels.shape[2]
+    low = scores[0].copy()
+    high = scores[0].copy()
+    for c in range(scores.shape[0]):
+        for q in range(scores.shape[1]):
+            low[q] = min(low[q], scores[c, q])
+            high[q] = max(high[q], scores[c, q])
+    widest = np.float32(0.0)
+    floor = 0.0
+    for q in range(n_query):
+        widest = max(widest, high[q] - low[q])
+        floor += low[q]
+    if widest == 0:
+        return floor, 0.0
+    up = np.float32(255.0) / widest
+    for block in range(levels.shape[0]):
+        start = block * lanes
+        for c in range(scores.shape[0]):
+            for q in range(min(lanes, n_query - start)):
+                level = (scores[c, start + q] - low[start + q]) * up + np.float32(0.5)
+                levels[block, c, q] = np.uint8(np.int32(level))
+    return floor, widest / np.float32(255.0)

@@ -1,0 +1,73 @@
+"""Docs run: the README's blocks and the examples."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import examples.own_vectors
+import examples.search_texts
+from retriever.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder such as the README speaks of: ./src with code, ./tiny in BEIR layout."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "encoder", folder / "src", ignore=shutil.ignore_patterns("models", "__pycache__"))
+    (folder / "tiny" / "qrels").mkdir(parents=True)
+    (folder / "tiny" / "corpus.jsonl").write_text('{"_id": "1", "title": "", "text": "a cat"}\n')
+    (folder / "tiny" / "queries.jsonl").write_text('{"_id": "q", "text": "kitten"}\n')
+    (folder / "tiny" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    return folder
+
+
+def test_python_blocks_run_in_order(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    found = blocks("python")
+    assert found
+    names = {"__name__": "readme"}
+    for block in found:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "heart" in capsys.readouterr().out
+
+
+def test_latewood_commands_run(place, monkeypatch):
+    monkeypatch.chdir(place)
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("latewood ")]
+    ran = 0
+    for line in commands:
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[0] == "train":
+            continue  # an hour's work; tests/test_training.py runs it at toy size
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+        ran += 1
+    assert ran >= 4
+
+
+def test_scripts_that_the_readme_names_exist_and_run():
+    for script in re.findall(r"scripts/(\w+)", README):
+        assert os.access(ROOT / "scripts" / script, os.X_OK), script
+    assert "scripts/test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_example_search_texts(tmp_path):
+    answers = examples.search_texts.main(tmp_path / "x")
+    assert answers[:2] == ["heart", "bank"]
+    assert set(answers[2:]) == {"heart", "compiler"}
+
+
+def test_example_own_vectors(tmp_path):
+    assert examples.own_vectors.main(tmp_path / "x")[0] == "page 17"
