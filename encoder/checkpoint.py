@@ -1,7 +1,6 @@
 """Model folders and hub names in, folders out. safetensors, or a .bin read with weights_only=True."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 
 from encoder.config import EncoderConfig
 from encoder.errors import ArgumentError, CheckpointError
+from encoder.folder import Module, optional_json, read_json, read_modules, read_weights, write_json
+from encoder.formats import PYLATE, SAVED, FolderSettings, read_settings
+from encoder.hf import HfBackbone, convert_slow_tokenizer, load_hf_backbone
 from encoder.model import Dense, DenseConfig, LateInteractionModel
 from encoder.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
@@ -28,8 +30,11 @@ IGNORED_HEADS = ("head.", "decoder.", "classifier.")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
+    """kind: which layout the folder had, one of the names in `encoder.formats`."""
+
     model: LateInteractionModel
     tokenizer: LateTokenizer
+    kind: str = PYLATE
 
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
@@ -45,9 +50,17 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, rarely needed
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.metadata"]
+    def download(*patterns: str) -> Path:
+        # Exports for other runtimes are as large as the model and of no use here.
+        other = ["onnx/*", "openvino/*"]
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns), ignore_patterns=other))
+
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=patterns))
+        folder = download("*.json", "*.safetensors", "*.txt", "*.metadata")
+        parts = [folder, *(path for path in folder.glob("*_Dense") if path.is_dir())]
+        if not all(any(part.glob("*.safetensors")) for part in parts):
+            folder = download("*.json", "*.safetensors", "*.txt", "*.metadata", "*.bin")
+        return folder
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise CheckpointError(
             f"{text!r} is no folder here and the hub did not give it ({type(error).__name__}); check the name and the "
@@ -58,131 +71,127 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
 def load_checkpoint(
     folder: Path, *, projection: Path | None = None, settings: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Read a plain ModernBERT folder or a PyLate / sentence-transformers folder.
+    """Read a folder of PyLate, sentence-transformers or Stanford ColBERT, or a plain backbone.
 
-    projection: a safetensors file with `linear.weight` (dim, hidden), put behind a plain backbone.
+    projection: a safetensors file with `linear.weight` (dim, hidden), put behind the backbone in place
+        of the folder's own head.
     settings: TokenizerSettings fields that go before the folder's own.
-    Raises CheckpointError naming the file and the key of what cannot be read.
+    Raises CheckpointError naming the file and the key of what cannot be read, MissingDependencyError
+    where a backbone needs transformers.
     """
-    weights = read_weights(folder)
-    head = read_head(folder, projection)
-    if not head and "linear.weight" in weights:  # a projection beside the backbone, as Stanford ColBERT saves it
-        head = [_dense_of({"linear.weight": weights["linear.weight"]}, None, folder / "model.safetensors")]
-    weights.pop("linear.weight", None)
-    tokenizer = read_tokenizer(folder, settings or {})
-    backbone = _backbone(folder, weights)
-    _grow_embeddings(backbone, tokenizer.vocab_size)
+    modules = read_modules(folder)
+    base = modules[0].folder if modules else folder
+    weights = read_weights(base)
+    linear = weights.pop("linear.weight", None)
+    head = read_head(modules, projection)
+    if not head and linear is not None:  # a projection beside the backbone, as Stanford ColBERT saves it
+        head = [_dense_of({"linear.weight": linear}, None, folder)]
+    backbone = _backbone(base, weights)
+    own = read_settings(folder, base, modules, backbone.config.max_positions)
+    tokenizer = read_tokenizer(base, own, settings or {})
+    if isinstance(backbone, HfBackbone):
+        backbone.grow(tokenizer.vocab_size)
+    else:
+        _grow_embeddings(backbone, tokenizer.vocab_size)
     model = LateInteractionModel(backbone, head).eval()
-    return Checkpoint(model, tokenizer)
+    return Checkpoint(model, tokenizer, own.kind)
 
 
 def load_backbone(folder: Path) -> ModernBert:
-    """The bare encoder of a folder, without head or tokenizer."""
+    """The bare ModernBERT of a folder, without head or tokenizer."""
     weights = read_weights(folder)
     weights.pop("linear.weight", None)
-    return _backbone(folder, weights).eval()
+    return _modernbert(folder, weights).eval()
 
 
-def _backbone(folder: Path, weights: dict[str, Tensor]) -> ModernBert:
+def _backbone(folder: Path, weights: dict[str, Tensor]) -> ModernBert | HfBackbone:
+    if read_json(folder / "config.json").get("model_type", "modernbert") == "modernbert":
+        return _modernbert(folder, weights)
+    return load_hf_backbone(folder, weights)
+
+
+def _modernbert(folder: Path, weights: dict[str, Tensor]) -> ModernBert:
     config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
     model = _empty(lambda: ModernBert(config))
-    state = {key.removeprefix("model."): value.float() for key, value in weights.items()}
+    # transformers saves under `model.`, Stanford ColBERT under `bert.`, sentence-transformers under nothing.
+    state = {key.removeprefix("bert.").removeprefix("model."): value.float() for key, value in weights.items()}
     state = {key: value for key, value in state.items() if not key.startswith(IGNORED_HEADS)}
     _assign(model, state, folder)
-    return model
+    return model  # type: ignore[no-any-return]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: one safetensors file, several with an index, or pytorch_model.bin."""
-    single, index, pickled = (
-        folder / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    )
-    try:
-        if single.is_file():
-            return load_file(single)
-        if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            # A shard's name is a name in this folder, never a path out of it.
-            return {key: value for s in shards for key, value in load_file(folder / Path(s).name).items()}
-        if pickled.is_file():
-            loaded: dict[str, Tensor] = torch.load(pickled, map_location="cpu", weights_only=True)
-            return loaded
-    except CheckpointError:
-        raise
-    except Exception as error:  # each reader has errors of its own; to the user they are one fact
-        raise CheckpointError(f"{folder}: its weights cannot be read ({error}); download or save them again") from error
-    raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin; pass a model folder")
-
-
-def read_head(folder: Path, projection: Path | None) -> list[Dense]:
-    """The Dense layers of modules.json, in order; [] for a plain folder."""
+def read_head(modules: Sequence[Module], projection: Path | None) -> list[Dense]:
+    """The Dense layers of modules.json, in order; [] where there are none."""
     if projection is not None:
         try:
             weights = load_file(projection)
         except Exception as error:
             raise CheckpointError(f"projection {projection} cannot be read as safetensors ({error})") from error
         return [_dense_of(weights, None, projection)]
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return []
-    head = []
-    for entry in read_json(modules):
-        kind = str(entry.get("type", "")).rsplit(".", 1)[-1]
-        if kind == "Dense":
-            part = folder / str(entry["path"])
-            if folder.resolve() not in part.resolve().parents:
-                raise CheckpointError(f"{modules}: path={entry['path']!r} leaves the folder")
-            head.append(_dense_of(read_weights(part), read_json(part / "config.json"), part))
-        elif kind not in ("Transformer", "Pooling", "Normalize", "MultiVectorMask"):
-            raise CheckpointError(f"{modules}: type={entry.get('type')!r} is not known; cannot be read")
-    return head
+    parts = [module.folder for module in modules if module.kind == "Dense"]
+    return [_dense_of(read_weights(part), read_json(part / "config.json"), part) for part in parts]
 
 
 def _dense_of(weights: dict[str, Tensor], raw: Mapping[str, Any] | None, where: Path) -> Dense:
-    if "linear.weight" not in weights:
-        raise CheckpointError(f"{where} lacks 'linear.weight'; it is not a Dense layer")
-    out_features, in_features = weights["linear.weight"].shape
+    weight = weights.get("linear.weight")
+    if weight is None or weight.ndim != 2:
+        raise CheckpointError(f"{where} lacks a matrix 'linear.weight'; it is not a Dense layer")
+    found = {
+        "in_features": weight.shape[1],
+        "out_features": weight.shape[0],
+        "bias": "linear.bias" in weights,
+    }
+    raw = found if raw is None else raw
+    for key, value in found.items():
+        if raw.get(key, value) != value:
+            raise CheckpointError(f"{where}/config.json says {key}={raw[key]!r}, its weights have {value}")
     known = {field.name for field in fields(DenseConfig)}
-    config = DenseConfig(in_features, out_features, **{
-        key: value for key, value in (raw or {}).items() if key in known - {"in_features", "out_features"}
-    })  # fmt: skip
-    if raw is not None and (raw.get("in_features"), raw.get("out_features")) != (in_features, out_features):
-        raise CheckpointError(
-            f"{where}/config.json says {raw.get('in_features')} to {raw.get('out_features')}, "
-            f"its weights are {in_features} to {out_features}"
-        )
-    config = replace(config, bias="linear.bias" in weights)
+    try:
+        config = DenseConfig(**(found | {key: value for key, value in raw.items() if key in known}))
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}/config.json: {error}") from error
     dense = _empty(lambda: Dense(config))
     _assign(dense, {key: value.float() for key, value in weights.items()}, where)
-    return dense
+    return dense  # type: ignore[no-any-return]
 
 
-def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> LateTokenizer:
-    """tokenizer.json with the settings of config_sentence_transformers.json; `settings` goes first."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no tokenizer.json; save the model with its fast tokenizer")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
-    saved = folder / "config_sentence_transformers.json"
+def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any]) -> LateTokenizer:
+    """tokenizer.json with the folder's own settings; `settings` goes first."""
     known = {field.name for field in fields(TokenizerSettings)}
     if unknown := set(settings) - known:
         raise ArgumentError(f"{sorted(unknown)} are no tokenizer settings; known: {', '.join(sorted(known))}")
-    values = {k: v for k, v in (read_json(saved) if saved.is_file() else {}).items() if k in known and v is not None}
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"{path} cannot be read ({error})") from error
+    else:
+        tokenizer = convert_slow_tokenizer(folder)
+    values = dict(own.values)
+    for side, prompt in zip(("query", "document"), own.prompts, strict=True):
+        marker = values.get(f"{side}_prefix", getattr(TokenizerSettings, f"{side}_prefix"))
+        if not marker:
+            values[f"{side}_prefix"] = marker = _leading_marker(tokenizer, prompt)
+        values[f"{side}_prompt"] = prompt.removeprefix(marker)
     values |= {k: v for k, v in settings.items() if v is not None}
-    if "skiplist_words" in values:
-        values["skiplist_words"] = tuple(values["skiplist_words"])
-    return LateTokenizer(tokenizer, TokenizerSettings(**values), mask_token=_mask_token(folder))
+    values["skiplist_words"] = tuple(values.get("skiplist_words", TokenizerSettings.skiplist_words))
+    mask_token = own.expansion_token or _mask_token(folder)
+    return LateTokenizer(tokenizer, TokenizerSettings(**values), mask_token=mask_token)
+
+
+def _leading_marker(tokenizer: Tokenizer, prompt: str) -> str:
+    """The added token that a prompt begins with: sentence-transformers 6 keeps markers in its prompts."""
+    added = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items()}
+    first = tokenizer.encode(prompt, add_special_tokens=False).ids[:1]
+    return next((p for p in (prompt, *prompt.split()[:1]) if first == [added.get(p)]), "")
 
 
 def _mask_token(folder: Path) -> str:
     """The mask token's text; the end of sequence where a tokenizer has no mask."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / name
-        raw = read_json(path) if path.is_file() else {}
-        for key in ("mask_token", "eos_token"):
+    files = [optional_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    for key in ("mask_token", "eos_token"):
+        for raw in files:
             token = raw.get(key)
             if token:
                 return str(token["content"] if isinstance(token, dict) else token)
@@ -193,8 +202,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
     """Write the PyLate layout: what PyLate, sentence-transformers and `load_checkpoint` read."""
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     folder.mkdir(parents=True, exist_ok=True)
-    _save_tensors(folder, model.backbone, dtype)
-    write_json(folder / "config.json", model.backbone.config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")})
+    hf = isinstance(model.backbone, HfBackbone)
+    backbone = model.backbone.model if hf else model.backbone
+    _save_tensors(folder, backbone, dtype)
+    config = {"architectures": [type(backbone).__name__]} if hf else {}
+    config |= model.backbone.config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
+    write_json(folder / "config.json", config)
     modules = [_module(0, "", "sentence_transformers.models.Transformer")]
     for i, dense in enumerate(model.head, 1):
         part = folder / f"{i}_Dense"
@@ -203,22 +216,34 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
         write_json(part / "config.json", asdict(dense.config))  # type: ignore[arg-type]
         modules.append(_module(i, part.name, "pylate.models.Dense.Dense"))
     write_json(folder / "modules.json", modules)
-    settings = asdict(tokenizer.settings) | {"skiplist_words": list(tokenizer.settings.skiplist_words)}
-    write_json(folder / "config_sentence_transformers.json", settings | {"similarity_fn_name": "MaxSim"})
+    settings = asdict(tokenizer.settings)
+    written = {key: settings[key] for key in SAVED if settings[key] is not None}
+    prompts = {"query": settings["query_prompt"], "document": settings["document_prompt"]}
+    # model_type tells sentence-transformers 6 that its mask and normalisation are to be added.
+    about = {"model_type": "ColBERT", "similarity_fn_name": "MaxSim", "prompts": prompts, "default_prompt_name": None}
+    write_json(folder / "config_sentence_transformers.json", written | about)
     longest = max(tokenizer.settings.query_length, tokenizer.settings.document_length)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    sbert = {"max_seq_length": longest, "do_lower_case": tokenizer.settings.do_lower_case}
+    write_json(folder / "sentence_bert_config.json", sbert)
     tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", _tokenizer_config(checkpoint))
 
 
 def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config, tokenizer = checkpoint.model.backbone.config, checkpoint.tokenizer
-    token = tokenizer.tokenizer.id_to_token
-    special = {"cls_token": config.cls_id, "sep_token": config.sep_id, "pad_token": config.pad_id}
+    text = tokenizer.tokenizer.id_to_token
+    names = {"pad_token": text(config.pad_id), "unk_token": getattr(tokenizer.tokenizer.model, "unk_token", None)}
+    if tokenizer.before:
+        names["cls_token"] = text(tokenizer.before[0])
+    if tokenizer.after:
+        names["sep_token"] = text(tokenizer.after[-1])
     if tokenizer.expansion_id >= 0:
-        special["mask_token"] = tokenizer.expansion_id
-    names = {key: token(i) for key, i in special.items()}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_positions} | names
+        names["mask_token"] = text(tokenizer.expansion_id)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_positions,
+        "model_input_names": ["input_ids", "attention_mask"],
+    } | {key: name for key, name in names.items() if name is not None}
 
 
 def _module(index: int, path: str, kind: str) -> dict[str, Any]:
@@ -256,16 +281,3 @@ def _grow_embeddings(backbone: ModernBert, size: int) -> None:
         grown = nn.Embedding.from_pretrained(torch.cat([old.detach(), rows]), freeze=False)
         backbone.embeddings.tok_embeddings = grown
         backbone.config = replace(backbone.config, vocab_size=size)
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; pass a complete model folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from encoder.errors import CheckpointError
 from encoder.folder import Module, optional_json, read_json
 from encoder.tokenizer import TokenizerSettings
 
-__all__ = ["MULTI_VECTOR", "PLAIN", "PYLATE", "SINGLE_VECTOR", "STANFORD", "FolderSettings", "read_settings"]
+__all__ = ["MULTI_VECTOR", "PLAIN", "PYLATE", "SAVED", "SINGLE_VECTOR", "STANFORD", "FolderSettings", "read_settings"]
 
 PYLATE = "PyLate"
 MULTI_VECTOR = "sentence-transformers multi-vector"
@@ -22,7 +22,9 @@ SINGLE_VECTOR = "sentence-transformers single-vector"
 STANFORD = "Stanford ColBERT"
 PLAIN = "plain backbone"
 
-SETTINGS = {field.name: field for field in fields(TokenizerSettings)}
+SETTINGS = {field.name: field.default for field in fields(TokenizerSettings)}
+# Keys of config_sentence_transformers.json; PyLate's, and `expansion_length` where `save_checkpoint` needs it.
+SAVED = [key for key in SETTINGS if not key.endswith("_prompt") and key != "do_lower_case"]
 # What sentence-transformers calls the document side, in its own order.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -52,8 +54,8 @@ def read_settings(folder: Path, base: Path, modules: Sequence[Module], positions
         kind = MULTI_VECTOR
         values, token = _multi_vector(sbert, sbert_path, _longest(base, sbert, positions))
         values["skiplist_words"] = _mask(modules)
-    elif saved.get("model_type") == "ColBERT" or saved.keys() & (SETTINGS.keys() - {"query_prompt"}):
-        kind, values = PYLATE, {k: saved[k] for k in SETTINGS if saved.get(k) is not None}
+    elif saved.get("model_type") == "ColBERT" or saved.keys() & set(SAVED):
+        kind, values = PYLATE, {k: saved[k] for k in SAVED if saved.get(k) is not None}
         _check(values, saved_path)
     elif "Pooling" in kinds:
         # Never trained with markers, expansion or a skiplist: its tokens speak best as it has always seen them.
@@ -155,7 +157,7 @@ def _prompts(saved: Mapping[str, Any], path: Path) -> tuple[str, str]:
 def _check(values: Mapping[str, Any], path: Path) -> None:
     """Values from a file have the types of TokenizerSettings."""
     for key, value in values.items():
-        default = SETTINGS[key].default
+        default = SETTINGS[key]
         if key == "skiplist_words":
             good, expected = isinstance(value, list | tuple) and all(isinstance(w, str) for w in value), "a list of texts"
         elif isinstance(default, bool):

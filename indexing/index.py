@@ -342,6 +342,8 @@ class Index:
                 raise ArgumentError(
                     f"{self.folder} is not open for writing; use Index.open(path, writable=True)"
                 )
+            if self._store.uncertain:  # the last commit failed
+                self._writer.sweep()
             yield self._writer
 
     def _document_encoder(self) -> DocumentEncoder:

@@ -527,6 +527,72 @@ def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
     assert opened > 50
 
 
+# What SIGKILL does between a commit's last write to the log and its mark in the log's index (-shm): the commit
+# is not visible, and would be once that index is rebuilt.
+HALF_COMMITTED = """
+import os, sys
+from pathlib import Path
+from indexing import Index
+from tests.fakes import FakeEncoder
+from tests.test_index import DIM, record
+path = Path(sys.argv[1])
+index = Index.open(path, FakeEncoder(DIM), writable=True)
+def commit(change, commit=index._store.commit):
+    header = (path / "index.db-shm").read_bytes()[:136]
+    commit(change)
+    with (path / "index.db-shm").open("rb+") as file:
+        file.write(header)
+    os._exit(9)
+index._store.commit = commit
+index.add([record(1, "w1 w1")])
+"""
+
+KILLED_BEFORE_COMMIT = """
+import os, sys
+from indexing import Index
+from tests.fakes import FakeEncoder
+from tests.test_index import DIM, record
+index = Index.open(sys.argv[1], FakeEncoder(DIM), writable=True)
+index._store.commit = lambda change: os._exit(9)
+index.add([record(2, "w2 w2 w2")])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="writes to a file that SQLite has mapped")
+def test_a_commit_that_half_happened_never_comes_back(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w0")])
+    with Index.open(path) as reader:  # keeps the log's index in use
+        for script in (HALF_COMMITTED, KILLED_BEFORE_COMMIT):
+            command = [sys.executable, "-c", script, str(path)]
+            ran = subprocess.run(command, cwd=Path(__file__).parent.parent, check=False)
+            assert ran.returncode == 9
+        assert contents(reader).keys() == {"d0"}
+    (path / "index.db-shm").unlink()
+    with Index.open(path) as index:
+        index.verify()
+        assert contents(index).keys() == {"d0"}
+
+
+def test_a_commit_that_fails_can_be_tried_again(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w0")])
+
+        def fails(change: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(index._store, "_commit", fails)
+        with pytest.raises(OSError, match="No space left"):
+            index.add([record(1, "w1")])
+        monkeypatch.undo()
+        assert contents(index).keys() == {"d0"}
+        index.add([record(1, "w1")])
+        assert_equals(index, {"d0": ("w0", {}), "d1": ("w1", {})}, encoder)
+        index.verify()
+
+
 # Opening ----------------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,8 @@ class TrainingRun:
         kept = folder / "settings.json"
         if kept.is_file():
             before = json.loads(kept.read_text())
-            changed = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
+            keys = (before.keys() | settings.keys()) - {"steps"}  # a run may be made longer or shorter
+            changed = sorted(k for k in keys if before.get(k) != settings.get(k))
             if changed:
                 raise ArgumentError(
                     f"{folder} holds a run with {changed[0]}={before.get(changed[0])!r}, now "
