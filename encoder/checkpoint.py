@@ -24,7 +24,7 @@ __all__ = ["BUNDLED", "Checkpoint", "load_backbone", "load_checkpoint", "resolve
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "models" / "latewood-mini"
 
-# Published ModernBERT checkpoints carry a masked-language or classification head that retrieval has no use for.
+# Masked-language and classification heads of published ModernBERTs; retrieval has no use for them.
 IGNORED_HEADS = ("head.", "decoder.", "classifier.")
 
 
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
-    """"bundled", a folder, or a hub name ("organisation/model") → a folder on this disk."""
+    """ "bundled", a folder, or a hub name ("organisation/model") → a folder on this disk."""
     if str(name) == BUNDLED:
         return BUNDLED_FOLDER
     folder = Path(name).expanduser()
@@ -46,25 +46,30 @@ def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
         return folder
     text = str(name)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise CheckpointError(f"{text!r} is no folder and no hub name; pass a folder, 'organisation/model' or 'bundled'")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+        raise CheckpointError(
+            f"{text!r} is no folder and no hub name; pass a folder, 'organisation/model' or 'bundled'"
+        )
+    from huggingface_hub import snapshot_download  # slow to import, rarely needed
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    def download(*patterns: str) -> Path:
+    def download(patterns: list[str]) -> Path:
         # Exports for other runtimes are as large as the model and of no use here.
-        other = ["onnx/*", "openvino/*"]
-        return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns), ignore_patterns=other))
+        others = ["onnx/*", "openvino/*"]
+        return Path(
+            snapshot_download(text, revision=revision, allow_patterns=patterns, ignore_patterns=others)
+        )
 
     try:
-        folder = download("*.json", "*.safetensors", "*.txt", "*.metadata")
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.metadata"]
+        folder = download(patterns)
         parts = [folder, *(path for path in folder.glob("*_Dense") if path.is_dir())]
         if not all(any(part.glob("*.safetensors")) for part in parts):
-            folder = download("*.json", "*.safetensors", "*.txt", "*.metadata", "*.bin")
+            folder = download([*patterns, "*.bin"])
         return folder
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise CheckpointError(
-            f"{text!r} is no folder here and the hub did not give it ({type(error).__name__}); check the name and the "
-            f"network, or run `hf download {text} --local-dir FOLDER` where there is one and pass FOLDER"
+            f"{text!r} is no folder here and the hub did not give it ({type(error).__name__}); check the "
+            f"name and the network, or run `hf download {text} --local-dir FOLDER` elsewhere and pass FOLDER"
         ) from error
 
 
@@ -113,9 +118,9 @@ def _backbone(folder: Path, weights: dict[str, Tensor]) -> ModernBert | HfBackbo
 def _modernbert(folder: Path, weights: dict[str, Tensor]) -> ModernBert:
     config = EncoderConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
     model = _empty(lambda: ModernBert(config))
-    # transformers saves under `model.`, Stanford ColBERT under `bert.`, sentence-transformers under nothing.
-    state = {key.removeprefix("bert.").removeprefix("model."): value.float() for key, value in weights.items()}
-    state = {key: value for key, value in state.items() if not key.startswith(IGNORED_HEADS)}
+    # A model with a head saves its backbone under `model.`, Stanford ColBERT under `bert.`.
+    names = {key: key.removeprefix("bert.").removeprefix("model.") for key in weights}
+    state = {name: weights[key].float() for key, name in names.items() if not name.startswith(IGNORED_HEADS)}
     _assign(model, state, folder)
     return model  # type: ignore[no-any-return]
 
@@ -126,7 +131,7 @@ def read_head(modules: Sequence[Module], projection: Path | None) -> list[Dense]
         try:
             weights = load_file(projection)
         except Exception as error:
-            raise CheckpointError(f"projection {projection} cannot be read as safetensors ({error})") from error
+            raise CheckpointError(f"projection {projection} is not safetensors ({error})") from error
         return [_dense_of(weights, None, projection)]
     parts = [module.folder for module in modules if module.kind == "Dense"]
     return [_dense_of(read_weights(part), read_json(part / "config.json"), part) for part in parts]
@@ -199,29 +204,35 @@ def _mask_token(folder: Path) -> str:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the PyLate layout: what PyLate, sentence-transformers and `load_checkpoint` read."""
+    """Write the PyLate layout: what PyLate, sentence-transformers and `load_checkpoint` read.
+
+    PyLate itself puts a random projection behind a folder that has no Dense; others read it as it is.
+    """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     folder.mkdir(parents=True, exist_ok=True)
-    hf = isinstance(model.backbone, HfBackbone)
-    backbone = model.backbone.model if hf else model.backbone
+    backbone: nn.Module = model.backbone
+    about_weights: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
+    if isinstance(model.backbone, HfBackbone):
+        backbone = model.backbone.model
+        about_weights |= {"architectures": [type(backbone).__name__]}
     _save_tensors(folder, backbone, dtype)
-    config = {"architectures": [type(backbone).__name__]} if hf else {}
-    config |= model.backbone.config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", model.backbone.config.to_hf() | about_weights)
     modules = [_module(0, "", "sentence_transformers.models.Transformer")]
     for i, dense in enumerate(model.head, 1):
+        assert isinstance(dense, Dense)
         part = folder / f"{i}_Dense"
         part.mkdir(exist_ok=True)
         _save_tensors(part, dense, dtype)
-        write_json(part / "config.json", asdict(dense.config))  # type: ignore[arg-type]
+        write_json(part / "config.json", asdict(dense.config))
         modules.append(_module(i, part.name, "pylate.models.Dense.Dense"))
     write_json(folder / "modules.json", modules)
     settings = asdict(tokenizer.settings)
     written = {key: settings[key] for key in SAVED if settings[key] is not None}
     prompts = {"query": settings["query_prompt"], "document": settings["document_prompt"]}
     # model_type tells sentence-transformers 6 that its mask and normalisation are to be added.
-    about = {"model_type": "ColBERT", "similarity_fn_name": "MaxSim", "prompts": prompts, "default_prompt_name": None}
-    write_json(folder / "config_sentence_transformers.json", written | about)
+    written |= {"model_type": "ColBERT", "similarity_fn_name": "MaxSim"}
+    written |= {"prompts": prompts, "default_prompt_name": None}
+    write_json(folder / "config_sentence_transformers.json", written)
     longest = max(tokenizer.settings.query_length, tokenizer.settings.document_length)
     sbert = {"max_seq_length": longest, "do_lower_case": tokenizer.settings.do_lower_case}
     write_json(folder / "sentence_bert_config.json", sbert)
@@ -232,7 +243,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
 def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config, tokenizer = checkpoint.model.backbone.config, checkpoint.tokenizer
     text = tokenizer.tokenizer.id_to_token
-    names = {"pad_token": text(config.pad_id), "unk_token": getattr(tokenizer.tokenizer.model, "unk_token", None)}
+    unknown = getattr(tokenizer.tokenizer.model, "unk_token", None)
+    if unknown is None:  # a byte-level vocabulary, where transformers still wants a name for it
+        unknown = next((name for name in ("[UNK]", "<unk>") if tokenizer.tokenizer.token_to_id(name)), None)
+    names = {"pad_token": text(config.pad_id), "unk_token": unknown}
     if tokenizer.before:
         names["cls_token"] = text(tokenizer.before[0])
     if tokenizer.after:
@@ -264,12 +278,15 @@ def _empty(build: Any) -> Any:
 def _assign(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     if missing := sorted(expected.keys() - state.keys()):
-        raise CheckpointError(f"{where}: weights lack {missing[0]!r} and {len(missing) - 1} more; not this architecture")
+        raise CheckpointError(
+            f"{where}: weights lack {missing[0]!r} and {len(missing) - 1} more; not this architecture"
+        )
     if extra := sorted(state.keys() - expected.keys()):
         raise CheckpointError(f"{where}: weights hold an unknown {extra[0]!r} and {len(extra) - 1} more")
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
-            raise CheckpointError(f"{where}: {key!r} has shape {tuple(state[key].shape)}, config.json wants {shape}")
+            found = tuple(state[key].shape)
+            raise CheckpointError(f"{where}: {key!r} has shape {found}, config.json wants {shape}")
     module.load_state_dict(state, assign=True)
 
 
@@ -278,6 +295,6 @@ def _grow_embeddings(backbone: ModernBert, size: int) -> None:
     old = backbone.embeddings.tok_embeddings.weight
     if size > len(old):
         rows = old.mean(0, keepdim=True).expand(size - len(old), -1)
-        grown = nn.Embedding.from_pretrained(torch.cat([old.detach(), rows]), freeze=False)
-        backbone.embeddings.tok_embeddings = grown
+        backbone.embeddings.tok_embeddings.weight = nn.Parameter(torch.cat([old.detach(), rows.detach()]))
+        backbone.embeddings.tok_embeddings.num_embeddings = size
         backbone.config = replace(backbone.config, vocab_size=size)

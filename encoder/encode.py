@@ -171,5 +171,6 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest.update(checkpoint.tokenizer.tokenizer.to_str().encode())
     s = checkpoint.tokenizer.settings
     markers = [s.query_prefix, s.document_prefix, s.do_query_expansion, s.attend_to_expansion_tokens]
+    markers += [s.query_prompt, s.document_prompt, s.do_lower_case]
     digest.update(repr(markers).encode())
     return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The files of a model folder: JSON, weights, module list. Whatever cannot be read becomes a CheckpointError."""
+"""The files of a model folder: JSON, weights, module list. What cannot be read is a CheckpointError."""
 
 import json
 from dataclasses import dataclass
@@ -44,12 +44,14 @@ def read_modules(folder: Path) -> list[Module]:
             raise CheckpointError(f"{path}: path={entry['path']!r} leaves the folder")
         modules.append(Module(kind, part))
     if [m.kind for m in modules].count("Transformer") != 1 or modules[0].kind != "Transformer":
-        raise CheckpointError(f"{path} must begin with its one Transformer, it has {[m.kind for m in modules]}")
+        raise CheckpointError(
+            f"{path} has {[m.kind for m in modules]}; it must begin with its one Transformer"
+        )
     return modules
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: safetensors, else pytorch_model.bin, each in one file or in shards with an index."""
+    """All tensors of a folder: safetensors, else pytorch_model.bin; one file, or shards with an index."""
     for name, read in (("model.safetensors", load_file), ("pytorch_model.bin", _load_bin)):
         single, index = folder / name, folder / f"{name}.index.json"
         try:
@@ -67,9 +69,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         except Exception as error:  # each reader has errors of its own; to the user they are one fact
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{single if single.is_file() else index}: the weights cannot be read ({reason}); save them again"
+                f"{single if single.is_file() else index}: weights cannot be read ({reason}); save them again"
             ) from error
-    raise CheckpointError(f"{folder} holds neither model.safetensors nor pytorch_model.bin; pass a model folder")
+    raise CheckpointError(
+        f"{folder} holds neither model.safetensors nor pytorch_model.bin; pass a model folder"
+    )
 
 
 def _load_bin(path: Path) -> dict[str, Tensor]:
@@ -95,7 +99,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 def optional_json(path: Path) -> dict[str, Any]:
     """A JSON object, {} where the file is absent."""
-    return read_json(path) if path.is_file() else {}  # type: ignore[no-any-return]
+    return read_json(path) if path.is_file() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,16 @@ from encoder.errors import CheckpointError
 from encoder.folder import Module, optional_json, read_json
 from encoder.tokenizer import TokenizerSettings
 
-__all__ = ["MULTI_VECTOR", "PLAIN", "PYLATE", "SAVED", "SINGLE_VECTOR", "STANFORD", "FolderSettings", "read_settings"]
+__all__ = [
+    "MULTI_VECTOR",
+    "PLAIN",
+    "PYLATE",
+    "SAVED",
+    "SINGLE_VECTOR",
+    "STANFORD",
+    "FolderSettings",
+    "read_settings",
+]
 
 PYLATE = "PyLate"
 MULTI_VECTOR = "sentence-transformers multi-vector"
@@ -23,7 +32,7 @@ STANFORD = "Stanford ColBERT"
 PLAIN = "plain backbone"
 
 SETTINGS = {field.name: field.default for field in fields(TokenizerSettings)}
-# Keys of config_sentence_transformers.json; PyLate's, and `expansion_length` where `save_checkpoint` needs it.
+# Keys of config_sentence_transformers.json: PyLate's, and `expansion_length` where a model has one.
 SAVED = [key for key in SETTINGS if not key.endswith("_prompt") and key != "do_lower_case"]
 # What sentence-transformers calls the document side, in its own order.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -58,7 +67,7 @@ def read_settings(folder: Path, base: Path, modules: Sequence[Module], positions
         kind, values = PYLATE, {k: saved[k] for k in SAVED if saved.get(k) is not None}
         _check(values, saved_path)
     elif "Pooling" in kinds:
-        # Never trained with markers, expansion or a skiplist: its tokens speak best as it has always seen them.
+        # Trained without markers, expansion and skiplist: its tokens are to be seen as it always saw them.
         longest = _longest(base, sbert, positions)
         kind, values = SINGLE_VECTOR, {
             "query_prefix": "",
@@ -105,19 +114,23 @@ def _multi_vector(sbert: Mapping[str, Any], path: Path, longest: int) -> tuple[d
     expansion = sbert.get("query_expansion")
     token = None
     if expansion is not None:
-        if not isinstance(expansion, dict) or (unknown := expansion.keys() - {"strategy", "attend", "token", "length"}):
+        if not isinstance(expansion, dict) or (
+            unknown := expansion.keys() - {"strategy", "attend", "token", "length"}
+        ):
             what = f"has unknown keys {sorted(unknown)}" if isinstance(expansion, dict) else "is no object"
             raise CheckpointError(f"{path}: query_expansion {what}; cannot be read")
         if expansion.get("strategy") not in ("fixed", "min"):
             raise CheckpointError(
-                f"{path}: query_expansion has strategy={expansion.get('strategy')!r}, expected 'fixed' or 'min'"
+                f"{path}: query_expansion strategy={expansion.get('strategy')!r}, expected 'fixed' or 'min'"
             )
         if "length" not in expansion:
             raise CheckpointError(f"{path}: query_expansion lacks 'length', to which queries are padded")
         values["do_query_expansion"] = True
         values["attend_to_expansion_tokens"] = expansion.get("attend", False)
         # "fixed": exactly so many tokens; "min": at least, and longer queries stay whole.
-        values["query_length" if expansion["strategy"] == "fixed" else "expansion_length"] = expansion["length"]
+        values["query_length" if expansion["strategy"] == "fixed" else "expansion_length"] = expansion[
+            "length"
+        ]
         token = expansion.get("token")
     _check(values, path)
     return values, token
@@ -128,7 +141,9 @@ def _mask(modules: Sequence[Module]) -> tuple[str, ...]:
     raw = {} if path is None else optional_json(path)
     words = raw.get("skiplist_words") or ()
     if words and raw.get("skiplist_tasks", ["document"]) != ["document"]:
-        raise CheckpointError(f"{path}: skiplist_tasks={raw['skiplist_tasks']!r}; only ['document'] can be read")
+        raise CheckpointError(
+            f"{path}: skiplist_tasks={raw['skiplist_tasks']!r}; only ['document'] can be read"
+        )
     if raw.get("keep_only_token_ids"):
         raise CheckpointError(f"{path}: keep_only_token_ids is set; only models of text can be read")
     if path is not None:
@@ -138,7 +153,10 @@ def _mask(modules: Sequence[Module]) -> tuple[str, ...]:
 
 def _longest(base: Path, sbert: Mapping[str, Any], positions: int) -> int:
     """max_seq_length, of which each file may have an opinion; the shortest holds."""
-    opinions = (sbert.get("max_seq_length"), optional_json(base / "tokenizer_config.json").get("model_max_length"))
+    opinions = (
+        sbert.get("max_seq_length"),
+        optional_json(base / "tokenizer_config.json").get("model_max_length"),
+    )
     return min([positions, *(int(o) for o in opinions if isinstance(o, int | float) and o >= 1)])
 
 
@@ -159,7 +177,10 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
     for key, value in values.items():
         default = SETTINGS[key]
         if key == "skiplist_words":
-            good, expected = isinstance(value, list | tuple) and all(isinstance(w, str) for w in value), "a list of texts"
+            good, expected = (
+                isinstance(value, list | tuple) and all(isinstance(w, str) for w in value),
+                "a list of texts",
+            )
         elif isinstance(default, bool):
             good, expected = isinstance(value, bool), "true or false"
         elif isinstance(default, str):

@@ -26,7 +26,7 @@ VOLATILE = ("transformers_version", "_name_or_path", "architectures", "dtype", "
 
 @dataclass(frozen=True)
 class HfConfig:
-    """What the rest of the encoder asks of a configuration; `settings` is config.json, canonical."""
+    """What the rest of the encoder asks of a configuration; `settings` is the rest of config.json."""
 
     settings: str
     model_type: str
@@ -50,7 +50,7 @@ class HfBackbone(nn.Module):
         self.config = config
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Hidden states (total_tokens, hidden_size). Expansion tokens get attention 0, as PyLate gives them."""
+        """Hidden states (total_tokens, hidden_size). Expansion tokens get attention 0, as in PyLate."""
         device = batch.input_ids.device
         places = torch.arange(max(batch.lengths), device=device)
         real = places < torch.tensor(batch.lengths, device=device)[:, None]  # (n, L)
@@ -76,26 +76,33 @@ def load_hf_backbone(folder: Path, weights: Mapping[str, Tensor]) -> HfBackbone:
     where = folder / "config.json"
     raw = read_json(where)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         model = transformers.AutoModel.from_config(config, trust_remote_code=False).float()
     except Exception as error:  # transformers raises what its parts raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{where}: model_type={raw.get('model_type')!r} cannot be built ({reason})") from error
+        raise CheckpointError(
+            f"{where}: model_type={raw.get('model_type')!r} cannot be built ({reason})"
+        ) from error
     if getattr(config, "is_encoder_decoder", False):
-        raise CheckpointError(f"{where}: model_type={raw['model_type']!r} is an encoder-decoder; pass an encoder")
+        raise CheckpointError(
+            f"{where}: model_type={raw['model_type']!r} is an encoder-decoder; pass an encoder"
+        )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # a sentence vector's; token vectors never pass it
     state = _backbone_state(weights, model.base_model_prefix)
     expected = model.state_dict()
     if missing := sorted(expected.keys() - state.keys()):
-        raise CheckpointError(f"{folder}: weights lack {missing[0]!r} and {len(missing) - 1} more; not this architecture")
+        raise CheckpointError(
+            f"{folder}: weights lack {missing[0]!r} and {len(missing) - 1} more; not this architecture"
+        )
     if extra := sorted(state.keys() - expected.keys()):
         raise CheckpointError(f"{folder}: weights hold an unknown {extra[0]!r} and {len(extra) - 1} more")
     for key, value in expected.items():
         if state[key].shape != value.shape:
-            raise CheckpointError(
-                f"{folder}: {key!r} has shape {tuple(state[key].shape)}, config.json wants {tuple(value.shape)}"
-            )
+            found, wanted = tuple(state[key].shape), tuple(value.shape)
+            raise CheckpointError(f"{folder}: {key!r} has shape {found}, config.json wants {wanted}")
     model.load_state_dict(state)
     return HfBackbone(model.eval(), _config(raw, config, model, where))
 
@@ -123,7 +130,7 @@ def _config(raw: Mapping[str, Any], config: Any, model: Any, where: Path) -> HfC
     # RoBERTa counts its positions from behind the padding id, and has that many fewer for text.
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     taken = getattr(table, "padding_idx", None)
-    kept = {key: value for key, value in raw.items() if key not in VOLATILE}
+    kept = {key: value for key, value in raw.items() if key not in (*VOLATILE, "vocab_size")}
     return HfConfig(
         settings=json.dumps(kept, sort_keys=True),
         model_type=str(config.model_type),
@@ -140,7 +147,7 @@ def convert_slow_tokenizer(folder: Path) -> Tokenizer:
     """The fast form of a tokenizer that is saved as vocab.txt or the like, without tokenizer.json."""
     transformers = _transformers(folder)
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True
         ).backend_tokenizer
     except Exception as error:
@@ -149,11 +156,12 @@ def convert_slow_tokenizer(folder: Path) -> Tokenizer:
             f"{folder} holds no tokenizer.json, and its tokenizer cannot be converted ({reason}); "
             "save the model with its fast tokenizer"
         ) from error
+    return tokenizer
 
 
 def _transformers(folder: Path) -> Any:
     try:
-        import transformers  # noqa: PLC0415 - an extra, and slow to import
+        import transformers  # an extra, and slow to import
     except ImportError as error:
         raise MissingDependencyError(
             f"{folder} is no ModernBERT with a tokenizer.json and is read through transformers, which is not "

@@ -36,7 +36,9 @@ class DenseConfig:
     def __post_init__(self) -> None:
         if self.activation_function not in ACTIVATIONS:
             known = ", ".join(name.rsplit(".", 1)[1] for name in ACTIVATIONS)
-            raise CheckpointError(f"activation_function={self.activation_function!r} is not known; known: {known}")
+            raise CheckpointError(
+                f"activation_function={self.activation_function!r} is not known; known: {known}"
+            )
 
 
 class Dense(nn.Module):
@@ -66,7 +68,7 @@ class LateInteractionModel(nn.Module):
         for i, dense in enumerate(head, 1):
             if dense.config.in_features != width:
                 raise CheckpointError(
-                    f"Dense {i} takes in_features={dense.config.in_features}, but what comes before gives {width}"
+                    f"Dense {i} takes in_features={dense.config.in_features}, what is before gives {width}"
                 )
             width = dense.config.out_features
         self.dim = width

@@ -1,7 +1,9 @@
 """Text → token ids as ColBERT wants them: markers, query expansion, truncation, skiplist.
 
 The steps and their order are PyLate's (`pylate.models.ColBERT.tokenize`), so that its checkpoints give
-the vectors they were trained to give.
+the vectors they were trained to give. Two differences, both deliberate: a skiplist word outside the
+vocabulary is left out, and whitespace around a text is cut for every kind of checkpoint, where
+sentence-transformers 6 keeps it.
 """
 
 import string
@@ -53,7 +55,9 @@ class TokenizedTexts:
 class LateTokenizer:
     """A `tokenizers.Tokenizer` and the settings that turn its ids into query and document inputs."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings, *, mask_token: str = "[MASK]") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, settings: TokenizerSettings, *, mask_token: str = "[MASK]"
+    ) -> None:
         # A saved tokenizer may pad or truncate by itself; lengths are ours to decide.
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -63,7 +67,9 @@ class LateTokenizer:
         for name in ("query_length", "document_length"):
             shortest = len(self.before) + len(self.after) + 2  # a marker and one token of text
             if getattr(settings, name) < shortest:
-                raise ArgumentError(f"{name}={getattr(settings, name)} leaves no room for text; pass >= {shortest}")
+                raise ArgumentError(
+                    f"{name}={getattr(settings, name)} leaves no room for text; pass >= {shortest}"
+                )
         self.query_marker = self._marker(settings.query_prefix)
         self.document_marker = self._marker(settings.document_prefix)
         self.skiplist = self._skiplist(settings.skiplist_words)
@@ -80,19 +86,25 @@ class LateTokenizer:
         """Ids run below this, added markers included."""
         return int(max(self.tokenizer.get_vocab(with_added_tokens=True).values())) + 1
 
+    @property
+    def expansion_width(self) -> int:
+        """Tokens that a query has at least, where expansion is on."""
+        return min(self.settings.expansion_length or self.settings.query_length, self.settings.query_length)
+
     def queries(self, texts: Sequence[str]) -> TokenizedTexts:
         settings = self.settings
         ids, truncated = self._ids(texts, settings.query_prompt, self.query_marker, settings.query_length)
         if not settings.do_query_expansion:
             return TokenizedTexts(ids, [len(i) for i in ids], None, truncated)
-        width = min(settings.expansion_length or settings.query_length, settings.query_length)
-        full = [i + [self.expansion_id] * (width - len(i)) for i in ids]
+        full = [i + [self.expansion_id] * (self.expansion_width - len(i)) for i in ids]
         seen = full if settings.attend_to_expansion_tokens else ids
         return TokenizedTexts(full, [len(i) for i in seen], None, truncated)
 
     def documents(self, texts: Sequence[str]) -> TokenizedTexts:
         settings = self.settings
-        ids, truncated = self._ids(texts, settings.document_prompt, self.document_marker, settings.document_length)
+        ids, truncated = self._ids(
+            texts, settings.document_prompt, self.document_marker, settings.document_length
+        )
         kept = [[t not in self.skiplist for t in i] for i in ids] if self.skiplist else None
         return TokenizedTexts(ids, [len(i) for i in ids], kept, truncated)
 
@@ -126,18 +138,22 @@ class LateTokenizer:
         content = self.tokenizer.encode("a", add_special_tokens=False).ids
         whole = self.tokenizer.encode("a").ids
         if not content:
-            raise CheckpointError("tokenizer.json gives 'a' no token; a vocabulary without letters cannot be read")
+            raise CheckpointError("tokenizer.json gives 'a' no token; such a vocabulary cannot be read")
         for start in range(len(whole) - len(content) + 1):
             if whole[start : start + len(content)] == content:
                 return whole[:start], whole[start + len(content) :]
-        raise CheckpointError("tokenizer.json: its post-processor rewrites the text's own tokens; cannot be read")
+        raise CheckpointError(
+            "tokenizer.json: its post-processor rewrites the text's own tokens; cannot be read"
+        )
 
     def _marker(self, prefix: str) -> list[int]:
         if not prefix:
             return []
         if self.tokenizer.token_to_id(prefix) is None:
             self.tokenizer.add_tokens([prefix])
-        return [int(self.tokenizer.token_to_id(prefix))]
+        marker = self.tokenizer.token_to_id(prefix)
+        assert marker is not None
+        return [int(marker)]
 
     def _skiplist(self, words: Sequence[str]) -> frozenset[int]:
         """Ids of single-token words. A word outside the vocabulary is left out: as UNK it would take

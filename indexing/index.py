@@ -222,11 +222,19 @@ class Index:
         }
 
     def verify(self) -> None:
-        """Read every byte of this snapshot. Raises IndexFormatError naming the file that has changed."""
+        """Move to the newest commit and read every byte. Raises IndexFormatError naming the damaged file."""
+        self.refresh()
         self._store.check()
         for file in self._store.files:
             path = self.folder / file.path
-            if hash_file(path) != file.sha256:
+            try:
+                digest = hash_file(path)
+            except FileNotFoundError:
+                if self.refresh():  # a writer has replaced it since
+                    self.verify()
+                    return
+                raise IndexFormatError(f"{path} is missing; restore it or build the index again") from None
+            if digest != file.sha256:
                 raise IndexFormatError(f"{path} is damaged (its checksum differs); restore it or build again")
         if self._store.count() != len(self):
             raise IndexFormatError(
@@ -271,22 +279,21 @@ class Index:
             for name, given in (("texts", texts), ("metadata", metadata)):
                 if given is not None and len(given) != len(doc_ids):
                     raise ArgumentError(f"{len(given)} {name} for {len(doc_ids)} doc_ids; pass one each")
-            rows = {
-                i: read_record(
+            records = [
+                read_record(
+                    i,
                     doc_id,
                     None if texts is None else texts[i],
                     None if metadata is None else metadata[i],
-                    f"doc_ids[{i}]",
-                    embeddings[i].tobytes(),
+                    content=embeddings[i].tobytes(),
                 )
                 for i, doc_id in enumerate(doc_ids)
-            }
-            places = {id(record): i for i, record in rows.items()}
+            ]
 
             def look_up(batch: list[Record]) -> TokenEmbeddings:
-                return TokenEmbeddings.from_list([embeddings[places[id(r)]] for r in batch], self.dim)
+                return TokenEmbeddings.from_list([embeddings[r.number] for r in batch], self.dim)
 
-            return self._add(writer, batches(rows.values()), look_up)
+            return self._add(writer, batches(records), look_up)
 
     def delete(self, doc_ids: Iterable[str]) -> int:
         """Delete passages; how many there were. A doc_id that is not stored is no error."""
@@ -294,8 +301,8 @@ class Index:
             raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
         with self._writing() as writer:
             pending = Pending()
-            for doc_id, row in self._store.find(list(dict.fromkeys(doc_ids))).items():
-                pending.delete(doc_id, row.pid)
+            found = self._store.find(list(dict.fromkeys(doc_ids)))
+            pending.deleted = {doc_id: row.pid for doc_id, row in found.items()}
             writer.commit(pending)
             return len(pending.deleted)
 

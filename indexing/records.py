@@ -38,8 +38,11 @@ class AddReport:
 
 @dataclass
 class Record:
-    """A passage to store: metadata is JSON text, content_hash tells whether its vectors would differ."""
+    """A passage to store. number: its place in what was handed over. metadata: JSON text. content_hash: equal
+    where the vectors would be.
+    """
 
+    number: int
     doc_id: str
     text: str | None
     metadata: str
@@ -60,11 +63,12 @@ def read_records(records: Iterable[Mapping[str, Any]], salt: str) -> Iterator[Re
         text = record.get("text")
         if not isinstance(text, str):
             raise ArgumentError(f"{where} has text {text!r}; pass a string")
-        yield read_record(record.get("doc_id"), text, record.get("metadata"), where, salt.encode())
+        yield read_record(number, record.get("doc_id"), text, record.get("metadata"), content=salt.encode())
 
 
-def read_record(doc_id: Any, text: str | None, metadata: Any, where: str, content: bytes) -> Record:
+def read_record(number: int, doc_id: Any, text: str | None, metadata: Any, *, content: bytes) -> Record:
     """Check one passage. `content` is what decides its vectors besides the text."""
+    where = f"record {number}"
     if not isinstance(doc_id, str) or not doc_id:
         raise ArgumentError(f"{where} has doc_id {doc_id!r}; pass a string that is not empty")
     where = f"{where} (doc_id {doc_id!r})"
@@ -75,7 +79,7 @@ def read_record(doc_id: Any, text: str | None, metadata: Any, where: str, conten
             raise ArgumentError(f"{where} has a lone surrogate in {name}; pass valid Unicode") from error
     digest = hashlib.sha256(content)
     digest.update(b"\0none" if text is None else b"\0text" + text.encode())
-    return Record(doc_id, text, _metadata_json(metadata, where), digest.hexdigest())
+    return Record(number, doc_id, text, _metadata_json(metadata, where), digest.hexdigest())
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:

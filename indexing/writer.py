@@ -75,9 +75,6 @@ class Pending:
         # Passages without tokens take room too.
         self.tokens += len(rows) + len(records)
 
-    def delete(self, doc_id: str, pid: int) -> None:
-        self.deleted[doc_id] = pid
-
 
 class Writer:
     """The writing half of an open Index."""

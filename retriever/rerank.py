@@ -1,34 +1,47 @@
 """MaxSim over stored vectors: what decides the order of hits."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from encoder.maxsim import maxsim
-from indexing.codec import Codec
 from indexing.segment import Segment
-from retriever.candidates import blocks, gather_tokens
 
-__all__ = ["rerank"]
+if TYPE_CHECKING:
+    from retriever.kernels import QueryTables
 
-TOKENS_AT_ONCE = 1 << 16  # decoded vectors held at a time: 32 MiB at 128 dimensions
+__all__ = ["score_compressed", "score_flat"]
+
+Passages = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
 
 
-def rerank(
-    query: Tensor, segment: Segment, passages: npt.NDArray[np.int64], codec: Codec | None
-) -> npt.NDArray[np.float32]:
-    """Exact MaxSim of a query with passages of a segment, on the vectors that the segment decodes to.
+def score_compressed(tables: "QueryTables", segment: Segment, passages: Passages) -> Scores:
+    """Exact MaxSim with passages of a compressed segment, on the vectors that it decodes to.
 
-    query: (n_query, dim) float32. passages: (n,) local numbers. Returns (n,) float32.
+    passages: (n,) local numbers. Returns (n,) float32.
     """
-    out = np.empty(len(passages), dtype=np.float32)
-    lengths = segment.offsets[passages + 1] - segment.offsets[passages]
-    for at in blocks(lengths, TOKENS_AT_ONCE):
-        tokens, offsets = gather_tokens(segment, passages[at])
-        if len(tokens) and tokens[-1] - tokens[0] + 1 == len(tokens):  # neighbours: no need to pick them out
-            vectors = segment.decode(int(tokens[0]), int(tokens[-1]) + 1, codec)
-        else:
-            vectors = segment.take(tokens, codec)
-        out[at] = maxsim(query, torch.from_numpy(vectors), torch.from_numpy(offsets)).numpy()
+    from retriever.kernels import residual_maxsim  # see there
+
+    m = segment.residual_codes.shape[1]
+    return residual_maxsim(tables, segment.codes, m, segment.offsets, passages)
+
+
+def score_flat(query: npt.NDArray[np.float32], segment: Segment) -> Scores:
+    """Exact MaxSim with every passage of a flat segment: (n_passages,) float32. query: (n_query, dim)."""
+    out = np.empty(segment.n_passages, dtype=np.float32)
+    offsets = np.asarray(segment.offsets)
+    start = 0
+    while start < segment.n_passages:
+        # As many passages as fit, and one at least.
+        stop = int(np.searchsorted(offsets, offsets[start] + TOKENS_AT_ONCE, side="right")) - 1
+        stop = min(max(stop, start + 1), segment.n_passages)
+        vectors = segment.decode(int(offsets[start]), int(offsets[stop]), None)
+        local = torch.from_numpy(offsets[start : stop + 1] - offsets[start])
+        out[start:stop] = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), local).numpy()
+        start = stop
     return out

@@ -9,15 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
 from indexing import Index
 from indexing.segment import Segment
-from retriever.candidates import candidates
-from retriever.rerank import rerank
+from retriever.rerank import score_compressed, score_flat
 
 __all__ = ["Hit", "SearchSettings", "Searcher"]
 
@@ -97,7 +95,8 @@ class Searcher:
                 arguments = self.index.settings.encoder
                 if arguments is None:
                     raise ArgumentError(
-                        f"{self.index.folder} was built from vectors; use search_embeddings, or pass encoder=..."
+                        f"{self.index.folder} was built from vectors; "
+                        "use search_embeddings, or pass encoder=..."
                     )
                 loaded = Encoder.load(**arguments)
                 _check(self.index, loaded)
@@ -118,7 +117,9 @@ class Searcher:
         The other arguments are explained at SearchSettings; None picks them from k and the index's size.
         """
         if not isinstance(query, str):
-            raise ArgumentError(f"query is {type(query).__name__}; pass a string, or use search_many for several")
+            raise ArgumentError(
+                f"query is {type(query).__name__}; pass a string, or use search_many for several"
+            )
         vectors = self.encoder.encode_queries([query])[0]
         return self.search_embeddings(vectors, k=k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
 
@@ -139,7 +140,9 @@ class Searcher:
         with tqdm(total=len(ids), unit="query", desc="search", disable=not show_progress) as bar:
             for start in range(0, len(ids), QUERIES_AT_ONCE):
                 some = ids[start : start + QUERIES_AT_ONCE]
-                for qid, vectors in zip(some, self.encoder.encode_queries([queries[q] for q in some]), strict=True):
+                for qid, vectors in zip(
+                    some, self.encoder.encode_queries([queries[q] for q in some]), strict=True
+                ):
                     hits[qid] = self.search_embeddings(
                         vectors, k=k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank
                     )
@@ -169,6 +172,31 @@ class Searcher:
             for rank, (score, document) in enumerate(zip(scores, documents, strict=True), 1)
         ]
 
+    def recall_vs_exact(
+        self,
+        queries: Mapping[str, str],
+        k: int = 10,
+        *,
+        nprobe: int | None = None,
+        ncandidates: int | None = None,
+        nrerank: int | None = None,
+    ) -> float:
+        """How much of the true top k a search finds: the mean over queries, 0 to 1.
+
+        queries: {query id: text}, as for `search_many`. True is MaxSim with every passage, on the vectors as
+        they are stored; of equal scores any will do. Measures candidate generation, not the encoder.
+        """
+        settings = self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
+        if not queries:
+            raise ArgumentError("queries is empty; pass some that are typical of your searches")
+        recalls = []
+        for vectors in self.encoder.encode_queries(list(queries.values())):
+            _, exact = self._search(vectors, k, None)
+            _, found = self._search(vectors, k, settings)
+            if len(exact):
+                recalls.append(float(np.mean(found >= exact[-1])))
+        return float(np.mean(recalls)) if recalls else 1.0
+
     def settings(
         self, k: int, *, nprobe: int | None = None, ncandidates: int | None = None, nrerank: int | None = None
     ) -> SearchSettings:
@@ -182,7 +210,7 @@ class Searcher:
             ncandidates=max(4096, 16 * k, nrerank or 0) if ncandidates is None else ncandidates,
             nrerank=min(max(256, 4 * k), ncandidates or 1 << 62) if nrerank is None else nrerank,
         )
-        if not 1 <= chosen.nprobe:
+        if chosen.nprobe < 1:
             raise ArgumentError(f"nprobe={nprobe}; pass nprobe >= 1")
         if self.index.codec is not None and chosen.nprobe > nlist:
             raise ArgumentError(f"nprobe={nprobe} exceeds nlist={nlist}; pass nprobe <= {nlist}")
@@ -190,54 +218,54 @@ class Searcher:
             raise ArgumentError(f"nrerank={chosen.nrerank} is below k={k}; pass nrerank >= {k}")
         if chosen.ncandidates < chosen.nrerank:
             raise ArgumentError(
-                f"ncandidates={chosen.ncandidates} is below nrerank={chosen.nrerank}; pass ncandidates >= nrerank"
+                f"ncandidates={chosen.ncandidates} is below nrerank={chosen.nrerank}; "
+                "pass ncandidates >= nrerank"
             )
         return chosen
 
     def _search(
-        self, query: npt.NDArray[np.float32], k: int, settings: SearchSettings
+        self, query: npt.NDArray[np.float32], k: int, settings: SearchSettings | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Pids and scores of the k best, best first; equal scores in the order of pids."""
-        index = self.index
-        q = torch.from_numpy(query)
-        chosen: list[tuple[Segment, npt.NDArray[np.int64]]] = []
-        pool: list[tuple[Segment, npt.NDArray[np.int64]]] = []
-        pool_scores: list[npt.NDArray[np.float32]] = []
-        if index.codec is not None:
-            centroid_scores = query @ index.codec.centroids.T  # (n_query, nlist)
-        for segment in index.segments:
-            live = index.live(segment)
-            if segment.kind == "flat":
-                chosen.append((segment, np.flatnonzero(live)))
-                continue
-            found = candidates(segment, live, centroid_scores, settings.nprobe, settings.ncandidates, least=k)
-            pool.append((segment, found.passages))
-            pool_scores.append(found.scores)
-        chosen += _best_of(pool, pool_scores, settings.nrerank)
+        """Pids and scores of the k best, best first; equal scores in the order of pids.
 
-        pids = [segment.pid_start + passages for segment, passages in chosen]
-        scores = [rerank(q, segment, passages, index.codec) for segment, passages in chosen]
-        all_pids = np.concatenate([np.zeros(0, np.int64), *pids])
-        all_scores = np.concatenate([np.zeros(0, np.float32), *scores])
+        settings: None scores every live passage.
+        """
+        index = self.index
+        pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        scores: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
+        compressed: list[Segment] = []
+        for segment in index.segments:
+            if segment.kind == "flat":
+                passages = np.flatnonzero(index.live(segment))
+                pids.append(segment.pid_start + passages)
+                scores.append(score_flat(query, segment)[passages])
+            else:
+                compressed.append(segment)
+        if compressed and index.codec is not None:
+            # Imported here because numba takes half a second to get going, and a flat index does without.
+            from retriever.candidates import candidates
+            from retriever.kernels import QueryTables
+
+            tables = QueryTables.of(query, index.codec)
+            lives = [index.live(segment) for segment in compressed]
+            if settings is None:
+                chosen = [np.flatnonzero(live) for live in lives]
+            else:
+                chosen = candidates(
+                    compressed,
+                    lives,
+                    tables,
+                    nprobe=settings.nprobe,
+                    ncandidates=settings.ncandidates,
+                    nrerank=settings.nrerank,
+                    least=k,
+                )
+            for segment, passages in zip(compressed, chosen, strict=True):
+                pids.append(segment.pid_start + passages)
+                scores.append(score_compressed(tables, segment, passages))
+        all_pids, all_scores = np.concatenate(pids), np.concatenate(scores)
         order = np.lexsort((all_pids, -all_scores))[:k]
         return all_pids[order], all_scores[order]
-
-
-def _best_of(
-    pool: list[tuple[Segment, npt.NDArray[np.int64]]], scores: list[npt.NDArray[np.float32]], n: int
-) -> list[tuple[Segment, npt.NDArray[np.int64]]]:
-    """The n passages with the best approximate scores over all segments, ascending within each."""
-    if sum(map(len, scores)) <= n:
-        return pool
-    everything = np.concatenate(scores)
-    keep = np.zeros(len(everything), dtype=np.bool_)
-    keep[np.argpartition(-everything, n - 1)[:n]] = True
-    out = []
-    start = 0
-    for segment, passages in pool:
-        out.append((segment, passages[keep[start : start + len(passages)]]))
-        start += len(passages)
-    return out
 
 
 def _check(index: Index, encoder: QueryEncoder) -> None:
@@ -245,6 +273,7 @@ def _check(index: Index, encoder: QueryEncoder) -> None:
         return  # vectors of the user's own: only the user knows what fits them
     if index.encoder_fingerprint != encoder.fingerprint:
         raise EncoderMismatchError(
-            f"{index.folder} was built with {index.encoder_name!r} ({index.encoder_fingerprint[:12]}), the encoder is "
-            f"{encoder.name!r} ({encoder.fingerprint[:12]}); search with the one that built it, or index again"
+            f"{index.folder} was built with {index.encoder_name!r} ({index.encoder_fingerprint[:12]}), "
+            f"the encoder is {encoder.name!r} ({encoder.fingerprint[:12]}); "
+            "search with the one that built it, or index again"
         )

@@ -1,4 +1,4 @@
-"""Small stand-ins for tests: an encoder whose vectors come from a hash of each word."""
+"""For the tests of indexes: an encoder whose vectors come from a hash of each word, and a dict as oracle."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,8 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
+from indexing import Index
 
-__all__ = ["FakeEncoder"]
+__all__ = ["DIM", "WORDS", "FakeEncoder", "assert_equals", "contents", "corpus", "record"]
+
+DIM = 8
+WORDS = [f"w{i}" for i in range(12)]
 
 
 class FakeEncoder:
@@ -48,3 +52,37 @@ class FakeEncoder:
         )
         truncated = sum(len(some) > length for some in words)
         return TokenEmbeddings(packed.vectors, packed.offsets, truncated)
+
+
+def record(number: int, text: str, **metadata: Any) -> dict[str, Any]:
+    return {"doc_id": f"d{number}", "text": text, "metadata": metadata}
+
+
+def corpus(n: int, words: int = 10, seed: int = 0) -> list[dict[str, Any]]:
+    random = np.random.default_rng(seed)
+    return [record(i, " ".join(random.choice(WORDS, words)), n=i) for i in range(n)]
+
+
+def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], npt.NDArray[np.float32]]]:
+    """doc_id → text, metadata, decoded vectors, by the interface that a searcher uses."""
+    found = {}
+    for segment in index.segments:
+        local = np.flatnonzero(index.live(segment))
+        for i, document in zip(
+            local, index.documents([segment.pid_start + int(i) for i in local]), strict=True
+        ):
+            vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), index.codec)
+            assert document.doc_id not in found
+            found[document.doc_id] = (document.text, document.metadata, vectors)
+    assert len(index) == len(found)
+    assert index.n_tokens == sum(len(vectors) for _, _, vectors in found.values())
+    return found
+
+
+def assert_equals(index: Index, model: dict[str, tuple[str, dict[str, Any]]], encoder: FakeEncoder) -> None:
+    found = contents(index)
+    assert {doc_id: value[:2] for doc_id, value in found.items()} == model
+    for doc_id, (text, _) in model.items():
+        # Few distinct words: a codec, too, gives each of them back but for float16's rounding.
+        expected = np.array([encoder.word(word) for word in text.split()]).reshape(-1, DIM)
+        np.testing.assert_allclose(found[doc_id][2], expected, rtol=0, atol=5e-3)

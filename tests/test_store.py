@@ -26,6 +26,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "index.db"
 
 
+def open_writer(path: Path) -> Store:
+    store = Store(path, writable=True)
+    store.bury()
+    return store
+
+
 def row(pid: int, doc_id: str, text: str | None = "text", metadata: str = "{}") -> DocumentRow:
     return DocumentRow(pid, doc_id, text, metadata, "hash")
 
@@ -37,7 +43,7 @@ def add(store: Store, *rows: DocumentRow) -> None:
 
 
 def test_documents_come_in_the_order_asked(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, *(row(pid, f"d{pid}", f"text {pid}", json.dumps({"n": pid})) for pid in range(1200)))
     pids = [(7 * i) % 1200 for i in range(1200)]
     assert store.documents(pids) == [Document(p, f"d{p}", f"text {p}", {"n": p}) for p in pids]
@@ -65,7 +71,7 @@ def test_any_text_comes_back(
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "index.db"
     Store.create(path, {})
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, row(0, doc_id, text, json.dumps(metadata)), row(1, doc_id + "'; DROP TABLE documents; --"))
     assert store.documents([0]) == [Document(0, doc_id, text, metadata)]
     assert store.find([doc_id])[doc_id].pid == 0
@@ -74,7 +80,7 @@ def test_any_text_comes_back(
 
 
 def test_a_snapshot_stays_until_refreshed(path: Path) -> None:
-    writer, reader = Store(path, writable=True), Store(path)
+    writer, reader = open_writer(path), Store(path)
     add(writer, row(0, "a"))
     assert (writer.count(), reader.count()) == (1, 0)
     assert reader.refresh()
@@ -92,7 +98,7 @@ def test_a_snapshot_stays_until_refreshed(path: Path) -> None:
 
 
 def test_a_commit_is_all_or_nothing(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, row(0, "a"), row(1, "b"))
     segment = SegmentRow(1, "flat", 0, 2, 5)
     bad = Change(
@@ -112,7 +118,7 @@ def test_a_commit_is_all_or_nothing(path: Path) -> None:
 
 
 def test_segments_and_files_leave_together(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     rows = [SegmentRow(n, "flat", n, 1, 1) for n in (1, 2)]
     files = [FileRecord(f"{r.folder}/{name}", 3, "0") for r in rows for name in ("a.npy", "b.npy")]
     codec = FileRecord("codec-1.faiss", 4, "1")
@@ -128,7 +134,7 @@ def test_segments_and_files_leave_together(path: Path) -> None:
 
 
 def test_renumbering_keeps_order_and_clears_tombstones(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, *(row(pid, f"d{pid}", "gone" * 500) for pid in range(10)))
     store.commit(Change(replace(store.state, generation=2), deleted=[0, 4]))
     store.refresh()
@@ -144,7 +150,7 @@ def test_renumbering_keeps_order_and_clears_tombstones(path: Path) -> None:
 
 
 def test_deleted_text_leaves_the_disk(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, row(0, "a", "a secret that goes"), row(1, "b", "a text that stays"))
     store.commit(Change(replace(store.state, generation=2), deleted=[0]))
     store.refresh()
@@ -180,7 +186,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path, path: Path) -> None:
 
 
 def test_a_damaged_page_is_found(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, *(row(pid, f"d{pid}", "text" * 200) for pid in range(200)))
     store.shrink(always=True)
     store.check()
@@ -195,7 +201,7 @@ def test_a_damaged_page_is_found(path: Path) -> None:
 
 
 def test_many_threads_read_one_store(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, *(row(pid, f"d{pid}") for pid in range(500)))
     wrong: list[int] = []
 
@@ -216,7 +222,7 @@ def test_many_threads_read_one_store(path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 def test_an_index_on_a_read_only_medium_is_read(path: Path) -> None:
-    store = Store(path, writable=True)
+    store = open_writer(path)
     add(store, row(0, "a"))
     store.close()
     path.parent.chmod(0o555)

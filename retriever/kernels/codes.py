@@ -1,23 +1,26 @@
 """The two passes over stored codes: centroid interaction in bytes, MaxSim in floats.
 
-Both run once over a passage's tokens with one vector register of query lanes. numba leaves such a loop scalar
-(43 million tokens/s where this does 900 for centroid interaction), so the loops over tokens are LLVM
-intrinsics; where they cannot be compiled, the same in plain numba gives the same numbers.
+Both go once over a passage's tokens, with the query's tokens side by side in a vector register. numba leaves
+such a loop scalar (43 million tokens/s where this does 900), so the loops over tokens are LLVM intrinsics.
+Where those cannot be compiled, the same loops in plain numba give the same numbers.
+
+Codes and offsets come from mapped files, which may be damaged: numbers out of range are clamped, as a wrong
+score can be lived with and a read outside of memory cannot.
 """
 
 import functools
+import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from retriever.kernels.compiling import compiled, frozen, in_parts
-from retriever.kernels.tables import QueryTables
+from retriever.kernels.tables import BYTE_LANES, FLOAT_LANES, QueryTables
 
 __all__ = ["interaction", "residual_maxsim"]
 
@@ -26,7 +29,12 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Kernel = Callable[..., None]
 
-I8, I16, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(64), ir.FloatType()
+EMPTY = -1  # the sum of levels of a passage without tokens
+# numba is typed in part, and differently from release to release; what builds LLVM's code is not.
+cgutils: Any = importlib.import_module("numba.core.cgutils")
+numba_config: Any = importlib.import_module("numba.core.config")
+intrinsic: Any = importlib.import_module("numba.extending").intrinsic
+INT8, INT16, INT64, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(64), ir.FloatType()
 
 
 def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passages: Ints) -> Floats:
@@ -35,37 +43,276 @@ def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passag
     codes: (n_tokens, id_bytes + m). offsets: (n_passages + 1,). passages: (n,) which of them.
     Within n_query * step / 2 of the sum of exact centroid scores; -inf for a passage without tokens.
     """
-    kernel = _kernel(_interaction, _plain_interaction)
-    return _run(kernel, (frozen(tables.levels),), tables, codes, m, offsets, passages, tables.floor, tables.step)
+    kernel = _usable(_interaction, _plain_interaction, _example_levels)
+    levels, codes, offsets, passages = frozen(tables.levels), frozen(codes), frozen(offsets), frozen(passages)
+    sums = np.empty(len(passages), dtype=np.int32)
+
+    def work(part: slice) -> None:
+        kernel(levels, codes, codes.shape[1] - m, offsets, passages[part], sums[part])
+
+    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(levels))
+    scores = (sums * tables.step + tables.floor).astype(np.float32)
+    scores[sums == EMPTY] = -np.inf
+    return scores
 
 
 def residual_maxsim(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passages: Ints) -> Floats:
-    """Exact MaxSim on the decoded vectors, which are not made: (n,) float32; arguments as `interaction`.
+    """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
-    A token's score is its centroid's plus, for each byte of its residual code, a look-up (Jégou et al. 2011).
+    A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011).
     """
-    kernel = _kernel(_residual, _plain_residual)
-    given = (frozen(tables.centroids), frozen(tables.residuals))
-    return _run(kernel, given, tables, codes, m, offsets, passages, 0.0, 1.0)
-
-
-def _run(
-    kernel: Kernel,
-    given: tuple[npt.NDArray[Any], ...],
-    tables: QueryTables,
-    codes: Bytes,
-    m: int,
-    offsets: Ints,
-    passages: Ints,
-    floor: float,
-    step: float,
-) -> Floats:
+    kernel = _usable(_residual, _plain_residual, _example_residuals)
+    centroids, residuals = frozen(tables.centroids), frozen(tables.residuals)
     codes, offsets, passages = frozen(codes), frozen(offsets), frozen(passages)
-    out = np.zeros(len(passages), dtype=np.float32)
-    lengths = offsets[passages + 1] - offsets[passages]
+    scores = np.empty(len(passages), dtype=np.float32)
 
     def work(part: slice) -> None:
-        kernel(*given, codes, codes.shape[1] - m, offsets, passages[part], floor, step, out[part])
+        kernel(centroids, residuals, codes, codes.shape[1] - m, offsets, passages[part], scores[part])
 
-    in_parts(work, lengths * (tables.levels.shape[0] if step != 1.0 else tables.residuals.shape[0]))
-    return out
+    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * m // 3)
+    return scores
+
+
+@functools.cache
+def _usable(fast: Kernel, plain: Kernel, example: Callable[[], tuple[Any, ...]]) -> Kernel:
+    """`fast`, if this numba and this machine compile it."""
+    if numba_config.DISABLE_JIT:
+        return plain
+    try:
+        fast(*example())
+    except Exception as error:  # whatever numba and LLVM may say
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"vector kernels could not be compiled ({reason}); search takes plain ones, several times slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return plain
+    return fast
+
+
+def _example_levels() -> tuple[Any, ...]:
+    codes, offsets, passages = _example()
+    return frozen(np.zeros((1, 2, BYTE_LANES), np.uint8)), codes, 1, offsets, passages, np.zeros(1, np.int32)
+
+
+def _example_residuals() -> tuple[Any, ...]:
+    codes, offsets, passages = _example()
+    centroids = frozen(np.zeros((2, FLOAT_LANES), np.float32))
+    residuals = frozen(np.zeros((1, 1, 256, FLOAT_LANES), np.float32))
+    return centroids, residuals, codes, 1, offsets, passages, np.zeros(1, np.float32)
+
+
+def _example() -> tuple[Bytes, Ints, Ints]:
+    codes, offsets = np.zeros((1, 2), np.uint8), np.array([0, 1], np.int64)
+    return frozen(codes), frozen(offsets), frozen(np.zeros(1, np.int64))
+
+
+# Intrinsics: arguments are addresses and counts ---------------------------------------------------------
+
+
+def _pointer(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _centroid_id(builder: Any, row: Any, width: Any, nlist: Any) -> Any:
+    """The little-endian number in the first `width` (1 to 3) bytes of a row, which has one more at least."""
+    low = builder.zext(builder.load(_pointer(builder, row, INT16), align=1), INT64)
+    last = builder.add(row, builder.sub(width, INT64(1)))  # the third byte, if there is one
+    high = builder.zext(builder.load(_pointer(builder, last, INT8)), INT64)
+    low_mask = builder.select(builder.icmp_signed("==", width, INT64(1)), INT64(0xFF), INT64(0xFFFF))
+    high_mask = builder.select(builder.icmp_signed("==", width, INT64(3)), INT64(0xFF0000), INT64(0))
+    number = builder.or_(builder.and_(low, low_mask), builder.and_(builder.shl(high, INT64(16)), high_mask))
+    greatest = builder.sub(nlist, INT64(1))
+    return builder.select(builder.icmp_signed("<", number, greatest), number, greatest)
+
+
+def _emit_max_levels(
+    typing: Any, levels: Any, nlist: Any, rows: Any, n: Any, stride: Any, width: Any, best: Any
+) -> Any:
+    """best[:32] = the byte-wise maximum of levels[centroid] over n code rows; zeros for none."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        levels, nlist, rows, n, stride, width, best = arguments
+        lanes = ir.VectorType(INT8, BYTE_LANES)
+        umax = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umax.v{BYTE_LANES}i8"
+        )
+        most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0] * BYTE_LANES))
+        with cgutils.for_range(builder, n) as loop:
+            row = builder.add(rows, builder.mul(loop.index, stride))
+            centroid = _centroid_id(builder, row, width, nlist)
+            at = builder.add(levels, builder.mul(centroid, INT64(BYTE_LANES)))
+            here = builder.load(_pointer(builder, at, lanes), align=1)
+            builder.store(builder.call(umax, [builder.load(most), here]), most)
+        builder.store(builder.load(most), _pointer(builder, best, lanes), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), generate
+
+
+_max_levels = intrinsic(_emit_max_levels)
+
+
+def _emit_max_residuals(
+    typing: Any,
+    centroids: Any,
+    centroid_stride: Any,
+    nlist: Any,
+    residuals: Any,
+    m: Any,
+    rows: Any,
+    n: Any,
+    stride: Any,
+    width: Any,
+    best: Any,
+) -> Any:
+    """best[:8] = the maximum of centroids[centroid] + the sum of residuals[i, byte i], over n code rows."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        centroids, centroid_stride, nlist, residuals, m, rows, n, stride, width, best = arguments
+        lanes, size = ir.VectorType(FLOAT, FLOAT_LANES), 4 * FLOAT_LANES
+        most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * FLOAT_LANES))
+        score = cgutils.alloca_once(builder, lanes)
+        with cgutils.for_range(builder, n) as loop:
+            row = builder.add(rows, builder.mul(loop.index, stride))
+            centroid = _centroid_id(builder, row, width, nlist)
+            at = builder.add(centroids, builder.mul(centroid, centroid_stride))
+            builder.store(builder.load(_pointer(builder, at, lanes), align=4), score)
+            code = builder.add(row, width)
+            with cgutils.for_range(builder, m) as part:
+                byte = builder.load(_pointer(builder, builder.add(code, part.index), INT8))
+                entry = builder.add(builder.mul(part.index, INT64(256)), builder.zext(byte, INT64))
+                at = builder.add(residuals, builder.mul(entry, INT64(size)))
+                more = builder.load(_pointer(builder, at, lanes), align=4)
+                builder.store(builder.fadd(builder.load(score), more), score)
+            here, before = builder.load(score), builder.load(most)
+            builder.store(builder.select(builder.fcmp_ordered(">", here, before), here, before), most)
+        builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), generate
+
+
+_max_residuals = intrinsic(_emit_max_residuals)
+
+
+# Kernels ------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _plain_centroid_id(row: Bytes, width: int, nlist: int) -> Any:
+    number: Any = 0
+    for byte in range(width):
+        number |= np.int64(row[byte]) << (8 * byte)
+    return min(number, nlist - 1)
+
+
+@compiled
+def _interaction(
+    levels: Bytes, codes: Bytes, width: int, offsets: Ints, passages: Ints, sums: npt.NDArray[np.int32]
+) -> None:
+    blocks, nlist, lanes = levels.shape
+    n_tokens, stride = codes.shape
+    best = np.empty(lanes, np.uint8)
+    for i in range(len(passages)):
+        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
+        total: Any = 0 if start < stop else EMPTY
+        for block in range(blocks if start < stop else 0):
+            _max_levels(
+                levels.ctypes.data + block * nlist * lanes,
+                nlist,
+                codes.ctypes.data + start * stride,
+                stop - start,
+                stride,
+                width,
+                best.ctypes.data,
+            )
+            for q in range(lanes):
+                total += best[q]
+        sums[i] = total
+
+
+@compiled
+def _plain_interaction(
+    levels: Bytes, codes: Bytes, width: int, offsets: Ints, passages: Ints, sums: npt.NDArray[np.int32]
+) -> None:
+    blocks, nlist, lanes = levels.shape
+    best = np.empty(lanes, np.uint8)
+    for i in range(len(passages)):
+        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], len(codes))
+        total: Any = 0 if start < stop else EMPTY
+        for block in range(blocks if start < stop else 0):
+            best[:] = 0
+            for t in range(start, stop):
+                centroid = _plain_centroid_id(codes[t], width, nlist)
+                for q in range(lanes):
+                    best[q] = max(best[q], levels[block, centroid, q])
+            for q in range(lanes):
+                total += np.int64(best[q])
+        sums[i] = total
+
+
+@compiled
+def _residual(
+    centroids: Floats,
+    residuals: Floats,
+    codes: Bytes,
+    width: int,
+    offsets: Ints,
+    passages: Ints,
+    scores: Floats,
+) -> None:
+    blocks, m, entries, lanes = residuals.shape
+    n_tokens, stride = codes.shape
+    best = np.empty(lanes, np.float32)
+    for i in range(len(passages)):
+        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
+        total = 0.0 if start < stop else -np.inf
+        for block in range(blocks if start < stop else 0):
+            _max_residuals(
+                centroids.ctypes.data + block * lanes * 4,
+                centroids.shape[1] * 4,
+                centroids.shape[0],
+                residuals.ctypes.data + block * m * entries * lanes * 4,
+                m,
+                codes.ctypes.data + start * stride,
+                stop - start,
+                stride,
+                width,
+                best.ctypes.data,
+            )
+            for q in range(lanes):
+                total += best[q]
+        scores[i] = total
+
+
+@compiled
+def _plain_residual(
+    centroids: Floats,
+    residuals: Floats,
+    codes: Bytes,
+    width: int,
+    offsets: Ints,
+    passages: Ints,
+    scores: Floats,
+) -> None:
+    blocks, m, _, lanes = residuals.shape
+    best, score = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
+    for i in range(len(passages)):
+        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], len(codes))
+        total = 0.0 if start < stop else -np.inf
+        for block in range(blocks if start < stop else 0):
+            best[:] = -np.inf
+            for t in range(start, stop):
+                centroid = _plain_centroid_id(codes[t], width, len(centroids))
+                for q in range(lanes):
+                    score[q] = centroids[centroid, block * lanes + q]
+                for part in range(m):
+                    for q in range(lanes):
+                        score[q] += residuals[block, part, codes[t, width + part], q]
+                for q in range(lanes):
+                    best[q] = max(best[q], score[q])
+            for q in range(lanes):
+                total += np.float64(best[q])
+        scores[i] = total

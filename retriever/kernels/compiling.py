@@ -1,6 +1,7 @@
 """How every kernel is compiled, and how its passages are shared out among threads."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ __all__ = ["compiled", "frozen", "in_parts"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SERIAL_STEPS = 1 << 20  # below this a second thread costs more than it saves: about 0.5 ms
+SERIAL_STEPS = 1 << 19  # below this, about 0.5 ms, a second thread saves less than waking it costs
 
 
 def compiled(function: F) -> F:
@@ -31,7 +32,7 @@ def compiled(function: F) -> F:
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array as a plain read-only one: numba compiles anew for each mix of writable and mapped arguments."""
+    """The array as a plain read-only one: numba compiles anew for each mix of writable and mapped ones."""
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view
@@ -40,17 +41,17 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> None:
     """Call `work` on slices of passages, on as many threads as torch uses, where there is enough to do.
 
-    steps: (n,) the cost of each passage. The pool is shared, so that searches side by side do not take
-    more threads than one; FAISS and torch have nothing to do meanwhile.
+    steps: (n,) the cost of each passage, in nanoseconds or so. The pool is shared, so that searches side by
+    side do not take more threads than one; FAISS and torch have nothing to do meanwhile.
     """
     threads = torch.get_num_threads()
-    ends = np.cumsum(steps)
+    ends = np.cumsum(np.clip(steps, 0, 1 << 40))  # ascending even where a damaged file has lengths below 0
     if threads == 1 or len(steps) < 2 or ends[-1] < SERIAL_STEPS:
         work(slice(0, len(steps)))
         return
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, threads) // threads)
     edges = [0, *cuts.tolist(), len(steps)]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     list(_pool(os.getpid(), threads).map(work, parts))
 
 

@@ -80,4 +80,4 @@ def _quantise(
             for q in range(min(lanes, n_query - start)):
                 level = (scores[c, start + q] - low[start + q]) * up + np.float32(0.5)
                 levels[block, c, q] = np.uint8(np.int32(level))
-    return floor, widest / np.float32(255.0)
+    return floor, float(widest) / 255.0

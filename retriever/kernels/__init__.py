@@ -1,0 +1,11 @@
+"""numba kernels for compressed segments, equal to `encoder.maxsim` on decoded vectors within rounding.
+
+Importing this package imports numba, a third of a second, so the searcher does it when it meets a compressed
+segment.
+"""
+
+from retriever.kernels.codes import interaction, residual_maxsim
+from retriever.kernels.lists import probe, unite
+from retriever.kernels.tables import QueryTables
+
+__all__ = ["QueryTables", "interaction", "probe", "residual_maxsim", "unite"]

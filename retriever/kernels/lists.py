@@ -1,0 +1,96 @@
+"""Which inverted lists to look into, and their union with a score for each passage from the lists alone."""
+
+import numpy as np
+import numpy.typing as npt
+
+from retriever.kernels.compiling import compiled, frozen
+from retriever.kernels.tables import QueryTables
+
+__all__ = ["probe", "unite"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def probe(tables: QueryTables, nprobe: int) -> tuple[Ints, Floats]:
+    """The nprobe best centroids of every query token and their scores: (n_query, nprobe) each, best first."""
+    nprobe = min(nprobe, len(tables.centroids))
+    lists = np.zeros((tables.n_query, nprobe), dtype=np.int64)
+    scores = np.full((tables.n_query, nprobe), -np.inf, dtype=np.float32)
+    _probe(frozen(tables.centroids), lists, scores)
+    order = np.argsort(-scores, axis=1)
+    return np.take_along_axis(lists, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+@compiled
+def _probe(centroids: Floats, lists: Ints, scores: Floats) -> None:
+    # Four times as fast at 32 tokens as numpy's argpartition, which wants the scores transposed. Rows of lists
+    # and scores are heaps, the least score in front; few centroids get past `least`.
+    n_query, nprobe = lists.shape
+    least = np.full(centroids.shape[1], np.inf, np.float32)
+    least[:n_query] = -np.inf
+    for c in range(len(centroids)):
+        better = False
+        for q in range(len(least)):
+            better |= centroids[c, q] > least[q]
+        if not better:
+            continue
+        for q in range(n_query):
+            score = centroids[c, q]
+            if not score > least[q]:
+                continue
+            at = 0
+            while 2 * at + 1 < nprobe:
+                child = 2 * at + 1
+                if child + 1 < nprobe and scores[q, child + 1] < scores[q, child]:
+                    child += 1
+                if score <= scores[q, child]:
+                    break
+                scores[q, at], lists[q, at] = scores[q, child], lists[q, child]
+                at = child
+            scores[q, at], lists[q, at] = score, c
+            least[q] = scores[q, 0]
+
+
+def unite(
+    list_offsets: Ints,
+    list_pids: npt.NDArray[np.int32],
+    lists: Ints,
+    scores: Floats,
+    wanted: npt.NDArray[np.bool_],
+) -> tuple[Ints, Floats]:
+    """Passages in the lists that are wanted, ascending: (n,), and their scores (n,).
+
+    lists, scores: (n_query, nprobe) probed lists of each query token, best first. wanted: (n_passages,), live
+    and let through by the filter. Each query token adds the best of its probed centroids that the passage
+    has; where it has none, the worst of them, which no centroid outside the probe exceeds (Lee et al. 2023,
+    XTR's imputation).
+    """
+    gains = scores - scores[:, -1:]
+    total = np.zeros(len(wanted), dtype=np.float32)
+    seen_by = np.zeros(len(wanted), dtype=np.int32)
+    _unite(
+        frozen(list_offsets), frozen(list_pids), frozen(lists), frozen(gains), frozen(wanted), total, seen_by
+    )
+    passages = np.flatnonzero(seen_by)
+    return passages, total[passages] + scores[:, -1].sum()
+
+
+@compiled
+def _unite(
+    list_offsets: Ints,
+    list_pids: npt.NDArray[np.int32],
+    lists: Ints,
+    gains: Floats,
+    wanted: npt.NDArray[np.bool_],
+    total: Floats,
+    seen_by: npt.NDArray[np.int32],
+) -> None:
+    for token in range(lists.shape[0]):
+        for i in range(lists.shape[1]):
+            entry = lists[token, i]
+            for p in list_pids[max(list_offsets[entry], 0) : max(list_offsets[entry + 1], 0)]:
+                # A damaged file may name passages that are not there.
+                if 0 <= p < len(wanted) and wanted[p] and seen_by[p] != token + 1:
+                    seen_by[p] = token + 1
+                    total[p] += gains[token, i]

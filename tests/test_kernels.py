@@ -1,0 +1,285 @@
+"""The kernels against encoder.maxsim on decoded vectors, and against plain loops."""
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder.errors import ArgumentError
+from encoder.maxsim import max_sum, maxsim
+from indexing import Index
+from indexing.codec import Codec, id_bytes
+from retriever import Searcher
+from retriever.kernels import QueryTables, codes, compiling, interaction, probe, residual_maxsim, unite
+from tests.fakes import FakeEncoder
+
+LENGTHS = st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 40]), min_size=1, max_size=12)
+
+
+def unit(random, n, dim):
+    rows = random.standard_normal((n, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False):
+    """A query, a codec and stored passages of random numbers; nothing is trained.
+
+    negative: every similarity is below zero.
+    """
+    random = np.random.default_rng(seed)
+    dim = m * part
+    query, centroids = unit(random, n_query, dim), unit(random, nlist, dim)
+    residuals = 0.1 * random.standard_normal((m, 256, part)).astype(np.float32)
+    if negative:
+        query, centroids, residuals = -np.abs(query) - 0.01, np.abs(centroids) + 0.01, np.abs(residuals)
+    codec = Codec(centroids, residuals)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = random.integers(0, nlist, offsets[-1])
+    ids[-1:] = nlist - 1  # its bytes are the largest
+    packed = codec.pack(ids, random.integers(0, 256, (offsets[-1], m)).astype(np.uint8))
+    return query, codec, ids, packed, offsets
+
+
+def by_reference(query, codec, ids, packed, offsets):
+    vectors = codec.decode(ids, packed[:, id_bytes(codec.nlist) :])
+    return maxsim(torch.from_numpy(query), torch.from_numpy(vectors), torch.from_numpy(offsets)).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_query=st.integers(0, 70),
+    lengths=LENGTHS,
+    nlist=st.sampled_from([2, 50, 256, 257, 3000]),
+    m=st.sampled_from([1, 3, 8, 16]),
+    negative=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_residual_maxsim_is_maxsim_on_decoded_vectors(n_query, lengths, nlist, m, negative, seed):
+    query, codec, _, packed, offsets = made = make(
+        seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, negative=negative
+    )
+    everything = np.arange(len(lengths))
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, m, offsets, everything)
+    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
+    if negative and n_query:
+        assert (scores < 0).all()
+    assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_query=st.integers(0, 70),
+    lengths=LENGTHS,
+    nlist=st.sampled_from([2, 50, 256, 257, 3000]),
+    m=st.sampled_from([1, 8]),
+    negative=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative, seed):
+    query, codec, ids, packed, offsets = make(
+        seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, negative=negative
+    )
+    tables = QueryTables.of(query, codec)
+    exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()
+    scores = interaction(tables, packed, m, offsets, np.arange(len(lengths)))
+    assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
+    kept = np.array(lengths) > 0
+    np.testing.assert_allclose(scores[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-4, rtol=0)
+    assert tables.step <= 2.1 / 255
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n_query=st.integers(1, 40), lengths=LENGTHS, nlist=st.sampled_from([50, 300]), seed=st.integers(0, 100)
+)
+def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, seed):
+    query, codec, _, packed, offsets = make(seed, n_query=n_query, lengths=lengths, nlist=nlist)
+    tables, everything, width = QueryTables.of(query, codec), np.arange(len(lengths)), id_bytes(nlist)
+    stored = [compiling.frozen(packed), width, compiling.frozen(offsets), compiling.frozen(everything)]
+    for fast, plain, given_tables, kind in (
+        (codes._interaction, codes._plain_interaction, [tables.levels], np.int32),
+        (codes._residual, codes._plain_residual, [tables.centroids, tables.residuals], np.float32),
+    ):
+        outs = [np.empty(len(lengths), kind) for _ in range(2)]
+        for kernel, out in zip((fast, plain), outs, strict=True):
+            kernel(*map(compiling.frozen, given_tables), *stored, out)
+        np.testing.assert_array_equal(*outs)
+
+
+def test_three_byte_centroid_ids():
+    made = query, codec, _, packed, offsets = make(0, n_query=9, lengths=[3, 0, 50], nlist=70_000, m=2)
+    assert packed.shape[1] == 5
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, 2, offsets, np.arange(3))
+    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
+
+
+def test_long_queries_and_long_passages():
+    made = query, codec, _, packed, offsets = make(1, n_query=300, lengths=[8192, 1], nlist=1000, m=32)
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, 32, offsets, np.arange(2))
+    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
+
+
+def test_passages_are_scored_in_the_order_asked():
+    made = query, codec, _, packed, offsets = make(2, n_query=5, lengths=[4, 9, 1, 30])
+    tables = QueryTables.of(query, codec)
+    asked = np.array([3, 0, 2])
+    np.testing.assert_allclose(
+        residual_maxsim(tables, packed, 8, offsets, asked), by_reference(*made)[asked], atol=1e-4
+    )
+    assert residual_maxsim(tables, packed, 8, offsets, asked[:0]).shape == (0,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n_query=st.integers(1, 70), nlist=st.sampled_from([2, 300]), seed=st.integers(0, 100))
+def test_levels_keep_the_order_of_scores(n_query, nlist, seed):
+    query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
+    tables = QueryTables.of(query, codec)
+    for lane, scores in enumerate(tables.by_token()):
+        levels = tables.levels[lane // 32, :, lane % 32].astype(int)
+        assert (np.diff(levels[np.argsort(scores)]) >= 0).all()
+    assert tables.levels.max() == 255
+
+
+def test_centroids_all_alike_have_one_level():
+    codec = Codec(np.ones((4, 2), np.float32), np.zeros((1, 256, 2), np.float32))
+    tables = QueryTables.of(np.ones((3, 2), np.float32), codec)
+    scores = interaction(tables, np.zeros((2, 2), np.uint8), 1, np.array([0, 1, 2]), np.arange(2))
+    np.testing.assert_allclose(scores, [6.0, 6.0])
+
+
+def test_threads_change_nothing(monkeypatch):
+    lengths = [int(n) for n in np.random.default_rng(3).integers(0, 30, 200)]
+    made = query, codec, _, packed, offsets = make(3, n_query=40, lengths=lengths)
+    tables, everything = QueryTables.of(query, codec), np.arange(len(lengths))
+    expected = residual_maxsim(tables, packed, 8, offsets, everything)
+    ranked = interaction(tables, packed, 8, offsets, everything)
+    monkeypatch.setattr(compiling, "SERIAL_STEPS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    def search(_):
+        return (
+            residual_maxsim(tables, packed, 8, offsets, everything),
+            interaction(tables, packed, 8, offsets, everything),
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        for scores, levels in pool.map(search, range(32)):
+            np.testing.assert_array_equal(scores, expected)
+            np.testing.assert_array_equal(levels, ranked)
+    np.testing.assert_allclose(expected, by_reference(*made), atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n_query=st.integers(0, 40),
+    nprobe=st.integers(1, 60),
+    nlist=st.sampled_from([2, 50, 500]),
+    alike=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_probe_finds_the_best_centroids(n_query, nprobe, nlist, alike, seed):
+    query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
+    if alike:
+        codec = Codec(np.repeat(codec.centroids[::2], 2, axis=0)[:nlist], codec.pq_centroids)
+    nprobe = min(nprobe, nlist)
+    tables = QueryTables.of(query, codec)
+    lists, scores = probe(tables, nprobe)
+    by_token = tables.by_token()
+    np.testing.assert_array_equal(scores, -np.sort(-by_token, axis=1)[:, :nprobe])
+    np.testing.assert_array_equal(scores, np.take_along_axis(by_token, lists, axis=1))
+    assert all(len(set(row)) == nprobe for row in lists.tolist())
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n_query=st.integers(1, 5),
+    nprobe=st.integers(1, 6),
+    n_passages=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+)
+def test_union_of_lists(n_query, nprobe, n_passages, seed):
+    random = np.random.default_rng(seed)
+    nlist = 8
+    lists = [np.flatnonzero(random.random(n_passages) < 0.3) for _ in range(nlist)]
+    list_offsets = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
+    wanted = random.random(n_passages) < 0.7
+    probed = np.stack([random.permutation(nlist)[:nprobe] for _ in range(n_query)])
+    scores = -np.sort(-random.standard_normal((n_query, nprobe)), axis=1).astype(np.float32)
+    expected = {}
+    for p in np.flatnonzero(wanted):
+        best = [
+            [s for s, c in zip(row, some, strict=True) if p in lists[c]]
+            for row, some in zip(scores, probed, strict=True)
+        ]
+        if any(best):
+            expected[p] = sum(max(found, default=row[-1]) for found, row in zip(best, scores, strict=True))
+    pids = np.concatenate(lists).astype(np.int32)
+    passages, totals = unite(list_offsets, pids, probed, scores, wanted)
+    assert passages.tolist() == list(expected)
+    np.testing.assert_allclose(totals, list(expected.values()), atol=1e-5)
+
+
+def test_damaged_codes_and_lists_read_nothing_outside():
+    query, codec, _, packed, _ = make(4, n_query=5, lengths=[4, 9], nlist=300)
+    tables = QueryTables.of(query, codec)
+    packed[:] = 255
+    for ends in ([0, 4, 13], [0, 4, 10**12], [-(10**12), 4, 13], [10**12, 0, 10**13]):
+        for kernel in (interaction, residual_maxsim):
+            assert not np.isnan(kernel(tables, packed, 8, np.array(ends), np.arange(2))).any()
+    passages, _ = unite(
+        np.array([0, 4, 10**12, -5]),
+        np.array([0, -7, 10**9, 1], np.int32),
+        np.array([[0, 1, 2]]),
+        np.zeros((1, 3), np.float32),
+        np.ones(2, np.bool_),
+    )
+    assert passages.tolist() == [0, 1]
+
+
+def test_plain_kernels_stand_in_where_the_vector_ones_do_not_compile():
+    def broken(*arguments):
+        raise RuntimeError("LLVM says no\nand much more")
+
+    with pytest.warns(RuntimeWarning, match=r"could not be compiled \(LLVM says no\)"):
+        kernel = codes._usable(broken, codes._plain_interaction, codes._example_levels)
+    assert kernel is codes._plain_interaction
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for pair in (
+            (codes._interaction, codes._plain_interaction, codes._example_levels),
+            (codes._residual, codes._plain_residual, codes._example_residuals),
+        ):
+            assert codes._usable(*pair) is pair[0]
+
+
+def test_a_function_that_cannot_be_cached_is_compiled_all_the_same():
+    """As where neither the package's folder nor the user's cache can be written."""
+    names = {}
+    exec(compile("def add(x):\n    return x + 1\n", "<nowhere>", "exec"), names)
+    assert compiling.compiled(names["add"])(1) == 2
+
+
+def test_recall_vs_exact_is_what_a_comparison_finds(tmp_path):
+    encoder = FakeEncoder(dim=16)
+    random = np.random.default_rng(0)
+    words = [[f"w{i}" for i in random.integers(0, 300, 12)] for _ in range(300)]
+    with Index.create(tmp_path / "x", encoder, flat_tokens=1000) as index:
+        index.add({"doc_id": str(i), "text": " ".join(some)} for i, some in enumerate(words))
+    queries = {str(i): " ".join(some[:4]) for i, some in enumerate(words[:20])}
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        nlist = searcher.index.codec.nlist
+        assert searcher.recall_vs_exact(queries, 10, nprobe=nlist, nrerank=300) == 1.0
+        few = {"nprobe": 1, "ncandidates": 10, "nrerank": 10}
+        recalls = []
+        for query in queries.values():
+            exact = searcher.search(query, k=10, nprobe=nlist, nrerank=300)
+            found = searcher.search(query, k=10, **few)
+            recalls.append(np.mean([hit.score >= exact[-1].score for hit in found]))
+        assert searcher.recall_vs_exact(queries, 10, **few) == pytest.approx(np.mean(recalls))
+        assert np.mean(recalls) < 1
+        with pytest.raises(ArgumentError, match="queries is empty"):
+            searcher.recall_vs_exact({})
