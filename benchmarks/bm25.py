@@ -23,7 +23,9 @@ def main(folders: list[str]) -> None:
         ids = [p["doc_id"] for p in passages]
         model = bm25s.BM25(k1=0.9, b=0.4)
         texts = [p["text"] for p in passages]
-        model.index(bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False)
+        model.index(
+            bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False
+        )
         run = {}
         for qid, text in data.queries.items():
             tokens = bm25s.tokenize([text], stopwords="en", stemmer=stemmer, show_progress=False)
@@ -31,7 +33,9 @@ def main(folders: list[str]) -> None:
             pairs = zip(found[0], scores[0], strict=True)
             run[qid] = {ids[i]: float(s) for i, s in pairs if s > 0}
         metrics = evaluate(data.qrels, data.drop_self_hits(run))
-        print(Path(folder).name, " ".join(f"{name}={value:.4f}" for name, value in metrics.items()), flush=True)
+        print(
+            Path(folder).name, " ".join(f"{name}={value:.4f}" for name, value in metrics.items()), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def sdpa_varlen(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
     start = 0
     for run in plan.runs:
         stop = start + run.count * run.length
-        rows = qkv[start:stop].unflatten(0, (run.count, run.length))  # (n, L, 3, H, D), a view
+        rows = qkv[start:stop].view(run.count, run.length, *qkv.shape[1:])  # (n, L, 3, H, D)
         outputs.append(_attend(rows, run, plan, window).flatten(0, 1))  # (n * L, H, D)
         start = stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -99,10 +99,8 @@ def _attend(rows: Tensor, run: Run, plan: AttentionPlan, window: int | None) -> 
     if window is None:
         return _sdpa(q, k, v, None)
     mask = plan.mask(run, window, q)
-    if run.length <= DENSE_WINDOWS * window:
-        out = _sdpa(q, k, v, mask)
-    else:
-        out = _chunked(q, k, v, run, window, mask)
+    short = run.length <= DENSE_WINDOWS * window
+    out = _sdpa(q, k, v, mask) if short else _chunked(q, k, v, run, window, mask)
     if run.n_keys < run.length:
         # Beyond the last key's window nothing is in sight. The masks let such rows see something, so
         # that no softmax runs over nothing; here they become zero.
@@ -169,13 +167,13 @@ Kernel = Callable[[Tensor, Tensor, int, int | None], Tensor]
 def gpu_kernel() -> Kernel | None:
     """The best packed kernel that is installed: flash-attn, torch's varlen_attn (2.10 and later), or none."""
     try:
-        from flash_attn import flash_attn_varlen_qkvpacked_func  # noqa: PLC0415
+        from flash_attn import flash_attn_varlen_qkvpacked_func
     except ImportError:
         pass
     else:
         return flash_kernel(flash_attn_varlen_qkvpacked_func)
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     return torch_kernel(varlen_attn)

@@ -187,9 +187,9 @@ def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any
 
 def _leading_marker(tokenizer: Tokenizer, prompt: str) -> str:
     """The added token that a prompt begins with: sentence-transformers 6 keeps markers in its prompts."""
-    added = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items()}
     first = tokenizer.encode(prompt, add_special_tokens=False).ids[:1]
-    return next((p for p in (prompt, *prompt.split()[:1]) if first == [added.get(p)]), "")
+    added = tokenizer.get_added_tokens_decoder().get(first[0]) if first else None
+    return added.content if added is not None and prompt.startswith(added.content) else ""
 
 
 def _mask_token(folder: Path) -> str:

@@ -63,7 +63,11 @@ def read_settings(folder: Path, base: Path, modules: Sequence[Module], positions
         kind = MULTI_VECTOR
         values, token = _multi_vector(sbert, sbert_path, _longest(base, sbert, positions))
         values["skiplist_words"] = _mask(modules)
-    elif saved.get("model_type") == "ColBERT" or saved.keys() & set(SAVED):
+    elif (
+        saved.get("model_type") == "ColBERT"
+        or saved.keys() & set(SAVED)
+        or (modules and "Pooling" not in kinds)
+    ):
         kind, values = PYLATE, {k: saved[k] for k in SAVED if saved.get(k) is not None}
         _check(values, saved_path)
     elif "Pooling" in kinds:

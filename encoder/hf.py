@@ -63,10 +63,11 @@ class HfBackbone(nn.Module):
     def grow(self, size: int) -> None:
         """Token embeddings for ids below `size`; new rows are the mean of the old ones."""
         old = self.model.get_input_embeddings().weight
-        if size > len(old):
+        known, mean = len(old), old.detach().mean(0)  # taken first: transformers resizes `old` in place
+        if size > known:
             grown = self.model.resize_token_embeddings(size, mean_resizing=False)
             with torch.no_grad():
-                grown.weight[len(old) :] = old.mean(0)
+                grown.weight[known:] = mean
             self.config = replace(self.config, vocab_size=size)
 
 

@@ -15,11 +15,15 @@ from encoder.packing import PackedBatch
 __all__ = ["ModernBert"]
 
 
+def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
 class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.norm = layer_norm(config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.norm(self.tok_embeddings(input_ids))  # type: ignore[no-any-return]  # (T, d)
@@ -60,10 +64,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        norm = {"eps": config.norm_eps, "bias": config.norm_bias}
-        self.attn_norm = nn.LayerNorm(config.hidden_size, **norm) if layer else nn.Identity()
+        self.attn_norm = layer_norm(config) if layer else nn.Identity()
         self.attn = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, **norm)
+        self.mlp_norm = layer_norm(config)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
@@ -79,7 +82,7 @@ class ModernBert(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+        self.final_norm = layer_norm(config)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Hidden states (total_tokens, hidden_size), final norm applied."""

@@ -41,7 +41,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("index")
 def index_command(
-    source: Annotated[Path, typer.Argument(help="A .jsonl file, a BEIR folder, or a folder of text or code.")],
+    source: Annotated[
+        Path, typer.Argument(help="A .jsonl file, a BEIR folder, or a folder of text or code.")
+    ],
     out: Annotated[Path, typer.Option(help="The index folder.")],
     model: Model = "bundled",
     document_length: DocumentLength = None,
@@ -133,7 +135,9 @@ def info_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    folder: Annotated[Path, typer.Argument(metavar="BEIR_FOLDER", help="corpus.jsonl, queries.jsonl, qrels/.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="BEIR_FOLDER", help="corpus.jsonl, queries.jsonl, qrels/.")
+    ],
     model: Model = "bundled",
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     k: Annotated[int, typer.Option("-k", min=10, help="Depth of the run; R@100 needs 100.")] = 100,
@@ -142,7 +146,9 @@ def evaluate_command(
     ] = None,
     run_file: Annotated[Path | None, typer.Option("--run", help="Write the run here, in TREC form.")] = None,
     document_length: DocumentLength = None,
-    flat: Annotated[bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")] = False,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")
+    ] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
     nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
     as_json: AsJson = False,
@@ -159,7 +165,11 @@ def evaluate_command(
     if settings.do_query_expansion or data.query_length > settings.query_length:
         encoder = Encoder.load(model, document_length=document_length, query_length=data.query_length)
     started = time.perf_counter()
-    with nullcontext(index_folder) if index_folder else tempfile.TemporaryDirectory(prefix="latewood-") as place:
+    with (
+        nullcontext(index_folder)
+        if index_folder
+        else tempfile.TemporaryDirectory(prefix="latewood-") as place
+    ):
         path = Path(place) / "index" if index_folder is None else index_folder
         info = _index_for_evaluation(path, data, encoder, flat)
         indexed = time.perf_counter()
@@ -207,7 +217,9 @@ def _index_for_evaluation(path: Path, data: EvaluationSet, encoder: Encoder, fla
     if (path / "index.db").is_file():
         opened = Index.open(path, encoder, writable=True)
     else:
-        opened = Index.create(path, encoder, **({"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if flat else {}))
+        opened = Index.create(
+            path, encoder, **({"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if flat else {})
+        )
     with opened as index:
         index.add(tqdm(data.passages(), unit="passage", desc="index", disable=not sys.stderr.isatty()))
         info = index.info()

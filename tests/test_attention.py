@@ -67,7 +67,9 @@ def test_gradients_are_finite_and_the_definitions(n_keys):
     torch.testing.assert_close(ours.grad, expected, atol=1e-5, rtol=0)
 
 
-def flash_stand_in(qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)):
+def flash_stand_in(
+    qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)
+):
     """flash_attn_varlen_qkvpacked_func (flash-attn 2.8): its parameters, its checks, the plain computation."""
     assert qkv.ndim == 4
     assert qkv.shape[1] == 3
@@ -80,7 +82,9 @@ def flash_stand_in(qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=Non
     return plain_attention(qkv, lengths, lengths, None if left == -1 else left)
 
 
-def varlen_attn_stand_in(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+def varlen_attn_stand_in(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)
+):
     """torch.nn.attention.varlen.varlen_attn (torch 2.13), likewise."""
     assert torch.equal(cu_seq_q, cu_seq_k)
     assert max_q == max_k

@@ -158,7 +158,11 @@ def test_the_command_is_installed_and_starts_without_its_models():
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", "COLUMNS": "120"}
     done = subprocess.run(
-        [sys.executable, "-m", "retriever.cli", "--help"], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "retriever.cli", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     for command in ("index", "search", "info", "evaluate", "train"):

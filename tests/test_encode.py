@@ -69,7 +69,9 @@ def test_load_arguments_load_the_same_encoder():
     np.testing.assert_array_equal(
         again.encode_documents(text).vectors, encoder.encode_documents(text).vectors
     )
-    assert len(encoder.encode_documents(text).vectors) == len(Encoder.load().encode_documents(text).vectors) - 3
+    assert (
+        len(encoder.encode_documents(text).vectors) == len(Encoder.load().encode_documents(text).vectors) - 3
+    )
 
 
 def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):

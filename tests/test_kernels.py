@@ -138,7 +138,7 @@ def test_passages_are_scored_in_the_order_asked():
 def test_levels_keep_the_order_of_scores(n_query, nlist, seed):
     query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
     tables = QueryTables.of(query, codec)
-    for lane, scores in enumerate(tables.by_token()):
+    for lane, scores in enumerate(tables.centroids[:, :n_query].T):
         levels = tables.levels[lane // 32, :, lane % 32].astype(int)
         assert (np.diff(levels[np.argsort(scores)]) >= 0).all()
     assert tables.levels.max() == 255
@@ -188,7 +188,7 @@ def test_probe_finds_the_best_centroids(n_query, nprobe, nlist, alike, seed):
     nprobe = min(nprobe, nlist)
     tables = QueryTables.of(query, codec)
     lists, scores = probe(tables, nprobe)
-    by_token = tables.by_token()
+    by_token = tables.centroids[:, :n_query].T
     np.testing.assert_array_equal(scores, -np.sort(-by_token, axis=1)[:, :nprobe])
     np.testing.assert_array_equal(scores, np.take_along_axis(by_token, lists, axis=1))
     assert all(len(set(row)) == nprobe for row in lists.tolist())

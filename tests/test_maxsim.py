@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_equals_the_definition(lengths, n_query, sign, seed):
     if sign:
         rows, query = np.abs(rows), sign * np.abs(query)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    passages = [rows[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    passages = [rows[a:b] for a, b in pairwise(offsets)]
     ours = maxsim(torch.from_numpy(query), torch.from_numpy(rows), torch.from_numpy(offsets))
     np.testing.assert_allclose(ours.numpy(), plain_maxsim(query, passages), atol=1e-5)
 

@@ -80,7 +80,14 @@ def test_everything_probed_and_reranked_is_brute_force(
     random = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("index") / "x"
     lengths = [*lengths, 300]  # enough tokens to train a codec on
-    build(folder, lengths, random=random, flat_tokens=256 if compressed else 10**6, parts=parts, negative=negative)
+    build(
+        folder,
+        lengths,
+        random=random,
+        flat_tokens=256 if compressed else 10**6,
+        parts=parts,
+        negative=negative,
+    )
     query = unit(random, n_query, negative)
     with Searcher.open(folder) as searcher:
         kinds = {segment.kind for segment in searcher.index.segments}

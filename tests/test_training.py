@@ -147,9 +147,13 @@ def test_principal_directions_keep_dot_products():
 def test_batches_depend_on_the_seed_alone_and_resume_anywhere():
     chunks = Chunks(np.arange(1000, dtype=np.uint16), np.arange(0, 1001, 10))
     first = [b.input_ids.tolist() for b, _ in zip(chunks.batches(64, seed=3), range(40), strict=False)]
-    later = [b.input_ids.tolist() for b, _ in zip(chunks.batches(64, seed=3, start=25), range(15), strict=False)]
+    later = [
+        b.input_ids.tolist() for b, _ in zip(chunks.batches(64, seed=3, start=25), range(15), strict=False)
+    ]
     assert later == first[25:]
-    assert first != [b.input_ids.tolist() for b, _ in zip(chunks.batches(64, seed=4), range(40), strict=False)]
+    assert first != [
+        b.input_ids.tolist() for b, _ in zip(chunks.batches(64, seed=4), range(40), strict=False)
+    ]
     epoch = [i for ids in first for i in ids][:1000]
     assert sorted(i for ids in first[:17] for i in ids) == sorted(range(1000)), len(epoch)
 

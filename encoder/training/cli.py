@@ -24,11 +24,16 @@ def _group() -> None:
 @app.command("distill")
 def distill_command(
     sources: Annotated[
-        list[str], typer.Argument(metavar="FILE[:SHARE]...", help=".jsonl(.gz) files of text; SHARE of it, 0 to 1.")
+        list[str],
+        typer.Argument(metavar="FILE[:SHARE]...", help=".jsonl(.gz) files of text; SHARE of it, 0 to 1."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the trained model, in the PyLate layout.")],
-    run: Annotated[Path, typer.Option(help="Folder of the run: state, log. Resumed if it is there.")] = Path("runs/distill"),
-    teacher: Annotated[str, typer.Option(help="A BERT-family folder, or the PyPI package's name.")] = DEFAULTS.teacher,
+    run: Annotated[Path, typer.Option(help="Folder of the run: state, log. Resumed if it is there.")] = Path(
+        "runs/distill"
+    ),
+    teacher: Annotated[
+        str, typer.Option(help="A BERT-family folder, or the PyPI package's name.")
+    ] = DEFAULTS.teacher,
     steps: Annotated[int, typer.Option(min=1)] = DEFAULTS.steps,
     batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens a step.")] = DEFAULTS.batch_tokens,
     hidden_size: Annotated[int, typer.Option(min=2)] = DEFAULTS.hidden_size,
@@ -37,7 +42,9 @@ def distill_command(
     heads: Annotated[int, typer.Option(min=1)] = DEFAULTS.num_heads,
     dim: Annotated[int, typer.Option(min=1, help="Dimensions of a token vector.")] = DEFAULTS.dim,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.lr,
-    embedding_lr: Annotated[float, typer.Option(help="The same, for token embeddings.")] = DEFAULTS.embedding_lr,
+    embedding_lr: Annotated[
+        float, typer.Option(help="The same, for token embeddings.")
+    ] = DEFAULTS.embedding_lr,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the run's state.")] = 500,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
     seed: Annotated[int, typer.Option()] = DEFAULTS.seed,
@@ -62,7 +69,9 @@ def distill_command(
         seed=seed,
     )
     result = distill([source_and_share(s) for s in sources], out, run, config, save_every=save_every)
-    typer.echo(f"{out}: held-out cosine {result['held_out_cosine']:.4f} (was {result['held_out_cosine_before']:.4f})")
+    typer.echo(
+        f"{out}: held-out cosine {result['held_out_cosine']:.4f} (was {result['held_out_cosine_before']:.4f})"
+    )
 
 
 def source_and_share(text: str) -> tuple[Path, float]:

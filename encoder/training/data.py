@@ -24,13 +24,15 @@ SORT_WINDOW = 4096
 
 def read_texts(path: Path) -> Iterator[str]:
     """Every text field of a .jsonl or .jsonl.gz file, one after the other."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise CorpusError(f"{path}:{number} is not JSON ({error.msg}); each line must be one object") from error
+                raise CorpusError(
+                    f"{path}:{number} is not JSON ({error.msg}); each line must be one object"
+                ) from error
             found = [record[key] for key in TEXT_FIELDS if record.get(key)]
             if not found:
                 raise CorpusError(f"{path}:{number} has none of {', '.join(TEXT_FIELDS)}")
@@ -57,7 +59,12 @@ class Chunks:
 
     @classmethod
     def of_texts(
-        cls, texts: Iterator[str], tokenizer: LateTokenizer, lengths: Sequence[int], seed: int, desc: str = "tokenise"
+        cls,
+        texts: Iterator[str],
+        tokenizer: LateTokenizer,
+        lengths: Sequence[int],
+        seed: int,
+        desc: str = "tokenise",
     ) -> "Chunks":
         """Tokenise and cut. Each text draws its chunk length from `lengths`, so that the model sees
         every length in every kind of text; each chunk gets the tokenizer's CLS and SEP."""
@@ -66,7 +73,7 @@ class Chunks:
         parts: list[npt.NDArray[np.integer]] = []
         sizes = [0]
         before, after = tokenizer.before, tokenizer.after
-        for block in _blocks(tqdm(texts, unit="text", desc=desc, mininterval=2), 2048):
+        for block in _blocks(iter(tqdm(texts, unit="text", desc=desc, mininterval=2)), 2048):
             for encoding in tokenizer.tokenizer.encode_batch_fast(block, add_special_tokens=False):
                 content = encoding.ids
                 room = int(random.choice(np.asarray(lengths))) - len(before) - len(after)

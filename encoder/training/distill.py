@@ -19,7 +19,7 @@ from torch import Tensor
 
 from encoder.checkpoint import Checkpoint, save_checkpoint
 from encoder.config import EncoderConfig
-from encoder.errors import ArgumentError
+from encoder.errors import ArgumentError, CheckpointError
 from encoder.model import Dense, DenseConfig, LateInteractionModel
 from encoder.modernbert import ModernBert
 from encoder.packing import PackedBatch
@@ -63,7 +63,13 @@ def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, dire
     singles: (vocab_size, teacher hidden), the teacher's unit vector of each token alone.
     directions: (teacher hidden, dim), what the student's output is to reproduce.
     """
-    token = teacher.tokenizer.token_to_id
+
+    def token(text: str) -> int:
+        found = teacher.tokenizer.token_to_id(text)
+        if found is None:
+            raise CheckpointError(f"the teacher's tokenizer has no {text}; it is not of the BERT family")
+        return int(found)
+
     shape = EncoderConfig(
         vocab_size=len(singles),
         hidden_size=config.hidden_size,
@@ -117,7 +123,9 @@ def distill(
         raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
     teacher = Teacher(teacher_folder(config.teacher))
     if max(config.chunk_lengths) > teacher.max_length:
-        raise ArgumentError(f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions")
+        raise ArgumentError(
+            f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions"
+        )
     run_folder.mkdir(parents=True, exist_ok=True)
     singles, directions = _teacher_statistics(teacher, sources, run_folder, config)
     checkpoint = build_student(config, teacher, singles, directions)
@@ -137,11 +145,16 @@ def distill(
         return values / tokens
 
     optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)
-    settings = asdict(config) | {"sources": [f"{p.name}:{share:g}" for p, share in sources], "chunk_lengths": list(config.chunk_lengths)}
+    settings = asdict(config) | {
+        "sources": [f"{p.name}:{share:g}" for p, share in sources],
+        "chunk_lengths": list(config.chunk_lengths),
+    }
     run = TrainingRun(run_folder, model, optimiser, settings)
     before = cosine()
     run.log(held_out_cosine=before, tokens_in_sources=int(chunks.offsets[-1]))
-    print(f"step {run.step}: held-out cosine {before:.4f}; {len(chunks):,} chunks, {chunks.offsets[-1]:,} tokens")
+    print(
+        f"step {run.step}: held-out cosine {before:.4f}; {len(chunks):,} chunks, {chunks.offsets[-1]:,} tokens"
+    )
     clock = [time.perf_counter(), 0.0, 0.0]  # since, tokens, summed loss
 
     def loss_of(batch: object) -> Tensor:
@@ -155,7 +168,10 @@ def distill(
         if step % 50 == 0:
             seconds = time.perf_counter() - clock[0]
             run.log(loss=round(clock[2] / 50, 5), tokens_per_second=round(clock[1] / seconds))
-            print(f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s",
+                flush=True,
+            )
             clock[:] = [time.perf_counter(), 0.0, 0.0]
         if step % save_every == 0:
             value = cosine()
@@ -193,7 +209,9 @@ def _teacher_statistics(
             singles = teacher.single_token_vectors()
             tokenizer = LateTokenizer(teacher.tokenizer, TokenizerSettings("", "", do_query_expansion=False))
             share = -(-2000 // len(sources))
-            texts = (t for source, _ in sources for t, _ in zip(read_texts(source), range(share), strict=False))
+            texts = (
+                t for source, _ in sources for t, _ in zip(read_texts(source), range(share), strict=False)
+            )
             sample = Chunks.of_texts(texts, tokenizer, [128], config.seed, desc="sample")
             rows = [teacher(b) for b, _ in zip(sample.batches(4096, config.seed), range(50), strict=False)]
         save_file({"singles": singles, "directions": principal_directions(torch.cat(rows), config.dim)}, path)
@@ -211,7 +229,9 @@ def _chunks(
         if not path.is_file():
             random = np.random.default_rng((config.seed, i))
             texts = (text for text in read_texts(source) if random.random() < share)
-            Chunks.of_texts(texts, tokenizer, config.chunk_lengths, config.seed + i, desc=source.name).save(path)
+            Chunks.of_texts(texts, tokenizer, config.chunk_lengths, config.seed + i, desc=source.name).save(
+                path
+            )
         whole.append(Chunks.load(path))
     chunks = Chunks.concatenate(whole)
     held = torch.rand(len(chunks), generator=torch.Generator().manual_seed(config.seed)) < 0.005
@@ -223,4 +243,3 @@ def _subset(chunks: Chunks, wanted: Tensor) -> Chunks:
     sizes = chunks.lengths
     ids = chunks.ids[np.repeat(mask, sizes)]
     return Chunks(ids, np.concatenate([[0], np.cumsum(sizes[mask])]))
-

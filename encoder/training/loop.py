@@ -13,9 +13,13 @@ from encoder.errors import ArgumentError
 __all__ = ["TrainingRun", "adamw", "warmup_linear"]
 
 
-def adamw(model: nn.Module, *, lr: float, embedding_lr: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+def adamw(
+    model: nn.Module, *, lr: float, embedding_lr: float, weight_decay: float = 0.01
+) -> torch.optim.AdamW:
     """AdamW with no decay on norms and a rate of its own for the token embeddings."""
-    embeddings, matrices, vectors = [], [], []
+    embeddings: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if "tok_embeddings" in name:
             embeddings.append(parameter)
@@ -43,7 +47,9 @@ class TrainingRun:
     keeps the state before.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, object]):
+    def __init__(
+        self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, object]
+    ):
         self.folder = folder
         self.model = model
         self.optimiser = optimiser
@@ -81,7 +87,7 @@ class TrainingRun:
         path = self.folder / "state.safetensors"
         if not path.is_file():
             return
-        from safetensors import safe_open  # noqa: PLC0415
+        from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
             self.step = int(file.metadata()["step"])

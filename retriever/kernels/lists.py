@@ -24,8 +24,8 @@ def probe(tables: QueryTables, nprobe: int) -> tuple[Ints, Floats]:
 
 @compiled
 def _probe(centroids: Floats, lists: Ints, scores: Floats) -> None:
-    # Four times as fast at 32 tokens as numpy's argpartition, which wants the scores transposed. Rows of lists
-    # and scores are heaps, the least score in front; few centroids get past `least`.
+    # Rows of lists and scores are heaps, the least score in front; few centroids get past `least`. A tenth of
+    # the time of numpy's argpartition, which wants the scores transposed.
     n_query, nprobe = lists.shape
     least = np.full(centroids.shape[1], np.inf, np.float32)
     least[:n_query] = -np.inf

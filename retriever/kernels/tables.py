@@ -45,10 +45,6 @@ class QueryTables:
         floor, step = _quantise(centroids, n_query, levels)
         return cls(n_query, centroids, residuals, levels, floor, step)
 
-    def by_token(self) -> npt.NDArray[np.float32]:
-        """Centroid scores as (n_query, nlist)."""
-        return np.ascontiguousarray(self.centroids[:, : self.n_query].T)
-
 
 @compiled
 def _quantise(
