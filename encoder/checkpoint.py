@@ -39,10 +39,12 @@ class Checkpoint:
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """ "bundled", a folder, or a hub name ("organisation/model") → a folder on this disk."""
-    if str(name) == BUNDLED:
-        return BUNDLED_FOLDER
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = BUNDLED_FOLDER if str(name) == BUNDLED else Path(name).expanduser()
+    if folder.is_dir() or str(name) == BUNDLED:
+        if revision is not None:
+            raise ArgumentError(
+                f"revision={revision!r} is of a hub name, and {str(name)!r} is none; leave it out"
+            )
         return folder
     text = str(name)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):

@@ -81,14 +81,22 @@ class Encoder:
         for key in ("query_length", "document_length"):
             value = getattr(checkpoint.tokenizer.settings, key)
             if value > positions:
-                raise ArgumentError(f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}")
-        again: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None}
+                raise ArgumentError(
+                    f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}"
+                )
+        again: dict[str, Any] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
+        }
         if revision is not None:
             again["revision"] = revision
         if projection is not None:
             again["projection"] = str(Path(projection).resolve())
         # A hub name stays one; a folder must be found from any working directory.
-        stable = str(name) if str(name) == BUNDLED or not Path(name).expanduser().is_dir() else str(folder.resolve())
+        stable = (
+            str(name)
+            if str(name) == BUNDLED or not Path(name).expanduser().is_dir()
+            else str(folder.resolve())
+        )
         return cls(checkpoint, name=stable, device=device, dtype=dtype, load_arguments=again)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -167,7 +175,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(key.encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     digest.update(repr(checkpoint.model.backbone.config).encode())
-    digest.update(repr([dense.config for dense in checkpoint.model.head]).encode())  # type: ignore[union-attr]
+    digest.update(repr([dense.config for dense in checkpoint.model.head]).encode())
     digest.update(checkpoint.tokenizer.tokenizer.to_str().encode())
     s = checkpoint.tokenizer.settings
     markers = [s.query_prefix, s.document_prefix, s.do_query_expansion, s.attend_to_expansion_tokens]

@@ -17,8 +17,17 @@ from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing.codec import Codec, choose_m
 from indexing.durable import fsync_folder, hash_file
+from indexing.filters import parse_filter, parse_key
 from indexing.lock import WriterLock
-from indexing.records import AddReport, Record, batches, check_vectors, read_record, read_records
+from indexing.records import (
+    AddReport,
+    Record,
+    batches,
+    check_vectors,
+    metadata_json,
+    read_record,
+    read_records,
+)
 from indexing.segment import Segment
 from indexing.settings import DocumentEncoder, IndexSettings
 from indexing.snapshot import Snapshot
@@ -187,6 +196,22 @@ class Index:
         """(n_passages,) of a segment of this snapshot: False where the passage was deleted or replaced."""
         return self._snapshot.live(segment)
 
+    def matching(self, filter: str | None) -> list[npt.NDArray[np.bool_]]:
+        """For each of `segments` (n_passages,): True where a live passage meets a filter (docs/filters.md).
+
+        None is met by all. Raises ArgumentError, naming the position, for what is no filter.
+        """
+        return self._snapshot.matching(filter)
+
+    def lexical(
+        self, text: str, n: int, lives: Sequence[npt.NDArray[np.bool_]]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Pids and BM25 of the n best passages with any of a text's words, best first.
+
+        lives: which passages may be had, as `matching` gives it. How words are cut: docs/filters.md.
+        """
+        return self._snapshot.lexical(text, n, lives)
+
     def documents(self, pids: Sequence[int]) -> list[Document]:
         """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
         return self._store.documents(pids)
@@ -295,16 +320,56 @@ class Index:
 
             return self._add(writer, batches(records), look_up)
 
-    def delete(self, doc_ids: Iterable[str]) -> int:
-        """Delete passages; how many there were. A doc_id that is not stored is no error."""
+    def delete(self, doc_ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
+        """Delete passages by doc_id, or all that meet a filter (docs/filters.md); how many there were.
+
+        A doc_id that is not stored is no error. All go in one commit.
+        """
+        if (doc_ids is None) == (filter is None):
+            raise ArgumentError("pass doc_ids, or filter=..., and not both")
         if isinstance(doc_ids, str):
             raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
         with self._writing() as writer:
             pending = Pending()
-            found = self._store.find(list(dict.fromkeys(doc_ids)))
-            pending.deleted = {doc_id: row.pid for doc_id, row in found.items()}
+            if filter is not None:
+                condition = parse_filter(filter, self._store.metadata_indexes)
+                pending.deleted = set(self._store.matching(condition).tolist())
+            else:
+                found = self._store.find(list(dict.fromkeys(doc_ids or ())))
+                pending.deleted = {row.pid for row in found.values()}
             writer.commit(pending)
             return len(pending.deleted)
+
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> int:
+        """Give stored passages new metadata, {doc_id: metadata}; how many it changed. Encodes nothing.
+
+        The new metadata takes the place of the old one as a whole. All change in one commit. Raises
+        ArgumentError, and changes nothing, for a doc_id that is not stored.
+        """
+        if not isinstance(metadata, Mapping):
+            raise ArgumentError(f"metadata is {type(metadata).__name__}; pass {{doc_id: metadata}}")
+        with self._writing() as writer:
+            pending = Pending()
+            stored = self._store.find(list(metadata))
+            for doc_id, value in metadata.items():
+                if doc_id not in stored:
+                    raise ArgumentError(f"doc_id {doc_id!r} is not stored; store it by add")
+                if not isinstance(value, Mapping):
+                    raise ArgumentError(f"doc_id {doc_id!r} has metadata {value!r}; pass a dict")
+                text = metadata_json(dict(value), f"doc_id {doc_id!r}")
+                if text != stored[doc_id].metadata:
+                    pending.metadata[doc_id] = stored[doc_id].pid, text
+            writer.commit(pending)
+            return len(pending.metadata)
+
+    def create_metadata_index(self, key: str) -> None:
+        """Have SQLite index a metadata key, written as in a filter: filters that compare it get faster.
+
+        Kept up to date from then on. No error where it exists already. Worth it where a filter is met by
+        few of very many passages; else reading all metadata costs about as much.
+        """
+        with self._writing() as writer:
+            writer.index_metadata(parse_key(key))
 
     def compact(self) -> None:
         """Rewrite the index without its deleted passages, in few segments; float16 becomes compressed.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 
-__all__ = ["AddReport", "Record", "batches", "check_vectors", "read_record", "read_records"]
+__all__ = ["AddReport", "Record", "batches", "check_vectors", "metadata_json", "read_record", "read_records"]
 
 BATCH_RECORDS = 512
 BATCH_CHARS = 1 << 19  # a batch's float32 vectors then stay in the tens of MiB
@@ -79,7 +79,7 @@ def read_record(number: int, doc_id: Any, text: str | None, metadata: Any, *, co
             raise ArgumentError(f"{where} has a lone surrogate in {name}; pass valid Unicode") from error
     digest = hashlib.sha256(content)
     digest.update(b"\0none" if text is None else b"\0text" + text.encode())
-    return Record(number, doc_id, text, _metadata_json(metadata, where), digest.hexdigest())
+    return Record(number, doc_id, text, metadata_json(metadata, where), digest.hexdigest())
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -113,7 +113,8 @@ def check_vectors(embeddings: TokenEmbeddings, doc_ids: list[str], dim: int) -> 
         )
 
 
-def _metadata_json(metadata: Any, where: str) -> str:
+def metadata_json(metadata: Any, where: str) -> str:
+    """Metadata as it is stored. Raises ArgumentError, beginning with `where`, for what is no JSON object."""
     if metadata is None:
         return "{}"
     fault = _not_json(metadata, "metadata") if isinstance(metadata, dict) else f"metadata {metadata!r}"

@@ -1,5 +1,6 @@
 """A snapshot of an index: the store's lists of one moment with the files they name, open."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy.typing as npt
 
 from encoder.errors import IndexFormatError
 from indexing.codec import Codec
+from indexing.filters import parse_filter
+from indexing.fulltext import match_expression
 from indexing.rewriting import Live, live_tokens
 from indexing.segment import Segment
 from indexing.store import Store
@@ -45,6 +48,45 @@ class Snapshot:
     def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
         """(n_passages,), read-only: False where the passage was deleted or replaced."""
         return self._lives[segment.segment_id]
+
+    def matching(self, text: str | None) -> list[Live]:
+        """See Index.matching."""
+        lives = [self.live(segment) for segment in self.segments]
+        if text is None:
+            return lives
+        pids = np.sort(self.store.matching(parse_filter(text, self.store.metadata_indexes)))
+        found = []
+        for segment, live in zip(self.segments, lives, strict=True):
+            first, last = np.searchsorted(pids, [segment.pid_start, segment.pid_start + segment.n_passages])
+            matching = np.zeros_like(live)
+            matching[pids[first:last] - segment.pid_start] = True
+            found.append(matching & live)
+        return found
+
+    def lexical(
+        self, text: str, n: int, lives: Sequence[Live]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """See Index.lexical."""
+        match = match_expression(text)
+        if match is None or not self.segments:
+            return np.zeros(0, np.int64), np.zeros(0, np.float64)
+        wanted = max(1, min(n, len(self)))
+        while True:
+            pids, scores = self.store.lexical(match, wanted)
+            fine = self._among(pids, lives)
+            if int(fine.sum()) >= n or len(pids) < wanted:
+                return pids[fine][:n], scores[fine][:n]
+            wanted *= 8  # the filter leaves out some of them
+
+    def _among(self, pids: npt.NDArray[np.int64], lives: Sequence[Live]) -> npt.NDArray[np.bool_]:
+        """For each pid whether it is True in the bitmaps of the segments."""
+        starts = np.array([segment.pid_start for segment in self.segments], dtype=np.int64)
+        owners = np.searchsorted(starts, pids, side="right") - 1
+        among = np.zeros(len(pids), dtype=np.bool_)
+        for i, live in enumerate(lives):
+            own = owners == i
+            among[own] = live[pids[own] - starts[i]]
+        return among
 
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from sqlite_utils import Database
 
 from encoder.errors import ArgumentError, IndexFormatError
+from indexing import fulltext
 from indexing.durable import FileRecord
+from indexing.filters import Filter
 from indexing.segment import SegmentRow
 
 __all__ = ["FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
@@ -60,7 +62,8 @@ class State:
 class Change:
     """All that one commit does. deleted: pids that get a tombstone; metadata: pid to its new JSON.
 
-    renumber_from: compaction's new pids start here, in the order of the old ones; tombstones then go.
+    metadata_index: JSON path to index. renumber_from: compaction's new pids start here, in the order of the
+    old ones; tombstones then go.
     """
 
     state: State
@@ -71,6 +74,7 @@ class Change:
     drop_segments: list[SegmentRow] = field(default_factory=list)
     add_files: list[FileRecord] = field(default_factory=list)
     drop_codec: str | None = None
+    metadata_index: str | None = None
     renumber_from: int | None = None
 
 
@@ -91,6 +95,8 @@ class Store:
         try:
             # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
             self._writer = _connect(path, "rw") if writable else None
+            if self._writer is not None:
+                fulltext.define_function(self._writer.conn)
             self._reader = _connect_reader(path)
             self.settings: dict[str, Any] = self._read_settings()
             self._read_state()
@@ -108,11 +114,13 @@ class Store:
         with db.atomic():
             db.table("settings").create({"key": str, "value": str}, pk="key")
             documents = db.table("documents").create(
-                {"pid": int, "doc_id": str, "text": str, "metadata": str, "content_hash": str},
+                # The text last: what comes after a long one is slow to read.
+                {"pid": int, "doc_id": str, "content_hash": str, "metadata": str, "text": str},
                 pk="pid",
                 not_null={"doc_id", "metadata", "content_hash"},
             )
             documents.create_index(["doc_id"], unique=True)
+            fulltext.create_table(db.conn)
             db.table("tombstones").create({"pid": int}, pk="pid")
             db.table("segments").create(
                 {"segment_id": int, "kind": str, "pid_start": int, "n_passages": int, "n_tokens": int},
@@ -187,6 +195,22 @@ class Store:
                 found[doc_id] = DocumentRow(pid, doc_id, None, metadata, content_hash)
         return found
 
+    def matching(self, condition: Filter) -> npt.NDArray[np.int64]:
+        """Pids of the documents that meet a condition, in no order."""
+        rows = self._rows(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
+        return np.array([pid for (pid,) in rows], dtype=np.int64)
+
+    def lexical(self, match: str, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Pids and BM25 of the n best documents for an FTS5 query, best first, equal ones in order of pids."""
+        sql = (
+            "SELECT rowid, -bm25(fulltext) AS score FROM fulltext WHERE fulltext MATCH ? "
+            "ORDER BY score DESC, rowid LIMIT ?"
+        )
+        rows = self._rows(sql, [match, n])
+        return np.array([p for p, _ in rows], dtype=np.int64), np.array(
+            [s for _, s in rows], dtype=np.float64
+        )
+
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
         try:
@@ -231,13 +255,16 @@ class Store:
         assert db is not None
         with db.atomic():
             dead = change.deleted
+            fulltext.delete_texts(db.conn, dead)
             db.conn.executemany("DELETE FROM documents WHERE pid = ?", ([pid] for pid in dead))
             db.conn.executemany("INSERT INTO tombstones (pid) VALUES (?)", ([pid] for pid in dead))
             updates = ((metadata, pid) for pid, metadata in change.metadata.items())
             db.conn.executemany("UPDATE documents SET metadata = ? WHERE pid = ?", updates)
             db.table("documents").insert_all(vars(row) for row in change.documents)
+            fulltext.insert_texts(db.conn, ((row.pid, row.text) for row in change.documents))
             if change.renumber_from is not None:
                 self._renumber(db, change.renumber_from)
+                fulltext.rebuild(db.conn)
             for segment in change.drop_segments:
                 db.table("segments").delete(segment.segment_id)
                 db.table("files").delete_where("path LIKE ?", [f"{segment.folder}/%"])
@@ -245,7 +272,18 @@ class Store:
                 db.table("files").delete(change.drop_codec)
             db.table("segments").insert_all(asdict(row) for row in change.add_segments)
             db.table("files").insert_all(asdict(row) for row in change.add_files)
+            if change.metadata_index is not None:
+                self._index_metadata(db, change.metadata_index)
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
+
+    def _index_metadata(self, db: Database, path: str) -> None:
+        # A column, so that the filter's SQL names the indexed value without holding the path.
+        column = f"metadata_{len(self.metadata_indexes) + 1}"
+        [(quoted,)] = db.execute("SELECT quote(?)", [path]).fetchall()
+        db.execute(f"ALTER TABLE documents ADD COLUMN {column} AS (json_extract(metadata, {quoted})) VIRTUAL")
+        db.execute(f"CREATE INDEX documents_{column} ON documents ({column})")
+        indexes = {**self.metadata_indexes, path: column}
+        db.table("settings").upsert({"key": "metadata_indexes", "value": json.dumps(indexes)})
 
     @staticmethod
     def _renumber(db: Database, start: int) -> None:
@@ -313,6 +351,9 @@ class Store:
             self._reading().execute("BEGIN")
             value = self._rows("SELECT value FROM settings WHERE key = 'state'")[0][0]
             self.state = State(**json.loads(value))
+            rows = self._rows("SELECT value FROM settings WHERE key = 'metadata_indexes'")
+            # JSON path → column of documents
+            self.metadata_indexes: dict[str, str] = json.loads(rows[0][0]) if rows else {}
             columns = "segment_id, kind, pid_start, n_passages, n_tokens"
             rows = self._rows(f"SELECT {columns} FROM segments ORDER BY pid_start, segment_id")
             self.segments = [SegmentRow(*row) for row in rows]

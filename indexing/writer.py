@@ -24,10 +24,14 @@ OUTGROWN = 4  # train anew when a one-shot build would have this many times the 
 
 @dataclass
 class Pending:
-    """What the next commit will do. passages: in order of arrival, with float16 vectors or packed codes."""
+    """What the next commit will do.
+
+    passages: by doc_id, in order of arrival, with float16 vectors or packed codes. deleted: pids. metadata:
+    doc_id to pid and new JSON.
+    """
 
     passages: dict[str, tuple[Record, npt.NDArray[Any]]] = field(default_factory=dict)
-    deleted: dict[str, int] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
     metadata: dict[str, tuple[int, str]] = field(default_factory=dict)
     tokens: int = 0
 
@@ -55,7 +59,7 @@ class Pending:
                 todo.pop(doc_id, None)  # the last one also takes its place in the order
                 todo[doc_id] = record
                 if row is not None:
-                    self.deleted[doc_id] = row.pid
+                    self.deleted.add(row.pid)
                     self.metadata.pop(doc_id, None)
             elif record.metadata != old_metadata:
                 report.replaced += 1
@@ -107,7 +111,7 @@ class Writer:
         state = self.store.state
         change = Change(
             state=replace(state, generation=state.generation + 1),
-            deleted=list(pending.deleted.values()),
+            deleted=sorted(pending.deleted),
             metadata=dict(pending.metadata.values()),
         )
         if pending.passages:
@@ -120,6 +124,13 @@ class Writer:
             self._add_segment(change, parts, lengths, state.next_pid, self.snapshot.codec)
             change.state = replace(change.state, next_pid=state.next_pid + len(parts))
         self._apply(change)
+
+    def index_metadata(self, path: str) -> None:
+        """Index the value at a JSON path; nothing where there is an index already."""
+        if path not in self.store.metadata_indexes:
+            change = self._change()
+            change.metadata_index = path
+            self._apply(change)
 
     def settle(self, flat_tokens: int) -> None:
         """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments.

@@ -26,20 +26,22 @@ def candidates(
 ) -> list[Passages]:
     """Live passages worth reranking, at most nrerank in all: local numbers, ascending, for each segment.
 
-    Those in the probed lists, the best ncandidates of them by what the lists say, the best nrerank of these
-    by centroid interaction. least: where the lists hold fewer live passages than this, all live passages
-    stand in for them, so that a search never comes back short.
+    lives: (n_passages,) of each segment, False for passages that must not be found. Those in the probed lists,
+    the best ncandidates of them by what the lists say, the best nrerank of these by centroid interaction. The
+    lists are left out where ncandidates covers all live passages, or where they hold fewer than `least`, so
+    that a search never comes back short.
     """
-    lists, list_scores = probe(tables, nprobe)
-    found = [
-        unite(s.list_offsets, s.list_pids, lists, list_scores, live)
-        for s, live in zip(segments, lives, strict=True)
-    ]
-    passages = [p for p, _ in found]
-    if sum(map(len, passages)) < least:
+    passages = None
+    if sum(np.count_nonzero(live) for live in lives) > ncandidates:
+        lists, list_scores = probe(tables, nprobe)
+        found = [
+            unite(s.list_offsets, s.list_pids, lists, list_scores, live)
+            for s, live in zip(segments, lives, strict=True)
+        ]
+        if sum(len(p) for p, _ in found) >= least:
+            passages = _best([p for p, _ in found], [scores for _, scores in found], ncandidates)
+    if passages is None:
         passages = [np.flatnonzero(live) for live in lives]
-    else:
-        passages = _best(passages, [scores for _, scores in found], ncandidates)
     if sum(map(len, passages)) <= nrerank:
         return passages
     ranked = [

@@ -14,6 +14,7 @@ import typer
 from tqdm import tqdm
 
 from encoder import Encoder, LatewoodError
+from encoder.doctor import examine
 from encoder.errors import ArgumentError
 from encoder.training.cli import app as train_app
 from indexing import Index
@@ -81,6 +82,10 @@ def search_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")],
     query: Annotated[list[str], typer.Argument(help="What to look for; several are answered in turn.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an index.
@@ -88,7 +93,7 @@ def search_command(
     Example: latewood search src.index "parse an ISO date" -k 5
     """
     with Searcher.open(folder) as searcher:
-        answers = {text: searcher.search(text, k=k) for text in query}
+        answers = {text: searcher.search(text, k=k, filter=where) for text in query}
     if as_json:
         found = [{"query": text, "hits": [_hit_json(h) for h in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
@@ -101,7 +106,7 @@ def search_command(
             for line in _snippet(hit.text or ""):
                 typer.echo(f"       {line}")
         if not hits:
-            typer.echo("no hits: the index is empty")
+            typer.echo("no hits: " + ("nothing meets the filter" if where else "the index is empty"))
 
 
 @app.command("info")
@@ -131,6 +136,21 @@ def info_command(
         typer.echo(f"{key:20s} {value}")
     if verify:
         typer.echo(f"{'verified':20s} every file is as it was written")
+
+
+@app.command("doctor")
+def doctor_command(
+    model: Annotated[str, typer.Argument(help='"bundled", a model folder, or a hub name.')] = "bundled",
+    document_length: DocumentLength = None,
+    code: Annotated[bool, typer.Option("--code", help="The corpus will be code.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the loader understood of a model, and warn of known traps.
+
+    Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
+    """
+    report = examine(model, document_length=document_length, code=code)
+    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
 
 
 @app.command("evaluate")

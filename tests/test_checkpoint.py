@@ -615,6 +615,12 @@ def test_a_name_that_is_neither_folder_nor_hub_name_is_refused(name):
         resolve_folder(name)
 
 
+def test_a_revision_belongs_to_a_hub_name(tmp_path):
+    for name in (tmp_path, "bundled"):
+        with pytest.raises(ArgumentError, match="revision='v2' is of a hub name"):
+            resolve_folder(name, "v2")
+
+
 def test_a_hub_name_without_a_network_says_what_to_do(monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError

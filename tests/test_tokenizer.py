@@ -1,8 +1,12 @@
 """Tokenising, step by step, against transformers driven by PyLate's rules."""
 
 import string
+from functools import cache
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from encoder.errors import ArgumentError, CheckpointError
@@ -177,3 +181,29 @@ def test_defaults_are_pylates():
     assert TokenizerSettings() == TokenizerSettings(
         "[Q] ", "[D] ", 32, 180, True, False, tuple(string.punctuation)
     )
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_level])
+@given(st.lists(st.text(st.characters(codec=None), max_size=40), max_size=4))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_any_text_has_its_place_and_fits(make, texts):
+    """Control characters, lone surrogates, no text at all: each gives CLS, marker, SEP and what is between."""
+    tokenizer = cached(make)
+    for out, length in ((tokenizer.queries(texts), 12), (tokenizer.documents(texts), 10)):
+        assert len(out.ids) == len(texts)
+        for text, ids, n in zip(texts, out.ids, out.n_keys, strict=True):
+            assert 3 <= n <= len(ids) <= length
+            assert (ids[0], ids[n - 1]) == (2, 3)
+            whole = make_ids(tokenizer, text)
+            assert ids[2 : n - 1] == whole[: n - 3]
+            assert n - 3 == min(len(whole), length - 3)
+
+
+@cache
+def cached(make):
+    return LateTokenizer(make(), TokenizerSettings(query_length=12, document_length=10))
+
+
+def make_ids(tokenizer, text):
+    clean = "".join("?" if "\ud800" <= c <= "\udfff" else c for c in text.strip())
+    return tokenizer.tokenizer.encode(clean, add_special_tokens=False).ids

@@ -49,7 +49,7 @@ class DistillConfig:
     residual_scale: float = 0.1
     seed: int = 0
     document_length: int = 512
-    query_length: int = 64
+    query_length: int = 256
 
 
 def token_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:

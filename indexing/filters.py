@@ -1,0 +1,320 @@
+"""Filter expressions over metadata: `lang = 'py' and stars >= 10` → SQL with bound parameters.
+
+The language is in docs/filters.md. No character of the user's text becomes SQL: keys and values alike are
+bound, and the SQL is put together from the fixed fragments below.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from encoder.errors import ArgumentError
+
+__all__ = ["Filter", "parse_filter", "parse_key"]
+
+MAX_DEPTH = 100  # parentheses and nots within each other
+MAX_COMPARISONS = 400  # two bound parameters each; SQLite builds from before 2020 stop at 999
+MAX_PATTERN = 10_000  # bytes; SQLite stops at 50,000
+KEYWORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false"})
+DOC_ID = "doc_id"
+VALUE = "a 'string', a number, true or false"
+
+TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<string>'[^']*(?:''[^']*)*'(?!'))
+    | (?P<quoted>"[^"]*")
+    | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))
+    | (?P<name>[^\W\d]\w*)
+    | (?P<operator><=|>=|!=|[=<>(),.])
+    """,
+    re.VERBOSE,
+)
+
+KINDS = {"string": "= 'text'", "number": "IN ('integer', 'real')"}  # what json_type says
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A condition on rows of `documents`: SQL with `?1`, `?2`, ... for the parameters."""
+
+    sql: str
+    parameters: tuple[str | int, ...]
+
+
+def parse_filter(text: str, columns: Mapping[str, str] | None = None) -> Filter:
+    """Read a filter expression. Raises ArgumentError with the position and what was expected there.
+
+    columns: JSON path → the column of `documents` that holds what is at it, for keys with an index.
+    """
+    return _Parser(text, "filter", columns or {}).filter()
+
+
+def parse_key(text: str) -> str:
+    """The JSON path of a key as a filter writes it: `lang`, `repo.name`, `"odd key"`."""
+    return _Parser(text, "key", {}).key()
+
+
+@dataclass(frozen=True)
+class _Token:
+    """position: of the first character, from 1. text: for a string or quoted name what is inside."""
+
+    kind: str
+    text: str
+    position: int
+    raw: str
+
+
+_Key: TypeAlias = str | None  # a JSON path; None is the doc_id
+
+
+@dataclass
+class _Parser:
+    """Recursive descent; each method reads what it is named for and returns its SQL."""
+
+    text: str
+    what: str
+    columns: Mapping[str, str]
+    at: int = 0
+    depth: int = 0
+    comparisons: int = 0
+    parameters: dict[tuple[type, str | int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ArgumentError(f"{self.what} is {type(self.text).__name__}; pass a string")
+        self.tokens = list(self._tokens())
+
+    def filter(self) -> Filter:
+        sql = self._any()
+        if self._token.kind != "end":
+            raise self._expected("and, or, or the end")
+        return Filter(sql, tuple(value for _, value in self.parameters))
+
+    def key(self) -> str:
+        path = self._path()
+        if self._token.kind != "end":
+            raise self._expected("a dot or the end")
+        return path
+
+    # Grammar ------------------------------------------------------------------------------------------------
+
+    def _any(self) -> str:
+        parts = [self._all()]
+        while self._skip("or"):
+            parts.append(self._all())
+        return _joined(parts, "OR")
+
+    def _all(self) -> str:
+        parts = [self._not()]
+        while self._skip("and"):
+            parts.append(self._not())
+        return _joined(parts, "AND")
+
+    def _not(self) -> str:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self._expected(f"at most {MAX_DEPTH} levels of not and parentheses")
+        if self._skip("not"):
+            sql = f"(NOT {self._not()})"
+        elif self._skip("("):
+            sql = self._any()
+            if not self._skip(")"):
+                raise self._expected("and, or, or )")
+        else:
+            sql = self._comparison()
+        self.depth -= 1
+        return sql
+
+    def _comparison(self) -> str:
+        self.comparisons += 1
+        if self.comparisons > MAX_COMPARISONS:
+            raise self._expected(f"at most {MAX_COMPARISONS} comparisons (in takes any number of values)")
+        key = self._key()
+        for operator in ("=", "!=", "<", "<=", ">", ">="):
+            if self._skip(operator):
+                return self._operator(key, operator)
+        if self._skip("is"):
+            negated = self._skip("not")
+            if not self._skip("null"):
+                raise self._expected("null" if negated else "null or not null")
+            return f"({self._value(key)} IS {'NOT ' if negated else ''}NULL)"
+        negated = self._skip("not")
+        if self._skip("in"):
+            sql = self._in(key)
+        elif self._skip("like"):
+            sql = self._like(key)
+        else:
+            wanted = "in or like" if negated else "=, !=, <, <=, >, >=, in, not in, like or is"
+            raise self._expected(wanted)
+        return f"(NOT {sql})" if negated else sql
+
+    def _operator(self, key: _Key, operator: str) -> str:
+        token = self._token
+        literal = self._literal()
+        if isinstance(literal, bool) and operator not in ("=", "!="):
+            raise self._expected("a 'string' or a number (true and false take = and !=)", token)
+        if operator == "!=":
+            return f"(NOT {self._compared(key, '=', literal)})"
+        return self._compared(key, operator, literal)
+
+    def _in(self, key: _Key) -> str:
+        if not self._skip("("):
+            raise self._expected("(")
+        literals = [self._literal()]
+        while self._skip(","):
+            literals.append(self._literal())
+        if not self._skip(")"):
+            raise self._expected(", or )")
+        parts = [self._compared(key, "=", flag) for flag in (True, False) if any(x is flag for x in literals)]
+        strings = [x for x in literals if isinstance(x, str)]
+        numbers = [x for x in literals if isinstance(x, (int, float)) and not isinstance(x, bool)]
+        for name, some in (("string", strings), ("number", numbers)):
+            if some:  # one parameter, however many values
+                values = f"(SELECT value FROM json_each({self._bind(json.dumps(some))}))"
+                parts.append(f"({self._value(key)} IN {values} AND {self._kind(key)} {KINDS[name]})")
+        return _joined(parts, "OR")
+
+    def _like(self, key: _Key) -> str:
+        token = self._token
+        pattern = self._literal() if token.kind == "string" else None
+        if not isinstance(pattern, str):
+            raise self._expected("a 'pattern'")
+        if len(pattern.encode()) > MAX_PATTERN:
+            raise self._expected(f"a pattern of at most {MAX_PATTERN} bytes", token)
+        return f"({self._value(key)} LIKE {self._bind(pattern)} AND {self._kind(key)} {KINDS['string']})"
+
+    def _compared(self, key: _Key, operator: str, literal: str | float | bool) -> str:
+        # Unknown where the key is missing or null: the type is NULL too, and NULL AND NULL is NULL.
+        if isinstance(literal, bool):
+            number, kind = (1, "true") if literal else (0, "false")  # json_extract gives the numbers
+            return f"({self._value(key)} = {number} AND {self._kind(key)} = '{kind}')"
+        if isinstance(literal, str):
+            return f"({self._value(key)} {operator} {self._bind(literal)} AND {self._kind(key)} {KINDS['string']})"
+        # SQLite reads decimals in JSON less exactly than Python does; one reader makes equal text equal.
+        bound = (
+            self._bind(literal)
+            if isinstance(literal, int)
+            else f"json_extract({self._bind(json.dumps(literal))}, '$')"
+        )
+        return f"({self._value(key)} {operator} {bound} AND {self._kind(key)} {KINDS['number']})"
+
+    def _key(self) -> _Key:
+        token, following = self._token, self.tokens[min(self.at + 1, len(self.tokens) - 1)]
+        if token.kind == "name" and token.text == DOC_ID and following.text != ".":
+            self.at += 1
+            return None
+        return self._path()
+
+    def _value(self, key: _Key) -> str:
+        if key is None:
+            return "doc_id"
+        return self.columns.get(key) or f"json_extract(metadata, {self._bind(key)})"
+
+    def _kind(self, key: _Key) -> str:
+        """SQL of a value's JSON type; NULL for a key that is missing or null."""
+        return "'text'" if key is None else f"nullif(json_type(metadata, {self._bind(key)}), 'null')"
+
+    def _path(self) -> str:
+        path = "$"
+        while True:
+            token = self._token
+            plain = token.kind == "name" and token.text.lower() not in KEYWORDS
+            if not plain and (token.kind != "quoted" or not token.text):
+                raise self._expected("the name of a key" if path == "$" else "a name")
+            self.at += 1
+            # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
+            path += f".{json.dumps(token.text)}"
+            if not self._skip("."):
+                return path
+
+    def _literal(self) -> str | float | bool:
+        token = self._token
+        keyword = token.text.lower() if token.kind == "name" else ""
+        value: str | float | bool
+        if token.kind == "string":
+            if "\0" in token.text:
+                raise self._expected("a string without NUL characters")
+            value = token.text
+        elif token.kind == "number":
+            value = self._number(token)
+        elif keyword in ("true", "false"):
+            value = keyword == "true"
+        elif keyword == "null":
+            raise self._expected(f"{VALUE} (to compare with null write: is null)")
+        elif token.kind == "quoted":
+            raise self._expected(f"{VALUE} (strings take single quotes)")
+        else:
+            raise self._expected(VALUE)
+        self.at += 1
+        return value
+
+    def _number(self, token: _Token) -> int | float:
+        # Beyond 64 bits SQLite, too, counts in float64.
+        if (
+            token.text.lstrip("+-").isdigit()
+            and len(token.text) <= 20
+            and -(2**63) <= int(token.text) < 2**63
+        ):
+            return int(token.text)
+        value = float(token.text)
+        if not math.isfinite(value):
+            raise self._expected("a number within float64")
+        return value
+
+    # Tokens -------------------------------------------------------------------------------------------------
+
+    def _tokens(self) -> Iterable[_Token]:
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(
+                f"{self.what} has a lone surrogate at position {error.start + 1}; pass valid Unicode"
+            ) from error
+        end = 0
+        while end < len(self.text):
+            match = TOKEN.match(self.text, end)
+            raw = self.text[end:] if match is None else match.group()
+            kind = "unknown" if match is None else str(match.lastgroup)
+            inner = raw
+            if kind == "string":
+                inner = raw[1:-1].replace("''", "'")
+            elif kind == "quoted":
+                inner = raw[1:-1]
+            if kind != "space":
+                yield _Token(kind, inner, end + 1, raw)
+            end += len(raw)
+        yield _Token("end", "", len(self.text) + 1, "")
+
+    @property
+    def _token(self) -> _Token:
+        return self.tokens[self.at]
+
+    def _skip(self, word: str) -> bool:
+        """Step over a keyword or operator if it comes next."""
+        token = self._token
+        found = token.kind in ("name", "operator") and token.text.lower() == word
+        self.at += found
+        return found
+
+    def _bind(self, value: str | int) -> str:
+        return self.parameters.setdefault((type(value), value), f"?{len(self.parameters) + 1}")
+
+    def _expected(self, wanted: str, token: _Token | None = None) -> ArgumentError:
+        token = token or self._token
+        raw = token.raw if len(token.raw) <= 30 else token.raw[:30] + "..."
+        found = "ends" if token.kind == "end" else f"has {raw!r}"
+        if token.kind == "unknown" and raw[0] in "'\"":
+            found = f"has a quote that is never closed ({raw})".replace("\n", " ")
+        return ArgumentError(f"{self.what} {found} at position {token.position}; expected {wanted}")
+
+
+def _joined(parts: list[str], operator: str) -> str:
+    """As a balanced tree: SQLite limits how deep an expression may go, not how long it is."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return f"({_joined(parts[:half], operator)} {operator} {_joined(parts[half:], operator)})"

@@ -1,0 +1,84 @@
+"""Full text: SQLite's FTS5 with words cut so that code is found by its parts; ranking by BM25.
+
+The table is contentless: its rows have the pids of `documents` that have a text, and live and die with them.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable
+
+__all__ = [
+    "create_table",
+    "define_function",
+    "delete_texts",
+    "insert_texts",
+    "match_expression",
+    "rebuild",
+    "split_words",
+]
+
+RUN = re.compile(r"\w+")
+# parseHTTPResponse2 → parse HTTP Response2; MAX_LINE → MAX LINE.
+PART = re.compile(r"[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+")
+FUNCTION = "latewood_words"
+
+
+def split_words(text: str) -> str:
+    """The words of a text in order, between spaces; an identifier with parts adds these after itself.
+
+    >>> split_words("def parseHTTPResponse(max_line):")
+    'def parseHTTPResponse parse HTTP Response max_line max line'
+    """
+    words = []
+    for run in RUN.findall(text):
+        words.append(run)
+        parts = PART.findall(run)
+        if parts != [run]:
+            words += parts
+    return " ".join(words)
+
+
+def match_expression(query: str) -> str | None:
+    """An FTS5 query for passages with any of a text's words; None where it has none.
+
+    Words are quoted: nothing in a query is an operator.
+    """
+    words = dict.fromkeys(split_words(query).lower().split())
+    return " OR ".join(f'"{word}"' for word in words) or None
+
+
+def create_table(connection: sqlite3.Connection) -> None:
+    # Porter's stems; `_` belongs to words, for split_words has cut there already.
+    connection.execute(
+        "CREATE VIRTUAL TABLE fulltext USING fts5("
+        "words, content = '', tokenize = \"porter unicode61 remove_diacritics 2 tokenchars '_'\")"
+    )
+
+
+def insert_texts(connection: sqlite3.Connection, texts: Iterable[tuple[int, str | None]]) -> None:
+    """Add (pid, text) pairs; those without a text have no row."""
+    rows = ((pid, split_words(text)) for pid, text in texts if text is not None)
+    connection.executemany("INSERT INTO fulltext (rowid, words) VALUES (?, ?)", rows)
+
+
+def delete_texts(connection: sqlite3.Connection, pids: Iterable[int]) -> None:
+    """Take out passages that `documents` still has: FTS5 must be given again what went in."""
+    connection.executemany(
+        f"INSERT INTO fulltext (fulltext, rowid, words) SELECT 'delete', pid, {FUNCTION}(text) "
+        "FROM documents WHERE pid = ? AND text IS NOT NULL",
+        ([pid] for pid in pids),
+    )
+
+
+def rebuild(connection: sqlite3.Connection) -> None:
+    """Make the table anew from `documents`; nothing of what was deleted stays in it."""
+    connection.execute("INSERT INTO fulltext (fulltext) VALUES ('delete-all')")
+    connection.execute(
+        f"INSERT INTO fulltext (rowid, words) SELECT pid, {FUNCTION}(text) "
+        "FROM documents WHERE text IS NOT NULL ORDER BY pid"
+    )
+
+
+def define_function(connection: sqlite3.Connection) -> None:
+    """What a connection needs once for `delete_texts` and `rebuild`."""
+    connection.create_function(FUNCTION, 1, split_words, deterministic=True)
