@@ -45,6 +45,10 @@ def distill_command(
     embedding_lr: Annotated[
         float, typer.Option(help="The same, for token embeddings.")
     ] = DEFAULTS.embedding_lr,
+    start_from: Annotated[
+        str, typer.Option(help="Folder of an earlier run: begin with its weights and its targets.")
+    ] = "",
+    warmup: Annotated[int, typer.Option(min=1, help="Steps until the peak learning rate.")] = DEFAULTS.warmup,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the run's state.")] = 500,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
     seed: Annotated[int, typer.Option()] = DEFAULTS.seed,
@@ -64,6 +68,8 @@ def distill_command(
         dim=dim,
         batch_tokens=batch_tokens,
         steps=steps,
+        warmup=warmup,
+        start_from=start_from,
         lr=lr,
         embedding_lr=embedding_lr,
         seed=seed,

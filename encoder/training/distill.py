@@ -6,6 +6,7 @@ residual branches are near zero, and its head maps the embeddings onto the teach
 directions. Training then teaches it context.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from encoder.modernbert import ModernBert
 from encoder.packing import PackedBatch
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.data import Chunks, read_texts
-from encoder.training.loop import TrainingRun, adamw, warmup_linear
+from encoder.training.loop import TrainingRun, adamw, load_weights, warmup_linear
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
 __all__ = ["DistillConfig", "build_student", "distill", "token_cosine_loss"]
@@ -48,6 +49,7 @@ class DistillConfig:
     embedding_scale: float = 16.0
     residual_scale: float = 0.1
     seed: int = 0
+    start_from: str = ""  # the folder of an earlier run: its weights, its teacher's directions
     document_length: int = 512
     query_length: int = 256
 
@@ -127,10 +129,14 @@ def distill(
             f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions"
         )
     run_folder.mkdir(parents=True, exist_ok=True)
+    if config.start_from:
+        _take_teacher(Path(config.start_from), run_folder)
     singles, directions = _teacher_statistics(teacher, sources, run_folder, config)
     checkpoint = build_student(config, teacher, singles, directions)
     held_out, chunks = _chunks(sources, checkpoint.tokenizer, run_folder, config)
     model = checkpoint.model.train()
+    if config.start_from:
+        load_weights(Path(config.start_from), model)
 
     def target(batch: PackedBatch) -> Tensor:
         return F.normalize(teacher(batch) @ directions, dim=-1)
@@ -196,6 +202,14 @@ def distill(
     model.eval()
     save_checkpoint(out, checkpoint, dtype=dtype)
     return {"held_out_cosine_before": before, "held_out_cosine": after}
+
+
+def _take_teacher(earlier: Path, run_folder: Path) -> None:
+    """The targets must stay what the weights were trained towards, whatever the texts are now."""
+    if not (earlier / "teacher.safetensors").is_file():
+        raise ArgumentError(f"{earlier} is no folder of a distillation run; pass one that a run was kept in")
+    if not (run_folder / "teacher.safetensors").is_file():
+        shutil.copyfile(earlier / "teacher.safetensors", run_folder / "teacher.safetensors")
 
 
 def _teacher_statistics(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from encoder.errors import ArgumentError
 
-__all__ = ["TrainingRun", "adamw", "warmup_linear"]
+__all__ = ["TrainingRun", "adamw", "load_weights", "warmup_linear"]
 
 
 def adamw(
@@ -38,6 +38,20 @@ def warmup_linear(step: int, total: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Put a run's saved weights into a model of the same shape; all tensors of the saved state."""
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        raise ArgumentError(f"{path} is missing; pass the folder of a run that saved its state")
+    tensors = load_file(path)
+    for name, parameter in model.named_parameters():
+        saved = tensors.get(f"model.{name}")
+        if saved is None or saved.shape != parameter.shape:
+            raise ArgumentError(f"{path} holds a model of another shape ({name}); pass the same sizes")
+        parameter.data.copy_(saved)
+    return tensors
 
 
 class TrainingRun:
@@ -91,9 +105,8 @@ class TrainingRun:
 
         with safe_open(path, framework="pt") as file:
             self.step = int(file.metadata()["step"])
-        tensors = load_file(path)
+        tensors = load_weights(self.folder, self.model)
         for name, parameter in self.model.named_parameters():
-            parameter.data.copy_(tensors[f"model.{name}"])
             prefix = f"optimiser.{name}."
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if state:
