@@ -8,7 +8,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from encoder.training.cli import app as train_app
 from indexing import Index
 from indexing.corpus import FolderReport, read_source
 from retriever.evaluation import METRICS, EvaluationSet, evaluate, write_run
-from retriever.searcher import Hit, Searcher
+from retriever.searcher import Hit, Mode, Searcher
 
 __all__ = ["app", "main"]
 
@@ -36,6 +36,9 @@ app.add_typer(train_app, name="train")
 Model = Annotated[str, typer.Option(help='"bundled", a model folder, or a hub name.')]
 DocumentLength = Annotated[
     int | None, typer.Option(min=8, help="Tokens kept of a passage; the model's own by default.")
+]
+ModeOption = Annotated[
+    str, typer.Option(help="late (token vectors), lexical (BM25), or hybrid (both, fused by rank).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -86,14 +89,16 @@ def search_command(
         str | None,
         typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
     ] = None,
+    mode: ModeOption = "late",
     as_json: AsJson = False,
 ) -> None:
     """Search an index.
 
     Example: latewood search src.index "parse an ISO date" -k 5
     """
+    chosen_mode = search_mode(mode)
     with Searcher.open(folder) as searcher:
-        answers = {text: searcher.search(text, k=k, filter=where) for text in query}
+        answers = {text: searcher.search(text, k=k, filter=where, mode=chosen_mode) for text in query}
     if as_json:
         found = [{"query": text, "hits": [_hit_json(h) for h in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
@@ -171,12 +176,14 @@ def evaluate_command(
     ] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
     nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
+    mode: ModeOption = "late",
     as_json: AsJson = False,
 ) -> None:
     """Index a BEIR folder, run its queries, print nDCG@10, R@100 and RR@10.
 
     Example: latewood evaluate ./nfcorpus --run nfcorpus.trec
     """
+    chosen_mode = search_mode(mode)
     data = EvaluationSet.load(folder, split)
     encoder = Encoder.load(model, document_length=document_length)
     settings = encoder.tokenizer.settings
@@ -198,6 +205,7 @@ def evaluate_command(
             found = searcher.search_many(
                 data.queries,
                 k=depth,
+                mode=chosen_mode,
                 nprobe=nprobe,
                 nrerank=nrerank,
                 show_progress=sys.stderr.isatty(),
@@ -214,6 +222,7 @@ def evaluate_command(
         "queries": len(data.queries),
         "model": encoder.name,
         "fingerprint": encoder.fingerprint,
+        "mode": mode,
         "kind": info["kind"],
         "passages": info["passages"],
         "tokens": info["tokens"],
@@ -231,6 +240,13 @@ def evaluate_command(
         f"tokens, {info['kind']}, {info['bytes_per_token']:.1f} bytes/token; index {indexed - started:.1f} s, "
         f"search {searched - indexed:.1f} s"
     )
+
+
+def search_mode(text: str) -> Mode:
+    for mode in get_args(Mode):
+        if text == mode:
+            return mode  # type: ignore[no-any-return]
+    raise ArgumentError(f"mode={text!r}; pass one of {', '.join(get_args(Mode))}")
 
 
 def _index_for_evaluation(path: Path, data: EvaluationSet, encoder: Encoder, flat: bool) -> dict[str, Any]:

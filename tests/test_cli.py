@@ -82,6 +82,16 @@ def test_search_as_json(index):
     assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
 
 
+def test_search_by_words_and_by_filter(index):
+    hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").output)
+    assert [h["metadata"]["path"] for h in hits] == ["notes.md"]
+    hits = json.loads(
+        run("search", index, "a date", "--mode", "hybrid", "--filter", "path = 'net.py'", "--json").output
+    )
+    assert hits
+    assert {h["metadata"]["path"] for h in hits} == {"net.py"}
+
+
 def test_indexing_again_costs_nothing_and_adds_what_is_new(code, index):
     again = run("index", code, "--out", index)
     assert "0 passages added, 0 replaced" in again.output
@@ -134,6 +144,8 @@ def mistakes(tmp_path, index, beir):
         "no BEIR folder": ["evaluate", empty],
         "no such split": ["evaluate", beir, "--split", "dev"],
         "nrerank too small": ["evaluate", beir, "--nrerank", 5],
+        "no such mode": ["search", index, "query", "--mode", "both"],
+        "a filter that cannot be read": ["search", index, "query", "--filter", "lang = "],
         "no training file": ["train", "distill", tmp_path / "none.jsonl", "--out", tmp_path / "o5"],
         "k of nothing": ["search", index, "query", "-k", 0],
     }

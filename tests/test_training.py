@@ -181,7 +181,9 @@ def test_a_second_run_starts_from_the_first(trained, teacher_dir, corpus, tmp_pa
     folder, result = trained
     config = tiny(teacher_dir, start_from=str(folder / "run"), steps=1, lr=1e-9, embedding_lr=1e-9)
     second = distill([(corpus, 0.5)], tmp_path / "out", tmp_path / "run", config)
-    assert second["held_out_cosine_before"] == pytest.approx(result["held_out_cosine"], abs=0.06)  # other held-out chunks
+    assert second["held_out_cosine_before"] == pytest.approx(
+        result["held_out_cosine"], abs=0.06
+    )  # other held-out chunks
     assert second["held_out_cosine_before"] > result["held_out_cosine_before"] + 0.1
     with pytest.raises(ArgumentError, match="no folder of a distillation run"):
         distill([(corpus, 1.0)], tmp_path / "o", tmp_path / "r", tiny(teacher_dir, start_from="nowhere"))
