@@ -1,0 +1,25 @@
+"""`latewood doctor`: what a model is, and its known traps."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from encoder.doctor import examine
+from retriever.cli.options import AsJson, DocumentLength
+
+__all__ = ["doctor_command"]
+
+
+def doctor_command(
+    model: Annotated[str, typer.Argument(help='"bundled", a model folder, or a hub name.')] = "bundled",
+    document_length: DocumentLength = None,
+    code: Annotated[bool, typer.Option("--code", help="The corpus will be code.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the loader understood of a model, and warn of known traps.
+
+    Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
+    """
+    report = examine(model, document_length=document_length, code=code)
+    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))
