@@ -50,7 +50,7 @@ def test_latewood_commands_run(place, monkeypatch):
     for line in commands:
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[0] == "train":
-            continue  # an hour's work; tests/test_training.py runs it at toy size
+            continue  # hours of work; test_training.py and test_retrieval_training.py run them at toy size
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}"
         ran += 1

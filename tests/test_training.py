@@ -14,12 +14,13 @@ import encoder.training.distill as distillation
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.packing import pack
-from encoder.training.cli import source_and_share
 from encoder.training.data import Chunks, read_texts
-from encoder.training.distill import DistillConfig, distill, token_cosine_loss
+from encoder.training.distill import DistillConfig, distill
 from encoder.training.loop import warmup_linear
+from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, principal_directions
 from retriever.cli import app
+from retriever.cli.train import source_and_share
 
 WORDS = [f"word{i}" for i in range(60)]
 

@@ -27,9 +27,10 @@ from encoder.packing import PackedBatch
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.data import Chunks, read_texts
 from encoder.training.loop import TrainingRun, adamw, load_weights, warmup_linear
+from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
-__all__ = ["DistillConfig", "build_student", "distill", "token_cosine_loss"]
+__all__ = ["DistillConfig", "build_student", "distill"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ class DistillConfig:
     start_from: str = ""  # the folder of an earlier run: its weights, its teacher's directions
     document_length: int = 512
     query_length: int = 256
-
-
-def token_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of 1 - cosine over tokens. student, teacher: (total_tokens, dim), unit rows."""
-    return 1.0 - (student * teacher).sum(-1).mean()
 
 
 def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, directions: Tensor) -> Checkpoint:
@@ -163,13 +159,14 @@ def distill(
     )
     clock = [time.perf_counter(), 0.0, 0.0]  # since, tokens, summed loss
 
-    def loss_of(batch: object) -> Tensor:
-        assert isinstance(batch, PackedBatch)
+    def gradients(batch: PackedBatch) -> Tensor:
         clock[1] += len(batch.input_ids)
         with fast_matmul("cpu"):
-            return token_cosine_loss(model(batch), target(batch))
+            loss = token_cosine_loss(model(batch), target(batch))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
-    def report(step: int, loss: float) -> None:
+    def report(step: int, loss: float) -> bool:
         clock[2] += loss
         if step % 50 == 0:
             seconds = time.perf_counter() - clock[0]
@@ -187,12 +184,13 @@ def distill(
             model.eval()
             save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
             model.train()
+        return False
 
     dtype = torch.float16 if half_precision_weights else torch.float32
     run.train(
         config.steps,
         chunks.batches(config.batch_tokens, config.seed, start=run.step),
-        loss_of,
+        gradients,
         rate=lambda step: warmup_linear(step, config.steps, config.warmup),
         save_every=save_every,
         report=report,

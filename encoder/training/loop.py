@@ -1,14 +1,18 @@
 """What every kind of training shares: optimiser groups, schedule, and a run folder to resume from."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from encoder.errors import ArgumentError
+
+Batch = TypeVar("Batch")
 
 __all__ = ["TrainingRun", "adamw", "load_weights", "warmup_linear"]
 
@@ -68,6 +72,7 @@ class TrainingRun:
         self.model = model
         self.optimiser = optimiser
         self.step = 0
+        self.best = -math.inf  # the highest nDCG@10 so far, where a run is evaluated
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "settings.json"
         if kept.is_file():
@@ -93,7 +98,7 @@ class TrainingRun:
 
     def save(self) -> None:
         aside = self.folder / "state.tmp"
-        metadata = {"step": str(self.step)}
+        metadata = {"step": str(self.step), "best": repr(self.best)}
         save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
         aside.rename(self.folder / "state.safetensors")
 
@@ -105,6 +110,7 @@ class TrainingRun:
 
         with safe_open(path, framework="pt") as file:
             self.step = int(file.metadata()["step"])
+            self.best = float(file.metadata().get("best", "-inf"))
         tensors = load_weights(self.folder, self.model)
         for name, parameter in self.model.named_parameters():
             prefix = f"optimiser.{name}."
@@ -124,28 +130,32 @@ class TrainingRun:
     def train(
         self,
         steps: int,
-        batches: Iterable[object],
-        loss_of: Callable[[object], Tensor],
+        batches: Iterable[Batch],
+        gradients: Callable[[Batch], Tensor],
         *,
         rate: Callable[[int], float],
         clip: float = 1.0,
         save_every: int = 500,
-        report: Callable[[int, float], None] = lambda step, loss: None,
+        report: Callable[[int, float], bool],
     ) -> None:
-        """Steps until `steps`; `batches` must start at the batch of `self.step`."""
+        """Steps until `steps`, or until `report`, called after each, says so.
+
+        batches: from the batch of `self.step` on. gradients: adds a batch's gradients to the parameters and
+        returns its loss.
+        """
         for batch in batches:
             if self.step >= steps:
                 break
             self.set_rate(rate(self.step))
-            loss = loss_of(batch)
+            loss = gradients(batch)
             if not torch.isfinite(loss):
                 raise ArgumentError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
-            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self.step += 1
-            report(self.step, loss.item())
-            if self.step % save_every == 0:
+            done = report(self.step, loss.item())
+            if done or self.step % save_every == 0 or self.step == steps:
                 self.save()
-        self.save()
+            if done:
+                break

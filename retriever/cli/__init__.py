@@ -5,11 +5,11 @@ import sys
 import typer
 
 from encoder import LatewoodError
-from encoder.training.cli import app as train_app
 from retriever.cli.doctor import doctor_command
 from retriever.cli.evaluate import evaluate_command
 from retriever.cli.index import index_command, info_command
 from retriever.cli.search import search_command
+from retriever.cli.train import app as train_app
 
 __all__ = ["app", "main"]
 

@@ -1,0 +1,160 @@
+"""Retrieval training: late interaction (`train colbert`) and single vectors (`train dense`), one loop."""
+
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from encoder.checkpoint import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
+from encoder.errors import ArgumentError
+from encoder.training.loop import TrainingRun, adamw, warmup_linear
+from encoder.training.objective import RetrievalConfig, RetrievalLoss
+from encoder.training.pairs import Batch, Example, batches, read_examples
+
+__all__ = ["Evaluate", "train_retrieval"]
+
+Evaluate = Callable[[Checkpoint], dict[str, float]]
+
+
+def train_retrieval(
+    sources: Sequence[tuple[Path, float]],
+    out: Path,
+    run_folder: Path,
+    config: RetrievalConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    half_precision_weights: bool = False,
+    save_every: int = 200,
+) -> dict[str, float]:
+    """Train `config.model` on examples and save it to `out`: the best by nDCG@10 where `evaluate` is given.
+
+    sources: what `read_examples` reads, each with the share of its examples that an epoch takes.
+    evaluate: the model → metrics, "nDCG@10" among them; called every `eval_every` steps.
+    Started again with the same settings and run folder, it goes on from the last saved step.
+    Returns the mean loss on held-out batches, before and after, and the best nDCG@10.
+    """
+    _check(config, sources, evaluate)
+    examples, held_out = [], []
+    for path, _ in sources:
+        kept, held = _split(read_examples(path), config.batch_size)
+        examples.append(kept)
+        held_out.append(held)
+    checkpoint = load_checkpoint(resolve_folder(config.model))
+    model = checkpoint.model.train()
+    settings = asdict(config) | {
+        "sources": [f"{p.name}:{share:g}" for p, share in sources],
+        "document_lengths": list(config.document_lengths),
+    }
+    run = TrainingRun(
+        run_folder, model, adamw(model, lr=config.lr, embedding_lr=config.embedding_lr), settings
+    )
+    objective = RetrievalLoss(checkpoint, config, run_folder)
+
+    def plan(start: int) -> Iterator[Batch]:
+        shares = [share for _, share in sources]
+        return batches(
+            examples,
+            shares,
+            size=config.batch_size,
+            n_negatives=config.n_negatives,
+            seed=config.seed,
+            start=start,
+        )
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        losses = [
+            float(objective.loss(batch, i)) for i, batch in enumerate(_held_out_batches(held_out, config))
+        ]
+        return sum(losses) / len(losses) if losses else math.nan
+
+    def save(folder: Path) -> None:
+        save_checkpoint(folder, checkpoint, dtype=torch.float16 if half_precision_weights else torch.float32)
+
+    objective.fit_projection(plan(0))
+    before = held_out_loss()
+    run.log(held_out_loss=before)
+    print(f"step {run.step}: held-out loss {before:.4f}; {sum(map(len, examples)):,} examples", flush=True)
+    clock = [time.perf_counter(), 0.0]
+    without_better = 0
+
+    def report(step: int, loss: float) -> bool:
+        """True ends the run."""
+        nonlocal without_better
+        clock[1] += loss
+        if step % 20 == 0:
+            seconds = (time.perf_counter() - clock[0]) / 20
+            run.log(loss=round(clock[1] / 20, 5), seconds_a_step=round(seconds, 3))
+            print(f"step {step}/{config.steps}: loss {clock[1] / 20:.4f}, {seconds:.2f} s a step", flush=True)
+            clock[:] = [time.perf_counter(), 0.0]
+        if step % save_every == 0:
+            save(run_folder / "model")
+        if evaluate is None or not config.eval_every or step % config.eval_every:
+            return False
+        model.eval()
+        found = evaluate(checkpoint)
+        model.train()
+        run.log(**found)
+        print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()), flush=True)
+        clock[:] = [time.perf_counter(), 0.0]
+        without_better += 1
+        if found["nDCG@10"] > run.best:
+            run.best, without_better = found["nDCG@10"], 0
+            save(run_folder / "best")
+        return bool(config.patience) and without_better >= config.patience
+
+    run.train(
+        config.steps,
+        plan(run.step),
+        lambda batch: objective.gradients(batch, run.step),
+        rate=lambda step: warmup_linear(step, config.steps, config.warmup),
+        save_every=save_every,
+        report=report,
+    )
+    after = held_out_loss()
+    run.log(held_out_loss=after)
+    if (run_folder / "best").is_dir():
+        shutil.copytree(run_folder / "best", out, dirs_exist_ok=True)
+    else:
+        save(out)
+    result = {"held_out_loss_before": before, "held_out_loss": after}
+    return result | ({} if run.best == -math.inf else {"nDCG@10": run.best})
+
+
+def _check(config: RetrievalConfig, sources: Sequence[tuple[Path, float]], evaluate: Evaluate | None) -> None:
+    if not sources:
+        raise ArgumentError("no source of examples; pass at least one .jsonl, .jsonl.gz or PyLate folder")
+    for path, share in sources:
+        if not 0 < share <= 1:
+            raise ArgumentError(f"{path}: share={share}; pass a share above 0 and at most 1")
+    if config.similarity not in ("maxsim", "pooled"):
+        raise ArgumentError(f"similarity={config.similarity!r}; pass 'maxsim' or 'pooled'")
+    if config.batch_size < 2:
+        raise ArgumentError(
+            f"batch_size={config.batch_size}; a query needs others' documents: pass at least 2"
+        )
+    if (config.token_weight or config.teacher_kl_weight) and not config.teacher:
+        raise ArgumentError("token_weight and teacher_kl_weight need a teacher; name one")
+    if config.patience and not (config.eval_every and evaluate):
+        raise ArgumentError(f"patience={config.patience} needs evaluations: pass eval_every and a data set")
+
+
+def _split(examples: list[Example], batch_size: int) -> tuple[list[Example], list[Example]]:
+    """One example in 50, and at least a batch where there are ten, is held out: every n-th of the file."""
+    every = min(50, max(10, len(examples) // batch_size))
+    held = [e for i, e in enumerate(examples) if i % every == 0]
+    return [e for i, e in enumerate(examples) if i % every], held
+
+
+def _held_out_batches(held_out: list[list[Example]], config: RetrievalConfig) -> Iterator[Batch]:
+    """Two of every source, whatever its share."""
+    for held in held_out:
+        size = min(config.batch_size, len(held))
+        if size > 1:
+            found = batches([held], [1.0], size=size, n_negatives=config.n_negatives, seed=1)
+            yield from itertools.islice(found, 2)

@@ -1,0 +1,104 @@
+"""Hard negatives: what the project's own searcher finds for a query beside the text that answers it."""
+
+import gzip
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from encoder import Encoder
+from encoder.errors import ArgumentError
+from encoder.training.pairs import Example, read_examples
+from indexing import Index
+from retriever.searcher import Searcher
+
+__all__ = ["mine", "mine_file"]
+
+QUERIES_AT_ONCE = 512
+
+
+def mine(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    n_negatives: int = 4,
+    depth: int = 50,
+    max_ratio: float = 0.95,
+    show_progress: bool = False,
+) -> list[Example]:
+    """The examples with up to `n_negatives` mined negatives behind their positive, in the order given.
+
+    The positives of all examples are the corpus, indexed in `folder`; each query's hits above its positive's
+    score times `max_ratio` are taken for unlabelled answers and passed over (positive-aware mining, Moreira et
+    al. 2024, arXiv 2407.15831). A query whose positive is not among the first `depth` hits gets none: nothing
+    says which of its hits are wrong.
+    """
+    if not 0 < max_ratio <= 1:
+        raise ArgumentError(f"max_ratio={max_ratio}; pass a number above 0 and at most 1")
+    if not 1 <= n_negatives < depth:
+        raise ArgumentError(f"n_negatives={n_negatives}; pass at least 1 and less than depth={depth}")
+    doc_ids = {text: str(i) for i, text in enumerate(dict.fromkeys(e.documents[0] for e in examples))}
+    with Index.create(folder, encoder) as index:
+        records = ({"doc_id": i, "text": text} for text, i in doc_ids.items())
+        index.add(tqdm(records, total=len(doc_ids), unit="text", desc="index", disable=not show_progress))
+    # Several answers to one query are none of its negatives.
+    answers: dict[str, set[str]] = {}
+    for example in examples:
+        answers.setdefault(example.query, set()).add(doc_ids[example.documents[0]])
+    found: dict[str, list[tuple[str, float, str]]] = {}
+    queries = list(answers)
+    with (
+        Searcher.open(folder, encoder) as searcher,
+        tqdm(total=len(queries), unit="query", desc="mine", disable=not show_progress) as bar,
+    ):
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            block = {q: q for q in queries[start : start + QUERIES_AT_ONCE]}
+            for query, hits in searcher.search_many(block, k=depth).items():
+                found[query] = [(h.doc_id, h.score, h.text or "") for h in hits]
+            bar.update(len(block))
+    mined = []
+    for example in examples:
+        ranking = found[example.query]
+        own = [score for i, score, _ in ranking if i == doc_ids[example.documents[0]]]
+        limit = max_ratio * own[0] if own else float("-inf")
+        wrong = [text for i, score, text in ranking if score <= limit and i not in answers[example.query]]
+        mined.append(Example(example.query, (example.documents[0], *wrong[:n_negatives])))
+    return mined
+
+
+def mine_file(
+    encoder: Encoder,
+    source: Path,
+    out: Path,
+    *,
+    n_negatives: int = 4,
+    depth: int = 50,
+    max_ratio: float = 0.95,
+    show_progress: bool = False,
+) -> tuple[int, int]:
+    """Mine for the examples of a file and write {query, pos, negs} lines to `out` (.jsonl or .jsonl.gz).
+
+    The options are those of `mine`. Returns how many examples there are, and how many got a negative.
+    """
+    with tempfile.TemporaryDirectory(prefix="latewood-mine-") as folder:
+        mined = mine(
+            encoder,
+            read_examples(source),
+            Path(folder) / "index",
+            n_negatives=n_negatives,
+            depth=depth,
+            max_ratio=max_ratio,
+            show_progress=show_progress,
+        )
+    with (
+        gzip.open(out, "wt", encoding="utf-8")
+        if out.suffix == ".gz"
+        else out.open("w", encoding="utf-8") as file
+    ):
+        for example in mined:
+            record = {"query": example.query, "pos": example.documents[0], "negs": example.documents[1:]}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return len(mined), sum(len(example.documents) > 1 for example in mined)
