@@ -41,11 +41,15 @@ class Teacher:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         try:
             from transformers import AutoModel
+            from transformers.utils import logging
         except ImportError as error:
             raise MissingDependencyError(
                 "a teacher needs transformers; pip install 'latewood[distill]'"
             ) from error
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # a report on the pooler, which is left out on purpose
         self.model: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval()
+        logging.set_verbosity(verbosity)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
