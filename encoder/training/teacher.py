@@ -47,7 +47,7 @@ class Teacher:
                 "a teacher needs transformers; pip install 'latewood[distill]'"
             ) from error
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # a report on the pooler, which is left out on purpose
+        logging.set_verbosity(40)  # ERROR: a report on the pooler, which is left out on purpose
         self.model: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval()
         logging.set_verbosity(verbosity)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
