@@ -1,5 +1,6 @@
 """Encoder: texts → TokenEmbeddings."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from encoder.checkpoint import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
+from encoder.model import LateInteractionModel
 from encoder.packing import length_sorted_batches, pack
 from encoder.tokenizer import TokenizedTexts
 
@@ -77,13 +79,8 @@ class Encoder:
         checkpoint = load_checkpoint(
             folder, projection=None if projection is None else Path(projection), settings=settings
         )
-        positions = checkpoint.model.backbone.config.max_positions
         for key in ("query_length", "document_length"):
-            value = getattr(checkpoint.tokenizer.settings, key)
-            if value > positions:
-                raise ArgumentError(
-                    f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}"
-                )
+            _check_length(checkpoint.model, key, getattr(checkpoint.tokenizer.settings, key))
         again: dict[str, Any] = {
             k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
         }
@@ -98,6 +95,17 @@ class Encoder:
             else str(folder.resolve())
         )
         return cls(checkpoint, name=stable, device=device, dtype=dtype, load_arguments=again)
+
+    def with_query_length(self, query_length: int) -> "Encoder":
+        """An encoder for queries of another length, in tokens; it shares the weights of this one.
+
+        Raises ArgumentError for a length out of range.
+        """
+        _check_length(self.model, "query_length", query_length)
+        other = copy.copy(self)
+        other.tokenizer = self.tokenizer.with_query_length(query_length)
+        other.load_arguments = {**self.load_arguments, "query_length": query_length}
+        return other
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write a PyLate / sentence-transformers folder."""
@@ -156,6 +164,12 @@ class Encoder:
                     start = stop
                 bar.update(len(batch))
         return TokenEmbeddings(vectors, offsets, texts.truncated)
+
+
+def _check_length(model: LateInteractionModel, key: str, value: int) -> None:
+    positions = model.backbone.config.max_positions
+    if value > positions:
+        raise ArgumentError(f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}")
 
 
 def _strings(texts: Sequence[str]) -> Sequence[str]:

@@ -6,9 +6,10 @@ vocabulary is left out, and whitespace around a text is cut for every kind of ch
 sentence-transformers 6 keeps it.
 """
 
+import copy
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Encoding, Tokenizer
 
@@ -64,12 +65,7 @@ class LateTokenizer:
         self.tokenizer = tokenizer
         self.settings = settings
         self.before, self.after = self._special_ids()
-        for name in ("query_length", "document_length"):
-            shortest = len(self.before) + len(self.after) + 2  # a marker and one token of text
-            if getattr(settings, name) < shortest:
-                raise ArgumentError(
-                    f"{name}={getattr(settings, name)} leaves no room for text; pass >= {shortest}"
-                )
+        self._check_lengths()
         self.query_marker = self._marker(settings.query_prefix)
         self.document_marker = self._marker(settings.document_prefix)
         self.skiplist = self._skiplist(settings.skiplist_words)
@@ -80,6 +76,13 @@ class LateTokenizer:
                 "name the mask_token in tokenizer_config.json or set do_query_expansion to false"
             )
         self.expansion_id = -1 if expansion is None else int(expansion)
+
+    def with_query_length(self, query_length: int) -> "LateTokenizer":
+        """The same tokenizer for queries of another length. Raises ArgumentError for one without room."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, query_length=query_length)
+        other._check_lengths()
+        return other
 
     @property
     def vocab_size(self) -> int:
@@ -132,6 +135,12 @@ class LateTokenizer:
         except TypeError:  # a lone surrogate, which UTF-8 has no bytes for; "?" is what str.encode puts there
             texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
             return self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+    def _check_lengths(self) -> None:
+        shortest = len(self.before) + len(self.after) + 2  # a marker and one token of text
+        for name in ("query_length", "document_length"):
+            if (length := getattr(self.settings, name)) < shortest:
+                raise ArgumentError(f"{name}={length} leaves no room for text; pass >= {shortest}")
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own template puts before and after a text, CLS and SEP as a rule."""
