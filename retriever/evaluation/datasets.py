@@ -1,5 +1,6 @@
 """Evaluation sets in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/{split}.tsv."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from pathlib import Path
 
 from encoder.errors import CorpusError
 from indexing.corpus import Passage, beir_file, read_jsonl
+from indexing.durable import hash_file
 
-__all__ = ["EvaluationSet", "Qrels", "Run", "query_length"]
+__all__ = ["EvaluationSet", "Qrels", "Run", "beir_folders", "query_length"]
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
@@ -25,7 +27,17 @@ def query_length(name: str) -> int:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
+    """nano-arguana, NanoBEIR's cut of arguana, is read as arguana is."""
+    return name.lower().replace("_", "-").removeprefix("nano-")
+
+
+def beir_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folder itself where it is a BEIR folder with judgements, else those in it, by name; maybe none."""
+    root = Path(folder)
+    if beir_file(root, "corpus") is not None:
+        return [root]
+    inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [path for path in inside if beir_file(path, "corpus") is not None and (path / "qrels").is_dir()]
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,13 @@ class EvaluationSet:
         if corpus is None:
             raise CorpusError(f"{self.folder}/corpus.jsonl is gone; put it back")
         return read_jsonl(corpus)
+
+    def digest(self) -> str:
+        """Hex digest of corpus, queries and this split's judgements, byte by byte."""
+        files = [beir_file(self.folder, "corpus"), beir_file(self.folder, "queries")]
+        files.append(self.folder / "qrels" / f"{self.split}.tsv")
+        hashes = [hash_file(file) for file in files if file is not None]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:32]
 
     @property
     def query_length(self) -> int:

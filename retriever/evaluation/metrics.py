@@ -9,7 +9,7 @@ from ir_measures import RR, R, nDCG
 
 from encoder.errors import ArgumentError
 
-__all__ = ["METRICS", "evaluate", "evaluate_queries", "trec_order"]
+__all__ = ["METRICS", "evaluate", "evaluate_queries", "mean", "trec_order"]
 
 _MEASURES = (nDCG @ 10, R @ 100, RR @ 10)
 METRICS = tuple(str(measure) for measure in _MEASURES)
@@ -35,8 +35,13 @@ def evaluate(
 
     A judged query that the run lacks, or has no hit for, counts as 0; a query without judgements is left out.
     """
-    queries = evaluate_queries(qrels, run)
-    return {name: math.fsum(values[name] for values in queries.values()) / len(queries) for name in METRICS}
+    return mean(evaluate_queries(qrels, run))
+
+
+def mean(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each of METRICS over {query id: {metric: value}}."""
+    values = per_query.values()
+    return {name: math.fsum(value[name] for value in values) / len(per_query) for name in METRICS}
 
 
 def evaluate_queries(
