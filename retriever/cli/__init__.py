@@ -5,6 +5,7 @@ import sys
 import typer
 
 from encoder import LatewoodError
+from retriever.cli.compare import compare_command
 from retriever.cli.doctor import doctor_command
 from retriever.cli.evaluate import evaluate_command
 from retriever.cli.index import index_command, info_command
@@ -25,6 +26,7 @@ app.command("search")(search_command)
 app.command("info")(info_command)
 app.command("doctor")(doctor_command)
 app.command("evaluate")(evaluate_command)
+app.command("compare")(compare_command)
 app.add_typer(train_app, name="train")
 
 

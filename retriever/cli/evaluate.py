@@ -1,38 +1,65 @@
-"""`latewood evaluate`: index a test collection, run its queries, measure."""
+"""`latewood evaluate`: index test collections, run their queries, measure; by folder or by published name."""
 
 import json
-import math
 import sys
-import tempfile
-import time
-from contextlib import nullcontext
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 
 from encoder import Encoder
-from encoder.errors import ArgumentError
-from indexing import Index
+from encoder.errors import ArgumentError, CorpusError
 from retriever.cli.options import AsJson, DocumentLength, Model, ModeOption, search_mode
-from retriever.evaluation import METRICS, EvaluationSet, evaluate, write_run
-from retriever.searcher import Searcher
+from retriever.evaluation import METRICS, EvaluationSet
+from retriever.evaluation.baselines import BASELINES, baseline
+from retriever.evaluation.datasets import beir_folders
+from retriever.evaluation.plots import plot
+from retriever.evaluation.published import DEFAULT_CACHE, Published, fetch, published
+from retriever.evaluation.results import markdown
+from retriever.evaluation.runner import evaluate_all
+from retriever.evaluation.systems import LateInteraction, System
 
 __all__ = ["evaluate_command"]
 
 
 def evaluate_command(
-    folder: Annotated[
-        Path, typer.Argument(metavar="BEIR_FOLDER", help="corpus.jsonl, queries.jsonl, qrels/.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER|NAME...",
+            help="A BEIR folder (corpus.jsonl, queries.jsonl, qrels/), a folder of such folders, or a name: beir, "
+            "nanobeir, mldr, longembed, coir, codesearchnet, or one set, as scifact or mldr-de.",
+        ),
     ],
     model: Model = "bundled",
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    k: Annotated[int, typer.Option("-k", min=10, help="Depth of the run; R@100 needs 100.")] = 100,
-    index_folder: Annotated[
-        Path | None, typer.Option("--index", help="Keep the index here, or use the one that is here.")
+    split: Annotated[
+        str | None, typer.Option(help="Which qrels/SPLIT.tsv; test, or what a named set is measured on.")
     ] = None,
-    run_file: Annotated[Path | None, typer.Option("--run", help="Write the run here, in TREC form.")] = None,
+    k: Annotated[int, typer.Option("-k", min=10, help="Depth of the run; R@100 needs 100.")] = 100,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for report.json, report.md and runs/. Run again, it does only what is not there."
+        ),
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Only the JSON report, here; resumed likewise.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Quality against latency and size, as PNG.")
+    ] = None,
+    baselines: Annotated[
+        list[str] | None, typer.Option("--baseline", help="Also bm25, or dense (mean pooling); repeatable.")
+    ] = None,
+    index_folder: Annotated[
+        Path | None,
+        typer.Option("--index", help="Keep the index here, or use the one that is here (one data set)."),
+    ] = None,
+    run_file: Annotated[
+        Path | None, typer.Option("--run", help="Write the run here, in TREC form (one data set).")
+    ] = None,
     document_length: DocumentLength = None,
     flat: Annotated[
         bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")
@@ -40,81 +67,108 @@ def evaluate_command(
     nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
     nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
     mode: ModeOption = "late",
+    cache: Annotated[Path, typer.Option(help="Where named data sets are kept.")] = DEFAULT_CACHE,
     as_json: AsJson = False,
 ) -> None:
-    """Index a BEIR folder, run its queries, print nDCG@10, R@100 and RR@10.
+    """Index test collections, run their queries, print nDCG@10, R@100 and RR@10.
 
-    Example: latewood evaluate ./nfcorpus --run nfcorpus.trec
+    Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
     """
     chosen_mode = search_mode(mode)
-    data = EvaluationSet.load(folder, split)
+    if unknown := [name for name in baselines or () if name not in BASELINES]:
+        raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
+    if out is not None and report_file is not None:
+        raise ArgumentError("--out writes the report too; pass --out or --report, not both")
+    targets = _targets(sources, split, cache)
+    if len(targets) > 1 and (index_folder or run_file):
+        option = "--index" if index_folder else "--run"
+        raise ArgumentError(
+            f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
+        )
     encoder = Encoder.load(model, document_length=document_length)
-    settings = encoder.tokenizer.settings
-    # BEIR's query lengths are for models that expand queries to that very length. Without expansion a
-    # length only cuts, so the longer of the two is meant.
-    if settings.do_query_expansion or data.query_length > settings.query_length:
-        encoder = Encoder.load(model, document_length=document_length, query_length=data.query_length)
-    started = time.perf_counter()
-    with (
-        nullcontext(index_folder)
-        if index_folder
-        else tempfile.TemporaryDirectory(prefix="latewood-") as place
-    ):
-        path = Path(place) / "index" if index_folder is None else index_folder
-        info = _index_for_evaluation(path, data, encoder, flat)
-        indexed = time.perf_counter()
-        with Searcher.open(path, encoder) as searcher:
-            depth = k + data.drops_self_hits
-            found = searcher.search_many(
-                data.queries,
-                k=depth,
-                mode=chosen_mode,
-                nprobe=nprobe,
-                nrerank=nrerank,
-                show_progress=sys.stderr.isatty(),
-            )
-    searched = time.perf_counter()
-    run = data.drop_self_hits({qid: {h.doc_id: h.score for h in hits} for qid, hits in found.items()})
-    run = {qid: {doc: s for doc, s in hits.items() if math.isfinite(s)} for qid, hits in run.items()}
-    if run_file is not None:
-        write_run(run_file, run)
-    result: dict[str, Any] = evaluate(data.qrels, run)
-    result |= {
-        "dataset": data.name,
-        "split": split,
-        "queries": len(data.queries),
-        "model": encoder.name,
-        "fingerprint": encoder.fingerprint,
-        "mode": mode,
-        "kind": info["kind"],
-        "passages": info["passages"],
-        "tokens": info["tokens"],
-        "bytes_per_token": round(info["bytes_per_token"], 3),
-        "index_seconds": round(indexed - started, 2),
-        "search_seconds": round(searched - indexed, 2),
-    }
+    systems: list[System] = [LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder)]
+    systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
+    results = evaluate_all(
+        systems,
+        (target.load(cache) for target in targets),
+        report_file=report_file if out is None else out / "report.json",
+        run_folder=None if out is None else out / "runs",
+        run_file=run_file,
+        show_progress=sys.stderr.isatty(),
+        say=_silent if as_json else _say,
+    )
+    if out is not None:
+        (out / "report.md").write_text(markdown(results), encoding="utf-8")
+    if plot_file is not None:
+        plot(plot_file, results)
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
-        return
+        typer.echo(json.dumps(_as_json(results, len(targets), bool(baselines)), indent=2))
+    elif len(results) > 1:
+        typer.echo("\n" + markdown(results), nl=False)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A folder, or a published data set that may have to be fetched first."""
+
+    source: Path | Published
+    split: str
+
+    @property
+    def name(self) -> str:
+        return self.source.name if isinstance(self.source, Published) else self.source.resolve().name
+
+    def load(self, cache: Path) -> EvaluationSet:
+        if isinstance(self.source, Published):
+            return fetch(self.source, cache)
+        return EvaluationSet.load(self.source, self.split)
+
+
+def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target]:
+    """What the arguments name, each once. A folder's mistakes are found here, before an hour of encoding."""
+    targets: dict[_Target, None] = {}
+    for source in sources:
+        if Path(source).is_dir():
+            if not (folders := beir_folders(source)):
+                raise CorpusError(f"{source} is no BEIR folder and holds none; pass one with corpus.jsonl")
+            targets |= {_Target(folder, split or "test"): None for folder in folders}
+        elif "/" in source.removeprefix("mteb:") and not source.startswith("mteb:"):
+            raise CorpusError(f"{source} does not exist; pass a BEIR folder, or the name of a data set")
+        else:
+            sets = [replace(one, split=split or one.split) for one in published(source)]
+            targets |= {_Target(one, one.split): None for one in sets}
+    names = [(target.name, target.split) for target in targets]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ArgumentError(f"two data sets are called {twice[0][0]}; evaluate them in two commands")
+    for target in targets:
+        if isinstance(target.source, Path):
+            target.load(cache)
+    return list(targets)
+
+
+def _say(result: dict[str, Any], found: bool) -> None:
     for name in METRICS:
         typer.echo(f"{name:8s} {result[name]:.4f}")
+    size = f"{result['index_bytes'] / 1e6:.1f} MB"
+    if "tokens" in result:
+        size = f"{result['tokens']:,} tokens, {result['kind']}, {result['bytes_per_token']:.1f} bytes/token"
     typer.echo(
-        f"{data.name} ({split}): {len(data.queries):,} queries, {info['passages']:,} passages, {info['tokens']:,} "
-        f"tokens, {info['kind']}, {info['bytes_per_token']:.1f} bytes/token; index {indexed - started:.1f} s, "
-        f"search {searched - indexed:.1f} s"
+        f"{result['dataset']} ({result['split']}), {result['system']}: {result['queries']:,} queries, "
+        f"{result['passages']:,} passages, {size}; index {result['index_seconds']:.1f} s, search "
+        f"{result['search_seconds']:.1f} s" + (" (from the report)" if found else "")
     )
+    if "run_error" in result:
+        typer.echo(f"no run file: {result['run_error']}", err=True)
 
 
-def _index_for_evaluation(path: Path, data: EvaluationSet, encoder: Encoder, flat: bool) -> dict[str, Any]:
-    if (path / "index.db").is_file():
-        opened = Index.open(path, encoder, writable=True)
-    else:
-        opened = Index.create(
-            path, encoder, **({"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if flat else {})
-        )
-    with opened as index:
-        index.add(tqdm(data.passages(), unit="passage", desc="index", disable=not sys.stderr.isatty()))
-        info = index.info()
-    if flat and info["kind"] != "flat":
-        raise ArgumentError(f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index")
-    return info
+def _silent(result: dict[str, Any], found: bool) -> None:
+    pass
+
+
+def _as_json(results: list[dict[str, Any]], n_sets: int, with_baselines: bool) -> Any:
+    """An object for one data set, a list for several; a set's baselines within it."""
+    plain = [{key: value for key, value in r.items() if key != "per_query"} for r in results]
+    each = len(plain) // n_sets
+    sets = [plain[start : start + each] for start in range(0, len(plain), each)]
+    objects = [first | ({"baselines": rest} if with_baselines else {}) for first, *rest in sets]
+    return objects[0] if n_sets == 1 else objects

@@ -1,0 +1,142 @@
+"""What late interaction is measured against: BM25 by bm25s, and one pooled vector a passage in FAISS."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from encoder import Encoder, TokenEmbeddings
+from encoder.errors import ArgumentError, MissingDependencyError
+from retriever.evaluation.datasets import EvaluationSet, Run
+from retriever.evaluation.systems import LateInteraction, System
+
+__all__ = ["BASELINES", "Bm25", "Dense", "baseline"]
+
+BASELINES = ("bm25", "dense")
+AT_ONCE = 256  # texts encoded together
+
+
+def baseline(name: str, encoder: Encoder, k: int = 100) -> System:
+    """A system of BASELINES by its name; encoder is what "dense" pools. Raises ArgumentError for others."""
+    if name == "bm25":
+        return Bm25(k)
+    if name == "dense":
+        return Dense(encoder, k)
+    raise ArgumentError(f"baseline {name!r} is not known; pass one of {', '.join(BASELINES)}")
+
+
+@dataclass(frozen=True)
+class Bm25:
+    """bm25s with Anserini's k1 and b, Snowball stemming and English stop words. k: depth of the run."""
+
+    k: int = 100
+    k1: float = 0.9
+    b: float = 0.4
+    name: str = "bm25"
+
+    def identity(self, data: EvaluationSet) -> dict[str, Any]:
+        settings = {"k": self.k, "k1": self.k1, "b": self.b, "stemmer": "english", "stopwords": "en"}
+        return {"model": "bm25s", "fingerprint": None, "settings": settings}
+
+    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+        try:
+            import bm25s
+            import Stemmer
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"the BM25 baseline needs {error.name}; pip install 'latewood[eval]'"
+            ) from error
+
+        stemmer = Stemmer.Stemmer("english")
+
+        def words(texts: list[str]) -> Any:
+            return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
+
+        started = time.perf_counter()
+        ids, texts = [], []
+        for passage in _bar(data.passages(), data, "BM25 index", "passage", show_progress):
+            ids.append(passage["doc_id"])
+            texts.append(passage["text"])
+        model = bm25s.BM25(k1=self.k1, b=self.b)
+        model.index(words(texts), show_progress=False)
+        indexed = time.perf_counter()
+        depth = min(self.k + data.drops_self_hits, len(ids))
+        run: Run = {}
+        for qid, text in _bar(data.queries.items(), data, "BM25 search", "query", show_progress):
+            found, scores = model.retrieve(words([text]), k=depth, show_progress=False)
+            pairs = zip(found[0], scores[0], strict=True)
+            run[qid] = {ids[i]: float(score) for i, score in pairs if score > 0}
+        size = sum(array.nbytes for array in model.scores.values() if isinstance(array, np.ndarray))
+        return run, _figures(data, len(ids), size, started, indexed, time.perf_counter())
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One vector a text: the mean of its token vectors, scaled to unit length; inner product, exactly.
+
+    The encoder was not trained to be pooled: this says what is lost by it, not how good a model made for one
+    vector a text would be. k: depth of the run.
+    """
+
+    encoder: Encoder
+    k: int = 100
+    name: str = "dense"
+
+    def identity(self, data: EvaluationSet) -> dict[str, Any]:
+        identity = LateInteraction(self.encoder, self.k).identity(data)
+        kept = ("k", "query_length", "document_length", "skiplist_words", "dtype")
+        return identity | {"settings": {key: identity["settings"][key] for key in kept}}
+
+    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+        import faiss
+
+        encoder = LateInteraction(self.encoder).encoder_for(data)
+        index = faiss.IndexFlatIP(encoder.dim)
+        ids: list[str] = []
+        started = time.perf_counter()
+        passages = iter(_bar(data.passages(), data, "dense index", "passage", show_progress))
+        while some := list(itertools.islice(passages, AT_ONCE)):
+            index.add(_pooled(encoder.encode_documents([p["text"] for p in some])))
+            ids += [p["doc_id"] for p in some]
+        indexed = time.perf_counter()
+        depth = min(self.k + data.drops_self_hits, len(ids))
+        run: Run = {}
+        queries = iter(_bar(data.queries.items(), data, "dense search", "query", show_progress))
+        while pairs := list(itertools.islice(queries, AT_ONCE)):
+            scores, found = index.search(_pooled(encoder.encode_queries([text for _, text in pairs])), depth)
+            for (qid, _), rows, values in zip(pairs, found, scores, strict=True):
+                run[qid] = {ids[i]: float(score) for i, score in zip(rows, values, strict=True)}
+        size = len(ids) * encoder.dim * 4
+        return run, _figures(data, len(ids), size, started, indexed, time.perf_counter())
+
+
+def _pooled(embeddings: TokenEmbeddings) -> npt.NDArray[np.float32]:
+    """(n, dim), of unit length; a text without a vector gets zeros, which score 0."""
+    means = np.zeros((len(embeddings), embeddings.dim), np.float32)
+    for row, vectors in zip(means, embeddings, strict=True):
+        if len(vectors):
+            row[:] = vectors.mean(axis=0)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    pooled: npt.NDArray[np.float32] = np.divide(means, norms, out=np.zeros_like(means), where=norms > 0)
+    return pooled
+
+
+def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, show: bool) -> Iterator[Any]:
+    return iter(tqdm(items, unit=unit, desc=f"{data.name}: {what}", disable=not show))
+
+
+def _figures(
+    data: EvaluationSet, passages: int, size: int, started: float, indexed: float, done: float
+) -> dict[str, Any]:
+    return {
+        "passages": passages,
+        "index_bytes": size,
+        "index_seconds": round(indexed - started, 2),
+        "search_seconds": round(done - indexed, 2),
+        "ms_per_query": round(1000 * (done - indexed) / len(data.queries), 3),
+    }

@@ -1,0 +1,155 @@
+"""The report: results as JSON, in which finished ones are found again, and as a Markdown table."""
+
+import datetime
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoder.errors import CorpusError
+from indexing.durable import publish_file
+from retriever.evaluation.metrics import METRICS
+
+__all__ = ["Report", "averages", "environment", "markdown"]
+
+FORMAT = 1
+IDENTITY = (
+    "system",
+    "dataset",
+    "split",
+    "data",
+    "fingerprint",
+    "settings",
+)  # the same in these: the same run
+PACKAGES = ("latewood", "torch", "numpy", "faiss-cpu", "faiss-gpu", "tokenizers", "ir_measures", "bm25s")
+
+
+@dataclass
+class Report:
+    """Results of `evaluate_system`, one for each data set, split and system, in the order they were put."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Report":
+        """Read a report that `save` wrote. Raises CorpusError for what is none."""
+        try:
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"cannot read {path}: {error}; pass a report of `latewood evaluate`") from error
+        if not isinstance(read, dict) or read.get("format") != FORMAT:
+            raise CorpusError(f"{path} is no report of format {FORMAT}; make one by `latewood evaluate`")
+        return cls(list(read["results"]))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, aside and renamed: a crash leaves the one before."""
+        text = json.dumps({"format": FORMAT, "results": self.results}, indent=1)
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        publish_file(target.parent, target.name, lambda aside: _write(aside, text))
+
+    def find(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The result of the same system, weights, settings and data, if it is here."""
+        return next((r for r in self.results if all(r.get(k) == wanted.get(k) for k in IDENTITY)), None)
+
+    def put(self, result: dict[str, Any]) -> None:
+        """Add a result; it takes the place of one of the same data set, split and system."""
+        for i, old in enumerate(self.results):
+            if all(old[key] == result[key] for key in ("dataset", "split", "system")):
+                self.results[i] = result
+                return
+        self.results.append(result)
+
+    @property
+    def systems(self) -> list[str]:
+        return list(dict.fromkeys(r["system"] for r in self.results))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Date, versions of what decides a result, and the machine that its times are of."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions,
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def averages(results: Sequence[Mapping[str, Any]], keys: Iterable[str] = METRICS) -> dict[str, float]:
+    """Mean of each key over data sets. The twelve forums of cqadupstack count as one set, as BEIR has it."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        name = result["dataset"]
+        groups.setdefault("cqadupstack" if name.startswith("cqadupstack") else name, []).append(result)
+    return {key: _mean(_mean(r[key] for r in group) for group in groups.values()) for key in keys}
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return math.fsum(listed) / len(listed)
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each data set and system, means below, and what it was measured with."""
+    columns = ["data set", "system", *METRICS, "ms/query", "index MB", "index s", "queries", "passages"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for r in results:
+        name = r["dataset"] if r["split"] == "test" else f"{r['dataset']} ({r['split']})"
+        cells = [name, r["system"], *(f"{r[metric]:.4f}" for metric in METRICS)]
+        cells += [f"{r['ms_per_query']:.1f}", f"{r['index_bytes'] / 1e6:.1f}", f"{r['index_seconds']:.1f}"]
+        cells += [f"{r['queries']:,}", f"{r['passages']:,}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    for system in dict.fromkeys(r["system"] for r in results):
+        own = [r for r in results if r["system"] == system]
+        if len(own) > 1:
+            means = averages(own, (*METRICS, "ms_per_query"))
+            cells = [f"**mean of {len(own)}**", system, *(f"**{means[metric]:.4f}**" for metric in METRICS)]
+            cells += [f"{means['ms_per_query']:.1f}", "", "", "", ""]
+            lines.append("| " + " | ".join(cells) + " |")
+    notes = dict.fromkeys(_note(r) for r in results)
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """How a system was set up and where it ran; one line for all results that agree in it."""
+    shown = {k: v for k, v in result["settings"].items() if v is not None and k != "skiplist_words"}
+    settings = ", ".join(f"{key} {value}" for key, value in shown.items())
+    weights = f" ({result['fingerprint'][:12]})" if result["fingerprint"] else ""
+    measured = result["environment"]
+    machine = measured["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    return (
+        f"{result['system']}: model {result['model']}{weights}; {settings}; {measured['date'][:10]}, "
+        f"{machine['cpu']}, {machine['threads']} threads; {versions}."
+    )

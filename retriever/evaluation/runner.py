@@ -1,0 +1,127 @@
+"""Evaluating: one system on one data set → one result, as training and notebooks call it; or many, resumed."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from encoder import Encoder
+from encoder.errors import ArgumentError
+from retriever.evaluation.datasets import EvaluationSet
+from retriever.evaluation.metrics import evaluate_queries, mean
+from retriever.evaluation.report import write_run
+from retriever.evaluation.results import Report, environment
+from retriever.evaluation.systems import LateInteraction, System
+from retriever.searcher import Mode
+
+__all__ = ["evaluate_all", "evaluate_folder", "evaluate_system"]
+
+
+def evaluate_folder(
+    encoder: Encoder,
+    folder: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    k: int = 100,
+    mode: Mode = "late",
+    flat: bool = False,
+    nprobe: int | None = None,
+    nrerank: int | None = None,
+    index_folder: str | os.PathLike[str] | None = None,
+    run_file: str | os.PathLike[str] | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Index a BEIR folder, run its queries, measure.
+
+    The arguments are explained at `LateInteraction`; run_file: write the run there, in TREC's form. Gives
+    the metrics by their names ("nDCG@10", ...), `per_query` {query id: {metric: value}}, and what they were
+    measured with: dataset, split, data (a digest), model, fingerprint, settings, times in seconds, sizes.
+    Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
+    """
+    system = LateInteraction(
+        encoder, k, mode, flat, nprobe, nrerank, None if index_folder is None else Path(index_folder)
+    )
+    data = EvaluationSet.load(folder, split)
+    return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
+
+
+def evaluate_system(
+    system: System,
+    data: EvaluationSet,
+    *,
+    run_file: str | os.PathLike[str] | None = None,
+    must_write: bool = True,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """As `evaluate_folder`, for any system and a data set that is loaded.
+
+    must_write: False puts the reason why the run could not be written under `run_error`, and goes on.
+    """
+    found, figures = system.run(data, show_progress=show_progress)
+    run = data.drop_self_hits(found)
+    try:
+        if run_file is not None:
+            write_run(run_file, run, tag=system.name)
+    except ArgumentError as error:
+        if must_write:
+            raise
+        figures["run_error"] = str(error)
+    per_query = evaluate_queries(data.qrels, run)
+    return {
+        **mean(per_query),
+        **_identity(system, data),
+        "queries": len(data.queries),
+        "mode": getattr(system, "mode", system.name),
+        **figures,
+        "environment": environment(),
+        "per_query": per_query,
+    }
+
+
+def evaluate_all(
+    systems: Sequence[System],
+    sets: Iterable[EvaluationSet],
+    *,
+    report_file: str | os.PathLike[str] | None = None,
+    run_folder: str | os.PathLike[str] | None = None,
+    run_file: str | os.PathLike[str] | None = None,
+    show_progress: bool = False,
+    say: Callable[[dict[str, Any], bool], None] = lambda result, found: None,
+) -> list[dict[str, Any]]:
+    """Every system on every data set; the results in this order, as `evaluate_system` gives them.
+
+    report_file: written after each result, so that a run that was cut off can be run again: what is in it of
+    the same weights, settings and data is not run anew. What it holds of other data sets stays.
+    run_folder: runs go there, as DATASET.SPLIT.SYSTEM.trec; where ids have white space, which TREC's form
+    cannot hold, the result says so under `run_error`. run_file: for the first system's run instead.
+    say: told each result, and whether it was in the report.
+    """
+    report = Report()
+    if report_file is not None and Path(report_file).exists():
+        report = Report.load(report_file)
+    if run_folder is not None:
+        Path(run_folder).mkdir(parents=True, exist_ok=True)
+    results = []
+    for data in sets:
+        for system in systems:
+            file = Path(run_file) if run_file is not None and system is systems[0] else None
+            if run_folder is not None:
+                file = Path(run_folder) / f"{data.name}.{data.split}.{system.name}.trec"
+            found = report.find(_identity(system, data))
+            if found is not None and file is not None and not file.is_file() and "run_error" not in found:
+                found = None
+            result = found or evaluate_system(
+                system, data, run_file=file, must_write=run_folder is None, show_progress=show_progress
+            )
+            results.append(result)
+            if found is None:
+                report.put(result)
+                if report_file is not None:
+                    report.save(report_file)
+            say(result, found is not None)
+    return results
+
+
+def _identity(system: System, data: EvaluationSet) -> dict[str, Any]:
+    about = {"dataset": data.name, "split": data.split, "data": data.digest(), "system": system.name}
+    return about | system.identity(data)

@@ -1,0 +1,154 @@
+"""What is evaluated: late interaction in each of its modes, as a run over one data set with its times and sizes."""
+
+import math
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from encoder import Encoder
+from encoder.errors import ArgumentError
+from indexing import Index
+from retriever.evaluation.datasets import EvaluationSet, Run
+from retriever.searcher import Mode, Searcher
+
+__all__ = ["LateInteraction", "System"]
+
+QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
+
+
+class System(Protocol):
+    """Anything that can be put in a report beside late interaction."""
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+
+    def identity(self, data: EvaluationSet) -> dict[str, Any]:
+        """model, fingerprint (None for what has no weights) and settings: all that decides the run."""
+
+    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+        """Hits of every query, and figures: at least passages, index_bytes, index_seconds, search_seconds."""
+
+
+@dataclass(frozen=True)
+class LateInteraction:
+    """Latewood's own index and search.
+
+    k: depth of the run. flat: keep vectors as float16 and score all of them. index_folder: keep the index
+    there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
+    """
+
+    encoder: Encoder
+    k: int = 100
+    mode: Mode = "late"
+    flat: bool = False
+    nprobe: int | None = None
+    nrerank: int | None = None
+    index_folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return "latewood" + ("" if self.mode == "late" else f"-{self.mode}") + ("-flat" if self.flat else "")
+
+    def encoder_for(self, data: EvaluationSet) -> Encoder:
+        """The encoder with the query length that results on this data set are published with.
+
+        BEIR's query lengths are for models that expand queries to that very length. Without expansion a
+        length only cuts, so the longer of the two is meant.
+        """
+        settings = self.encoder.tokenizer.settings
+        if settings.do_query_expansion or data.query_length > settings.query_length:
+            return self.encoder.with_query_length(data.query_length)
+        return self.encoder
+
+    def identity(self, data: EvaluationSet) -> dict[str, Any]:
+        encoder = self.encoder_for(data)
+        return {
+            "model": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "settings": {
+                "k": self.k,
+                "mode": self.mode,
+                "flat": self.flat,
+                "nprobe": self.nprobe,
+                "nrerank": self.nrerank,
+                "query_length": encoder.query_length,
+                "document_length": encoder.document_length,
+                "skiplist_words": "".join(encoder.tokenizer.settings.skiplist_words),
+                "dtype": str(encoder.dtype).removeprefix("torch."),
+            },
+        }
+
+    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+        encoder = self.encoder_for(data)
+        place: Any = nullcontext(self.index_folder)
+        if self.index_folder is None:
+            place = tempfile.TemporaryDirectory(prefix="latewood-")
+        with place as folder:
+            path = self.index_folder or Path(folder) / "index"
+            started = time.perf_counter()
+            info = self._index(path, data, encoder, show_progress)
+            indexed = time.perf_counter()
+            with Searcher.open(path, encoder) as searcher:
+                run, seconds = self._search(searcher, data, show_progress)
+        sizes = info["bytes"]
+        return run, {
+            "kind": info["kind"],
+            "passages": info["passages"],
+            "tokens": info["tokens"],
+            "bytes_per_token": round(info["bytes_per_token"], 3),
+            "index_bytes": sum(sizes[part] for part in sizes if part != "database"),
+            "index_seconds": round(indexed - started, 2),
+            "search_seconds": round(seconds, 2),
+            "ms_per_query": round(1000 * seconds / len(data.queries), 3),
+        }
+
+    def _index(
+        self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool
+    ) -> dict[str, Any]:
+        if (path / "index.db").is_file():
+            opened = Index.open(path, encoder, writable=True)
+        else:
+            never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
+            opened = Index.create(path, encoder, **never)
+        with opened as index:
+            bar = tqdm(data.passages(), unit="passage", desc=f"{data.name}: index", disable=not show_progress)
+            index.add(bar)
+            info = index.info()
+        if self.flat and info["kind"] != "flat":
+            raise ArgumentError(
+                f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
+            )
+        return info
+
+    def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
+        def hits(queries: dict[str, str]) -> Run:
+            found = searcher.search_many(
+                queries,
+                k=self.k + data.drops_self_hits,
+                mode=self.mode,
+                nprobe=self.nprobe,
+                nrerank=self.nrerank,
+            )
+            return {
+                qid: {h.doc_id: h.score for h in some if math.isfinite(h.score)}
+                for qid, some in found.items()
+            }
+
+        ids = list(data.queries)
+        hits({ids[0]: data.queries[ids[0]]})  # loads or compiles the kernels, which is no part of a latency
+        run: Run = {}
+        started = time.perf_counter()
+        with tqdm(
+            total=len(ids), unit="query", desc=f"{data.name}: search", disable=not show_progress
+        ) as bar:
+            for start in range(0, len(ids), QUERIES_AT_ONCE):
+                some = ids[start : start + QUERIES_AT_ONCE]
+                run |= hits({qid: data.queries[qid] for qid in some})
+                bar.update(len(some))
+        return run, time.perf_counter() - started
