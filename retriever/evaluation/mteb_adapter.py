@@ -1,0 +1,168 @@
+"""mteb runs its retrieval tasks on Latewood's index: mteb 2's search protocol, index then search.
+
+    import mteb
+    with MtebSearch(Encoder.load()) as model:
+        result = mteb.evaluate(model, mteb.get_tasks(tasks=["NFCorpus"]))
+
+mteb asks for 1,000 hits a query and drops self-hits itself, where a task says so.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from encoder import Encoder
+from encoder.errors import ArgumentError, MissingDependencyError
+from indexing import Index
+from retriever.evaluation.datasets import query_length
+from retriever.evaluation.published import short_name
+from retriever.searcher import Mode, Searcher
+
+__all__ = ["MtebSearch"]
+
+
+class MtebSearch:
+    """An object of mteb's SearchProtocol. Holds the index of one task at a time, in a temporary folder."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        name: str = "latewood/latewood-mini",
+        mode: Mode = "late",
+        flat: bool = False,
+        **search: Any,
+    ) -> None:
+        """name: under which mteb files the results, "organisation/model". mode and the rest: as in
+        `Searcher.search` (nprobe, nrerank, ...). flat: keep vectors as float16 and score all passages."""
+        if "/" not in name:
+            raise ArgumentError(f"name={name!r}; mteb wants organisation/model")
+        self.encoder = encoder
+        self.name = name
+        self.mode = mode
+        self.flat = flat
+        self.search_settings = search
+        self._place: tempfile.TemporaryDirectory[str] | None = None
+        self._searcher: Searcher | None = None
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """mteb's ModelMeta; the revision is the fingerprint of the weights."""
+        try:
+            from mteb.models import ModelMeta
+        except ImportError as error:
+            raise MissingDependencyError("mteb is not installed; pip install 'latewood[eval]'") from error
+
+        about = {
+            "name": self.name,
+            "revision": self.encoder.fingerprint,
+            "n_parameters": self.encoder.n_parameters,
+            "max_tokens": float(self.encoder.document_length),
+            "embed_dim": self.encoder.dim,
+            "similarity_fn_name": "MaxSim",
+            "use_instructions": False,
+        }
+        return ModelMeta.create_empty(overwrites=about)
+
+    def index(
+        self,
+        corpus: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        encode_kwargs: Mapping[str, Any],
+        num_proc: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Index a task's corpus: rows with id, text and maybe title. The index of an earlier task goes."""
+        self.close()
+        self._place = tempfile.TemporaryDirectory(prefix="latewood-mteb-")
+        path = Path(self._place.name) / "index"
+        encoder = self._encoder_for(task_metadata, hf_subset)
+        never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
+        with Index.create(path, encoder, **never) as index:
+            index.add(_passages(corpus), show_progress=bool(encode_kwargs.get("show_progress_bar")))
+        self._searcher = Searcher.open(path, encoder)
+
+    def search(
+        self,
+        queries: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        top_k: int,
+        encode_kwargs: Mapping[str, Any],
+        top_ranked: Mapping[str, list[str]] | None = None,
+        num_proc: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, dict[str, float]]:
+        """{query id: {doc_id: score}}, top_k hits a query; of a reranking task, among top_ranked only."""
+        if self._searcher is None:
+            raise ArgumentError("there is no index; call index before search")
+        texts = {str(row["id"]): _query_text(row) for row in queries}
+        settings = {"k": top_k, "mode": self.mode, **self.search_settings}
+        if top_ranked is None:
+            show = bool(encode_kwargs.get("show_progress_bar"))
+            found = self._searcher.search_many(texts, show_progress=show, **settings)
+        else:
+            found = {
+                qid: self._searcher.search(text, filter=_among(top_ranked[qid]), **settings)
+                if top_ranked.get(qid)
+                else []
+                for qid, text in texts.items()
+            }
+        return {
+            qid: {hit.doc_id: hit.score for hit in hits if math.isfinite(hit.score)}
+            for qid, hits in found.items()
+        }
+
+    def close(self) -> None:
+        """Give the index's disk space back."""
+        if self._searcher is not None:
+            self._searcher.close()
+            self._searcher = None
+        if self._place is not None:
+            self._place.cleanup()
+            self._place = None
+
+    def __enter__(self) -> "MtebSearch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encoder_for(self, task_metadata: Any, subset: str) -> Encoder:
+        """With the query length of BEIR's set, as `latewood evaluate` has it: see LateInteraction."""
+        wanted = query_length(short_name(task_metadata.name, subset))
+        settings = self.encoder.tokenizer.settings
+        if settings.do_query_expansion or wanted > settings.query_length:
+            return self.encoder.with_query_length(wanted)
+        return self.encoder
+
+
+def _passages(corpus: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in corpus:
+        title = row.get("title") or ""
+        yield {"doc_id": str(row["id"]), "text": f"{title} {row['text']}".strip(), "metadata": {}}
+
+
+def _query_text(row: Mapping[str, Any]) -> str:
+    """As mteb joins them: the instruction after the text, the turns of a conversation in one."""
+    text = row["text"]
+    if not isinstance(text, str):
+        text = "; ".join(
+            turn if isinstance(turn, str) else f"{turn['role']}: {turn['content']}" for turn in text
+        )
+    return f"{text} {row.get('instruction') or ''}".strip()
+
+
+def _among(doc_ids: Iterable[str]) -> str:
+    quoted = ("'" + doc_id.replace("'", "''") + "'" for doc_id in doc_ids)
+    return f"doc_id in ({', '.join(quoted)})"
