@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import examples.evaluate_beir
 import examples.own_vectors
 import examples.search_texts
 from retriever.cli import app
@@ -71,3 +72,11 @@ def test_example_search_texts(tmp_path):
 
 def test_example_own_vectors(tmp_path):
     assert examples.own_vectors.main(tmp_path / "x")[0] == "page 17"
+
+
+def test_example_evaluate_beir(tmp_path):
+    folder = examples.evaluate_beir.documentation(tmp_path / "docs")
+    found = examples.evaluate_beir.main(folder, tmp_path / "report.json")
+    assert found.keys() == {"latewood", "bm25", "dense"}
+    assert found["latewood"] > 0.6
+    assert examples.evaluate_beir.main(folder, tmp_path / "report.json") == found
