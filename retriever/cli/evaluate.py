@@ -15,7 +15,17 @@ from tqdm import tqdm
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from indexing import Index
-from retriever.cli.options import AsJson, DocumentLength, Model, ModeOption, search_mode
+from retriever.cli.options import (
+    AsJson,
+    DocumentLength,
+    Model,
+    ModeOption,
+    PoolFactor,
+    Precision,
+    Workers,
+    parse_document_length,
+    search_mode,
+)
 from retriever.evaluation import METRICS, EvaluationSet, evaluate, write_run
 from retriever.searcher import Searcher
 
@@ -34,6 +44,9 @@ def evaluate_command(
     ] = None,
     run_file: Annotated[Path | None, typer.Option("--run", help="Write the run here, in TREC form.")] = None,
     document_length: DocumentLength = None,
+    pool_factor: PoolFactor = 1,
+    precision: Precision = None,
+    workers: Workers = None,
     flat: Annotated[
         bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")
     ] = False,
@@ -48,12 +61,18 @@ def evaluate_command(
     """
     chosen_mode = search_mode(mode)
     data = EvaluationSet.load(folder, split)
-    encoder = Encoder.load(model, document_length=document_length)
+    arguments: dict[str, Any] = {
+        "document_length": parse_document_length(document_length),
+        "pool_factor": pool_factor,
+        "precision": precision,
+        "workers": workers,
+    }
+    encoder = Encoder.load(model, **arguments)
     settings = encoder.tokenizer.settings
     # BEIR's query lengths are for models that expand queries to that very length. Without expansion a
     # length only cuts, so the longer of the two is meant.
     if settings.do_query_expansion or data.query_length > settings.query_length:
-        encoder = Encoder.load(model, document_length=document_length, query_length=data.query_length)
+        encoder = Encoder.load(model, **arguments, query_length=data.query_length)
     started = time.perf_counter()
     with (
         nullcontext(index_folder)
@@ -85,6 +104,8 @@ def evaluate_command(
         "queries": len(data.queries),
         "model": encoder.name,
         "fingerprint": encoder.fingerprint,
+        "precision": encoder.precision,
+        "pool_factor": pool_factor,
         "mode": mode,
         "kind": info["kind"],
         "passages": info["passages"],
