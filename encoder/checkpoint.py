@@ -30,11 +30,14 @@ IGNORED_HEADS = ("head.", "decoder.", "classifier.")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """kind: which layout the folder had, one of the names in `encoder.formats`."""
+    """kind: which layout the folder had, one of the names in `encoder.formats`. own_expansion: whether the
+    folder itself asks for query expansion, which `tokenizer` may have been told to do otherwise; None if as there.
+    """
 
     model: LateInteractionModel
     tokenizer: LateTokenizer
     kind: str = PYLATE
+    own_expansion: bool | None = None
 
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
@@ -82,7 +85,8 @@ def load_checkpoint(
 
     projection: a safetensors file with `linear.weight` (dim, hidden), put behind the backbone in place
         of the folder's own head.
-    settings: TokenizerSettings fields that go before the folder's own.
+    settings: TokenizerSettings fields that go before the folder's own; document_length="max" is as long as
+        the positions allow.
     Raises CheckpointError naming the file and the key of what cannot be read, MissingDependencyError
     where a backbone needs transformers.
     """
@@ -95,13 +99,17 @@ def load_checkpoint(
         head = [_dense_of({"linear.weight": linear}, None, folder)]
     backbone = _backbone(base, weights)
     own = read_settings(folder, base, modules, backbone.config.max_positions)
-    tokenizer = read_tokenizer(base, own, settings or {})
+    settings = dict(settings or {})
+    if settings.get("document_length") == "max":
+        settings["document_length"] = backbone.config.max_positions
+    tokenizer = read_tokenizer(base, own, settings)
     if isinstance(backbone, HfBackbone):
         backbone.grow(tokenizer.vocab_size)
     else:
         _grow_embeddings(backbone, tokenizer.vocab_size)
     model = LateInteractionModel(backbone, head).eval()
-    return Checkpoint(model, tokenizer, own.kind)
+    own_expansion = own.values.get("do_query_expansion", TokenizerSettings.do_query_expansion)
+    return Checkpoint(model, tokenizer, own.kind, own_expansion)
 
 
 def load_backbone(folder: Path) -> ModernBert:

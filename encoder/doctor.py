@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from encoder.checkpoint import BUNDLED, Checkpoint, load_checkpoint, resolve_folder
 from encoder.encode import fingerprint
@@ -37,7 +37,7 @@ def examine(
     name: str | Path = BUNDLED,
     *,
     revision: str | None = None,
-    document_length: int | None = None,
+    document_length: int | Literal["max"] | None = None,
     code: bool = False,
 ) -> Report:
     """Load a checkpoint as `Encoder.load(name)` does and say what it is.
@@ -48,6 +48,8 @@ def examine(
     """
     folder = resolve_folder(name, revision)
     checkpoint = load_checkpoint(folder)
+    if document_length == "max":
+        document_length = checkpoint.model.backbone.config.max_positions
     warnings = [
         *_expansion_warnings(str(name), folder, checkpoint),
         *_skiplist_warnings(checkpoint, code),
@@ -125,8 +127,8 @@ def _expansion_warnings(name: str, folder: Path, checkpoint: Checkpoint) -> Iter
     if "gte-moderncolbert" in _names(name, folder):
         yield (
             "GTE-ModernColBERT was trained under flash attention, where expansion tokens had zero vectors; "
-            "here they have not: measure both ways on your own queries; do_query_expansion=false in "
-            "config_sentence_transformers.json switches expansion off"
+            "here they have not: measure both ways on your own queries; "
+            "Encoder.load(do_query_expansion=False) switches expansion off"
         )
     width = checkpoint.tokenizer.expansion_width
     if settings.attend_to_expansion_tokens or isinstance(backbone, HfBackbone):

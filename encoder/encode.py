@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,16 @@ from encoder.checkpoint import BUNDLED, Checkpoint, load_checkpoint, resolve_fol
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model import LateInteractionModel
-from encoder.packing import length_sorted_batches, pack
+from encoder.packing import length_sorted_batches
+from encoder.pooling import check_pool_factor
+from encoder.precision import apply_precision, default_precision
 from encoder.tokenizer import TokenizedTexts
+from encoder.workers import Job, Vectors, WorkerPool, run_job, worker_devices
 
 __all__ = ["Encoder"]
 
 BATCH_TOKENS = 4096  # a budget of tokens, not of texts: memory and speed follow tokens
+BLOCK_TEXTS = 512  # tokenised at a time, while the block before them is encoded
 
 
 class Encoder:
@@ -37,18 +41,23 @@ class Encoder:
         *,
         name: str,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        precision: str | None = None,
+        pool_factor: int = 1,
         load_arguments: dict[str, Any] | None = None,
     ) -> None:
+        check_pool_factor(pool_factor)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = checkpoint.tokenizer
         self.name = name
-        # What Encoder.load needs to make this encoder again; an index keeps it.
+        # What Encoder.load needs to make this encoder again; an index keeps it. How and where it computes
+        # is a choice of the machine, and is left out.
         self.load_arguments = {"name": name, **(load_arguments or {})}
         self.fingerprint = fingerprint(checkpoint)
-        # Half precision pays on a GPU, whose packed attention kernels know nothing else; on a CPU float32.
-        self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.model = checkpoint.model.to(self.device, self.dtype).eval()
+        self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
+        self.pool_factor = pool_factor
+        self.precision = precision or default_precision(self.device)
+        self.model = apply_precision(checkpoint.model, self.precision, self.device)
+        self._workers: WorkerPool | None = None
 
     @classmethod
     def load(
@@ -57,17 +66,28 @@ class Encoder:
         *,
         revision: str | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        precision: str | None = None,
+        workers: int | None = None,
         projection: str | Path | None = None,
         query_length: int | None = None,
-        document_length: int | None = None,
+        document_length: int | Literal["max"] | None = None,
         skiplist_words: Sequence[str] | None = None,
+        do_query_expansion: bool | None = None,
+        pool_factor: int = 1,
     ) -> "Encoder":
         """Load the bundled model, a folder, or a hub name such as "lightonai/GTE-ModernColBERT-v1".
 
-        query_length, document_length: in tokens, markers included; None keeps the model's own.
+        query_length, document_length: in tokens, markers included; None keeps the model's own, and "max" is
+            as many as it has positions.
         skiplist_words: documents keep no vector for these; () keeps all, which suits code.
+        do_query_expansion: None keeps what the model was trained with. It is the queries' affair alone, so an
+            index made with one setting is searched with either.
+        pool_factor: documents keep about one vector for so many tokens (Clavié et al. 2024); 1 keeps all.
         projection: safetensors with `linear.weight` (dim, hidden) for a backbone that has no head.
+        precision: "fp32", "bf16", "fp16" or "int8" (x86 CPUs); None for fp32 on a CPU and bf16 on a GPU. The
+            vectors differ a little, and fit the same index (docs/encoder.md).
+        workers: processes that share the batches of documents between them, each with the whole model. None
+            for one; where device="cuda" names no GPU, one for each.
         Raises CheckpointError for what cannot be read, ArgumentError for lengths out of range.
         """
         folder = resolve_folder(name, revision)
@@ -75,6 +95,7 @@ class Encoder:
             "query_length": query_length,
             "document_length": document_length,
             "skiplist_words": None if skiplist_words is None else tuple(skiplist_words),
+            "do_query_expansion": do_query_expansion,
         }
         checkpoint = load_checkpoint(
             folder, projection=None if projection is None else Path(projection), settings=settings
@@ -84,6 +105,10 @@ class Encoder:
         again: dict[str, Any] = {
             k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
         }
+        if document_length == "max":
+            again["document_length"] = checkpoint.model.backbone.config.max_positions
+        if pool_factor != 1:
+            again["pool_factor"] = pool_factor
         if revision is not None:
             again["revision"] = revision
         if projection is not None:
@@ -94,7 +119,25 @@ class Encoder:
             if str(name) == BUNDLED or not Path(name).expanduser().is_dir()
             else str(folder.resolve())
         )
-        return cls(checkpoint, name=stable, device=device, dtype=dtype, load_arguments=again)
+        places = worker_devices(device, workers)
+        encoder = cls(
+            checkpoint,
+            name=stable,
+            device=places[0] if len(places) > 1 else device,
+            precision=precision,
+            pool_factor=pool_factor,
+            load_arguments=again,
+        )
+        if len(places) > 1:
+            arguments = encoder.load_arguments | {"precision": precision}
+            encoder._workers = WorkerPool(places, arguments)
+        return encoder
+
+    def close(self) -> None:
+        """End the worker processes, if there are any; documents are then encoded by this one."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def with_query_length(self, query_length: int) -> "Encoder":
         """An encoder for queries of another length, in tokens; it shares the weights of this one.
@@ -108,7 +151,11 @@ class Encoder:
         return other
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write a PyLate / sentence-transformers folder."""
+        """Write a PyLate / sentence-transformers folder. Raises ArgumentError where the weights are rounded."""
+        if self.precision != "fp32":
+            raise ArgumentError(
+                f"precision={self.precision!r} has rounded the weights; load with precision='fp32' to save"
+            )
         save_checkpoint(Path(folder), Checkpoint(self.model, self.tokenizer), dtype=dtype)
 
     @property
@@ -123,47 +170,92 @@ class Encoder:
     def document_length(self) -> int:
         return self.tokenizer.settings.document_length
 
-    @cached_property
-    def n_parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
-
     def encode_documents(
         self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens.
 
         vectors (total_tokens, dim) float32, offsets (n + 1,) int64, truncated: how many were cut.
+        With a pool_factor there are fewer vectors than tokens.
         """
-        return self._encode(self.tokenizer.documents(_strings(texts)), batch_tokens, show_progress)
+        return self._encode(self.tokenizer.documents, texts, batch_tokens, show_progress, documents=True)
 
     def encode_queries(
         self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
-        return self._encode(self.tokenizer.queries(_strings(texts)), batch_tokens, show_progress)
+        return self._encode(self.tokenizer.queries, texts, batch_tokens, show_progress, documents=False)
 
-    @torch.inference_mode()
-    def _encode(self, texts: TokenizedTexts, batch_tokens: int, show_progress: bool) -> TokenEmbeddings:
+    def _encode(
+        self,
+        tokenise: Callable[[Sequence[str]], TokenizedTexts],
+        texts: Sequence[str],
+        batch_tokens: int,
+        show_progress: bool,
+        *,
+        documents: bool,
+    ) -> TokenEmbeddings:
+        texts = _strings(texts)
         if batch_tokens < 1:
             raise ArgumentError(f"batch_tokens={batch_tokens}; pass at least 1")
-        kept = None if texts.kept is None else [np.array(k) for k in texts.kept]
-        lengths = [len(i) for i in texts.ids] if kept is None else [int(k.sum()) for k in kept]
-        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        vectors = np.empty((int(offsets[-1]), self.dim), dtype=np.float32)
-        bar = tqdm(total=len(texts.ids), unit="text", desc="encode", disable=not show_progress)
-        with bar:
-            for batch in length_sorted_batches([len(i) for i in texts.ids], batch_tokens):
-                packed = pack([texts.ids[i] for i in batch], [texts.n_keys[i] for i in batch])
-                rows = self.model(packed.to(self.device)).cpu().numpy()
-                start = 0
-                for i in batch:
-                    stop = start + len(texts.ids[i])
-                    own = rows[start:stop] if kept is None else rows[start:stop][kept[i]]
-                    vectors[offsets[i] : offsets[i + 1]] = own
-                    start = stop
-                bar.update(len(batch))
-        return TokenEmbeddings(vectors, offsets, texts.truncated)
+        vectors: Vectors = [np.empty((0, self.dim), np.float32)] * len(texts)
+        truncated = 0
+
+        def jobs() -> Iterator[Job]:
+            nonlocal truncated
+            for start, block in _tokenised(tokenise, texts):
+                truncated += block.truncated
+                yield from _jobs(block, start, batch_tokens, self.pool_factor if documents else 1)
+
+        if documents and self._workers is not None:
+            results = self._workers.run(jobs())
+        else:
+            results = ((job, run_job(self.model, self.device, job)) for job in jobs())
+        with tqdm(total=len(texts), unit="text", desc="encode", disable=not show_progress) as bar:
+            for job, found in results:
+                for i, rows in zip(job.places, found, strict=True):
+                    vectors[i] = rows
+                bar.update(len(found))
+        return _joined(vectors, self.dim, truncated)
+
+
+def _tokenised(
+    tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Sequence[str]
+) -> Iterator[tuple[int, TokenizedTexts]]:
+    """Blocks of texts with where they start, each tokenised while its caller works on the one before."""
+    starts = range(0, len(texts), BLOCK_TEXTS)
+    if len(starts) <= 1:
+        yield from ((start, tokenise(texts)) for start in starts)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as thread:
+        ahead = thread.submit(tokenise, texts[:BLOCK_TEXTS])
+        for start in starts:
+            block = ahead.result()
+            ahead = thread.submit(tokenise, texts[start + BLOCK_TEXTS : start + 2 * BLOCK_TEXTS])
+            yield start, block
+
+
+def _jobs(texts: TokenizedTexts, start: int, batch_tokens: int, pool_factor: int) -> Iterator[Job]:
+    """Batches of a block that begins with text `start`."""
+    for batch in length_sorted_batches([len(i) for i in texts.ids], batch_tokens):
+        yield Job(
+            places=[start + i for i in batch],
+            ids=[texts.ids[i] for i in batch],
+            n_keys=[texts.n_keys[i] for i in batch],
+            kept=None if texts.kept is None else [np.array(texts.kept[i], dtype=bool) for i in batch],
+            pool_factor=pool_factor,
+        )
+
+
+def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
+    """One array a text, end to end; `vectors` is emptied on the way, so that memory holds them about once."""
+    offsets = np.zeros(len(vectors) + 1, dtype=np.int64)
+    np.cumsum([len(rows) for rows in vectors], out=offsets[1:])
+    out = np.empty((int(offsets[-1]), dim), dtype=np.float32)
+    for i in range(len(vectors)):
+        out[offsets[i] : offsets[i + 1]] = vectors[i]
+        vectors[i] = out[:0]
+    return TokenEmbeddings(out, offsets, truncated)
 
 
 def _check_length(model: LateInteractionModel, key: str, value: int) -> None:
@@ -183,7 +275,8 @@ def _strings(texts: Sequence[str]) -> Sequence[str]:
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Hex digest of all that decides whether a query fits a document's vectors: weights, vocabulary,
-    markers and expansion. Lengths and the skiplist say how much of a text is kept, and are left out."""
+    markers and expansion. Lengths, the skiplist and pooling say how much of a text is kept, and are left out;
+    so is an expansion asked for by argument, which changes no document."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(key.encode())
@@ -192,7 +285,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest.update(repr([dense.config for dense in checkpoint.model.head]).encode())
     digest.update(checkpoint.tokenizer.tokenizer.to_str().encode())
     s = checkpoint.tokenizer.settings
-    markers = [s.query_prefix, s.document_prefix, s.do_query_expansion, s.attend_to_expansion_tokens]
+    expansion = s.do_query_expansion if checkpoint.own_expansion is None else checkpoint.own_expansion
+    markers = [s.query_prefix, s.document_prefix, expansion, s.attend_to_expansion_tokens]
     markers += [s.query_prompt, s.document_prompt, s.do_lower_case]
     digest.update(repr(markers).encode())
     return digest.hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def pack(sequences: Sequence[Sequence[int]], n_keys: Sequence[int] | None = None
     lengths = tuple(len(s) for s in sequences)
     if not lengths or min(lengths) == 0:
         raise ArgumentError(f"a batch of lengths {list(lengths)} cannot be packed; drop the empty sequences")
-    ids = torch.tensor([i for s in sequences for i in s], dtype=torch.int64)
+    ids = torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.int64)
     return PackedBatch(ids, lengths, lengths if n_keys is None else tuple(n_keys))
 
 

@@ -279,7 +279,10 @@ class Index:
         """
         with self._writing() as writer:
             encoder = self._document_encoder()
-            salt = json.dumps([encoder.load_arguments.get(k) for k in ("document_length", "skiplist_words")])
+            kept = [encoder.load_arguments.get(k) for k in ("document_length", "skiplist_words")]
+            # Only where there is pooling: indexes made before there was any know their texts without it.
+            pooled = [f"pool_factor={f}"] if (f := encoder.load_arguments.get("pool_factor", 1)) != 1 else []
+            salt = json.dumps(kept + pooled)
 
             def encode(batch: list[Record]) -> TokenEmbeddings:
                 return encoder.encode_documents([record.text or "" for record in batch])

@@ -1,5 +1,7 @@
 """Packed attention against a dense masked softmax, and the GPU kernels' arguments against a stand-in."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,10 +69,38 @@ def test_gradients_are_finite_and_the_definitions(n_keys):
     torch.testing.assert_close(ours.grad, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 4, 8])
+@pytest.mark.parametrize("n_keys", [None, [3, 30, 70]])
+def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, window, n_keys):
+    """flash-attention's rule: against float32 of the same rounded input, dense, banded and chunked."""
+    lengths = [5, 30, 70]
+    qkv, plan = make(lengths, n_keys, seed=3)
+    low = qkv.to(dtype)
+    exact = plain_attention(low.float(), lengths, n_keys or lengths, window)
+    plain = plain_attention(low, lengths, n_keys or lengths, window)
+    ours = sdpa_varlen(low, plan, window)
+    assert ours.dtype == dtype
+    allowed = 2 * (plain.float() - exact).abs().max()
+    assert allowed > 0
+    assert (ours.float() - exact).abs().max() <= allowed
+
+
 def flash_stand_in(
-    qkv, cu_seqlens, max_seqlen, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)
+    qkv,
+    cu_seqlens,
+    max_seqlen,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    deterministic=False,
+    return_attn_probs=False,
 ):
     """flash_attn_varlen_qkvpacked_func (flash-attn 2.8): its parameters, its checks, the plain computation."""
+    assert (softcap, alibi_slopes, deterministic, return_attn_probs) == (0.0, None, False, False)
     assert qkv.ndim == 4
     assert qkv.shape[1] == 3
     assert cu_seqlens.dtype == torch.int32
@@ -104,11 +134,25 @@ def test_gpu_kernels_are_called_with_what_they_take(kernel, window):
 def test_stand_in_has_the_parameters_of_torch():
     """The stand-in names no parameter that this torch's varlen_attn lacks."""
     varlen = pytest.importorskip("torch.nn.attention.varlen")
-    import inspect
-
     theirs = inspect.signature(varlen.varlen_attn).parameters
     ours = inspect.signature(varlen_attn_stand_in).parameters
     if "window_size" not in theirs:
         pytest.skip("this torch's varlen_attn has no window")
     assert set(ours) <= set(theirs)
     assert list(ours)[:7] == list(theirs)[:7]
+    # The very call that the kernel makes fits the real function.
+    qkv, plan = make([3, 5])
+    calls = []
+    torch_kernel(lambda *a, **k: calls.append((a, k)) or varlen_attn_stand_in(*a, **k))(
+        qkv, plan.cu_seqlens, plan.max_seqlen, 4
+    )
+    ((args, kwargs),) = calls
+    bound = inspect.signature(varlen.varlen_attn).bind(*args, **kwargs).arguments
+    assert (bound["max_q"], bound["max_k"], bound["window_size"]) == (5, 5, (4, 4))
+
+
+def test_stand_in_has_the_parameters_of_flash_attn():
+    flash = pytest.importorskip("flash_attn")
+    theirs = inspect.signature(flash.flash_attn_varlen_qkvpacked_func).parameters
+    ours = inspect.signature(flash_stand_in).parameters
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from encoder import Encoder, maxsim
 from encoder.checkpoint import BUNDLED_FOLDER
 from encoder.errors import ArgumentError, CheckpointError
+from tests.checkpoints import pylate
 
 TEXTS = [
     "A list of the prime numbers below one hundred.",
@@ -41,6 +44,45 @@ def test_batch_composition_changes_no_vector(bundled, batch_tokens):
     )
 
 
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_neither_neighbours_nor_order_change_a_vector(bundled, data):
+    """Any texts, in any order, in any batches: each text's vectors are what they are alone, to 1e-5."""
+    alone = [bundled.encode_documents([text])[0] for text in TEXTS]
+    chosen = data.draw(st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=6))
+    budget = data.draw(st.integers(1, 1000))
+    out = bundled.encode_documents([TEXTS[i] for i in chosen], batch_tokens=budget)
+    for i, vectors in zip(chosen, out, strict=True):
+        np.testing.assert_allclose(vectors, alone[i], rtol=0, atol=1e-5)
+
+
+def test_blocks_that_are_tokenised_ahead_keep_order_and_counts(monkeypatch):
+    encoder = Encoder.load(document_length=32)
+    texts = [f"text number {i} " * (i % 15) for i in range(23)]
+    whole = encoder.encode_documents(texts)
+    monkeypatch.setattr("encoder.encode.BLOCK_TEXTS", 5)
+    out = encoder.encode_documents(texts)
+    np.testing.assert_array_equal(out.offsets, whole.offsets)
+    np.testing.assert_allclose(out.vectors, whole.vectors, rtol=0, atol=1e-5)
+    assert out.truncated == whole.truncated > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(st.characters(codec=None), max_size=60), max_size=4))
+@example(
+    ["", " \t\n ", "\x00\x01\x7f\u202e", "\ud800 lone \udfff", "a" * 1_000_000, "word " * 200_000, "last"]
+)
+def test_any_text_has_its_vectors_in_its_place(bundled, texts):
+    """Nothing, whitespace, control characters, lone surrogates, a megabyte: never a crash, order kept."""
+    documents, queries = bundled.encode_documents(texts), bundled.encode_queries(texts)
+    for out in (documents, queries):
+        assert len(out) == len(texts)
+        assert (out.lengths >= 2).all()  # CLS and SEP at the least
+        assert np.isfinite(out.vectors).all()
+    if texts:
+        np.testing.assert_allclose(documents[-1], bundled.encode_documents([texts[-1]])[0], rtol=0, atol=1e-5)
+
+
 def test_meaning_beats_words(bundled):
     """The model is trained: a paraphrase without a common word scores above an unrelated text."""
     passages = bundled.encode_documents(
@@ -58,6 +100,31 @@ def test_longer_documents_are_cut_and_counted():
     assert out.lengths.tolist() == [5, 16, 16, 16]
     longer = Encoder.load(document_length=1024).encode_documents(["word " * 1000])
     assert (longer.truncated, longer.lengths.tolist()) == (0, [1002])
+
+
+def test_document_length_max_is_what_the_positions_allow(tmp_path):
+    pylate(tmp_path)
+    encoder = Encoder.load(tmp_path, document_length="max")
+    assert encoder.document_length == 512
+    assert encoder.load_arguments["document_length"] == 512
+    out = encoder.encode_documents(["oak " * 600, "oak"])
+    assert (out.lengths[0], out.truncated) == (512, 1)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_expansion_by_argument_is_the_queries_affair_alone(tmp_path, own):
+    pylate(tmp_path, do_query_expansion=own, query_length=16)
+    plain = Encoder.load(tmp_path)
+    with_it = Encoder.load(tmp_path, do_query_expansion=True)
+    without = Encoder.load(tmp_path, do_query_expansion=False)
+    assert len(with_it.encode_queries(["oak"])[0]) == 16
+    assert len(without.encode_queries(["oak"])[0]) < 16
+    assert plain.fingerprint == with_it.fingerprint == without.fingerprint
+    np.testing.assert_array_equal(
+        with_it.encode_documents(["old oak"]).vectors, without.encode_documents(["old oak"]).vectors
+    )
+    again = Encoder.load(**without.load_arguments)
+    assert len(again.encode_queries(["oak"])[0]) < 16
 
 
 def test_load_arguments_load_the_same_encoder():

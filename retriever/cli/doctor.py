@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from encoder.doctor import examine
-from retriever.cli.options import AsJson, DocumentLength
+from retriever.cli.options import AsJson, DocumentLength, parse_document_length
 
 __all__ = ["doctor_command"]
 
@@ -21,5 +21,5 @@ def doctor_command(
 
     Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
     """
-    report = examine(model, document_length=document_length, code=code)
+    report = examine(model, document_length=parse_document_length(document_length), code=code)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))

@@ -11,7 +11,17 @@ import typer
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
-from retriever.cli.options import AsJson, DocumentLength, Model, ModeOption, search_mode
+from retriever.cli.options import (
+    AsJson,
+    DocumentLength,
+    Model,
+    ModeOption,
+    PoolFactor,
+    Precision,
+    Workers,
+    parse_document_length,
+    search_mode,
+)
 from retriever.evaluation import METRICS, EvaluationSet
 from retriever.evaluation.baselines import BASELINES, baseline
 from retriever.evaluation.datasets import beir_folders
@@ -61,6 +71,9 @@ def evaluate_command(
         Path | None, typer.Option("--run", help="Write the run here, in TREC form (one data set).")
     ] = None,
     document_length: DocumentLength = None,
+    pool_factor: PoolFactor = 1,
+    precision: Precision = None,
+    workers: Workers = None,
     flat: Annotated[
         bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")
     ] = False,
@@ -85,7 +98,13 @@ def evaluate_command(
         raise ArgumentError(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
-    encoder = Encoder.load(model, document_length=document_length)
+    encoder = Encoder.load(
+        model,
+        document_length=parse_document_length(document_length),
+        pool_factor=pool_factor,
+        precision=precision,
+        workers=workers,
+    )
     systems: list[System] = [LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder)]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
     results = evaluate_all(

@@ -11,7 +11,15 @@ import typer
 from encoder import Encoder
 from indexing import Index
 from indexing.corpus import FolderReport, read_source
-from retriever.cli.options import AsJson, DocumentLength, Model
+from retriever.cli.options import (
+    AsJson,
+    DocumentLength,
+    Model,
+    PoolFactor,
+    Precision,
+    Workers,
+    parse_document_length,
+)
 
 __all__ = ["index_command", "info_command"]
 
@@ -23,6 +31,9 @@ def index_command(
     out: Annotated[Path, typer.Option(help="The index folder.")],
     model: Model = "bundled",
     document_length: DocumentLength = None,
+    pool_factor: PoolFactor = 1,
+    precision: Precision = None,
+    workers: Workers = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern to leave out, as in .gitignore.")] = None,
 ) -> None:
     """Index a corpus. Into an index that exists, passages are added or replaced by their ids, and those
@@ -32,7 +43,13 @@ def index_command(
     """
     report = FolderReport()
     passages = read_source(source, report=report, exclude=exclude or [])
-    encoder = Encoder.load(model, document_length=document_length)
+    encoder = Encoder.load(
+        model,
+        document_length=parse_document_length(document_length),
+        pool_factor=pool_factor,
+        precision=precision,
+        workers=workers,
+    )
     exists = (out / "index.db").is_file()
     with Index.open(out, encoder, writable=True) if exists else Index.create(out, encoder) as index:
         started = time.perf_counter()

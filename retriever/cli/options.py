@@ -1,22 +1,51 @@
 """Options that several commands share, and how a mode is read."""
 
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from encoder.errors import ArgumentError
 from retriever.searcher import Mode
 
-__all__ = ["AsJson", "DocumentLength", "ModeOption", "Model", "search_mode"]
+__all__ = [
+    "AsJson",
+    "DocumentLength",
+    "ModeOption",
+    "Model",
+    "PoolFactor",
+    "Precision",
+    "Workers",
+    "parse_document_length",
+    "search_mode",
+]
 
 Model = Annotated[str, typer.Option(help='"bundled", a model folder, or a hub name.')]
 DocumentLength = Annotated[
-    int | None, typer.Option(min=8, help="Tokens kept of a passage; the model's own by default.")
+    str | None,
+    typer.Option(metavar="N|max", help="Tokens kept of a passage; the model's own by default, or max."),
+]
+PoolFactor = Annotated[
+    int, typer.Option(min=1, help="Keep about one vector for so many tokens of a passage (extra `pool`).")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="fp32, bf16, fp16 or int8; by default fp32 on a CPU and bf16 on a GPU."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Encoding processes; one by default, on GPUs one for each.")
 ]
 ModeOption = Annotated[
     str, typer.Option(help="late (token vectors), lexical (BM25), or hybrid (both, fused by rank).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def parse_document_length(text: str | None) -> int | Literal["max"] | None:
+    if text is None or text == "max":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal():
+        raise ArgumentError(f"document_length={text!r}; pass a number of tokens, or max")
+    return int(text)
 
 
 def search_mode(text: str) -> Mode:

@@ -14,7 +14,7 @@ from encoder.errors import ArgumentError
 from encoder.training.distill import DistillConfig, distill
 from encoder.training.objective import RetrievalConfig
 from encoder.training.retrieval import train_retrieval
-from retriever.cli.options import DocumentLength, Model
+from retriever.cli.options import DocumentLength, Model, parse_document_length
 from retriever.evaluation import EvaluationSet, evaluate_exact
 from retriever.mining import mine_file
 
@@ -131,7 +131,7 @@ def mine_command(
     """
     _check_file(source)
     found, mined = mine_file(
-        Encoder.load(model, document_length=document_length),
+        Encoder.load(model, document_length=parse_document_length(document_length)),
         source,
         out,
         n_negatives=negatives,

@@ -89,7 +89,7 @@ class Dense:
 
     def identity(self, data: EvaluationSet) -> dict[str, Any]:
         identity = LateInteraction(self.encoder, self.k).identity(data)
-        kept = ("k", "query_length", "document_length", "skiplist_words", "dtype")
+        kept = ("k", "query_length", "document_length", "skiplist_words", "precision", "pool_factor")
         return identity | {"settings": {key: identity["settings"][key] for key in kept}}
 
     def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:

@@ -80,7 +80,8 @@ class LateInteraction:
                 "query_length": encoder.query_length,
                 "document_length": encoder.document_length,
                 "skiplist_words": "".join(encoder.tokenizer.settings.skiplist_words),
-                "dtype": str(encoder.dtype).removeprefix("torch."),
+                "precision": encoder.precision,
+                "pool_factor": encoder.pool_factor,
             },
         }
 

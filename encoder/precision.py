@@ -1,0 +1,73 @@
+"""How a model computes: float32, half precision, or 8-bit integers in its linear layers on a CPU."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from encoder.errors import ArgumentError
+
+__all__ = ["PRECISIONS", "Int8Linear", "apply_precision", "default_precision"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+Model = TypeVar("Model", bound=nn.Module)
+TINY = 1e-12  # keeps the scale of a row of zeros above zero
+
+
+class Int8Linear(nn.Module):
+    """A linear layer in 8-bit integers: weights scaled by row, inputs by token as they come.
+
+    A scale for each token, and not for a batch of them, is what keeps a text's vectors independent of
+    the texts beside it.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        # Without VNNI the processor adds two products in 16 bits, which full 8-bit weights overflow.
+        top = 127 if torch.cpu._is_vnni_supported() else 63
+        weight = linear.weight.detach().float()
+        self.scale = weight.abs().amax(1).div_(top).clamp_(min=TINY)  # (out,)
+        rows = (weight / self.scale[:, None]).round_().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(rows, None)
+        self.zeros = torch.zeros(len(rows), dtype=torch.int32)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(total_tokens, in) float32 → (total_tokens, out) float32."""
+        scale = x.abs().amax(-1, keepdim=True).div_(127).clamp_(min=TINY)  # (total_tokens, 1)
+        integers = (x / scale).round_().to(torch.int8)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            integers, 1.0, 0, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        out = out.mul_(scale)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+def default_precision(device: torch.device) -> str:
+    """Half precision pays on a GPU, whose packed attention kernels know nothing else; on a CPU float32."""
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def apply_precision(model: Model, precision: str, device: torch.device) -> Model:
+    """The model on its device in that precision; its parameters are changed in place.
+
+    Raises ArgumentError for an unknown name, and for int8 elsewhere than on an x86 CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"precision={precision!r}; pass one of {', '.join(PRECISIONS)}")
+    model = model.to(device, PRECISIONS[precision]).eval()
+    if precision == "int8":
+        if device.type != "cpu" or not hasattr(torch.ops.onednn, "qlinear_prepack"):
+            raise ArgumentError(
+                f"precision='int8' is for x86 CPUs, the device is {device}; pass bf16 or fp32"
+            )
+        _replace_linears(model)
+    return model
+
+
+def _replace_linears(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear(child))
+        else:
+            _replace_linears(child)
