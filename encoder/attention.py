@@ -136,7 +136,14 @@ def _chunked_local(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window:
     end = (middle + 1) * window
     band = plan.band(window, q)
     near = 2 * window
-    outputs = [_sdpa(q[None, :, :window], k[None, :, :near], v[None, :, :near], band[:window, window : window + min(near, n_keys)])]
+    outputs = [
+        _sdpa(
+            q[None, :, :window],
+            k[None, :, :near],
+            v[None, :, :near],
+            band[:window, window : window + min(near, n_keys)],
+        )
+    ]
     if middle:
         chunks = q[:, window:end].unflatten(1, (middle, window)).transpose(0, 1)  # (chunks, H, w, D)
         # unfold is an overlapping view: (H, chunks, D, 3w) → (chunks, H, 3w, D)
