@@ -22,6 +22,8 @@ __all__ = ["AttentionPlan", "varlen_attention"]
 
 # Up to this many windows one dense product is as cheap as the three calls of a chunked sequence.
 DENSE_WINDOWS = 4
+# From this length on, copying each head's rows side by side costs less than attention saves on reading them.
+LONG = 1024
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def sdpa_varlen(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
         q, k, v = rows.permute(2, 0, 3, 1, 4)  # (n, H, L, D) each
         k, v = k[:, :, : run.n_keys], v[:, :, : run.n_keys]
         if window is None:
+            if run.length >= LONG:
+                q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
             outputs.append(_sdpa(q, k, v, None))
         elif run.length <= DENSE_WINDOWS * window:
             outputs.append(_dense_local(q, k, v, plan, window))

@@ -122,18 +122,16 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor,
 def rotate_queries_and_keys(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding (Su et al. 2021), halves form: pairs are (i, i + D / 2). (T, 3, H, D) → the same.
 
-    Angles and products are float32. Without gradients float32 results are laid out head by head, (3, H, T, D)
-    seen as (T, 3, H, D): a head's rows then lie side by side, which attention on a CPU reads twice as fast.
+    Angles and products are float32. Without gradients float32 input is rotated where it lies: on a CPU
+    the copies cost more than the arithmetic.
     """
     cos, sin = cos[:, None, None], sin[:, None, None]  # (T, 1, 1, D / 2)
     if not torch.is_grad_enabled() and qkv.dtype == torch.float32:
-        tokens, _, heads, dim = qkv.shape
-        out = qkv.new_empty(3, heads, tokens, dim).permute(2, 0, 1, 3)  # (T, 3, H, D)
-        (x1, x2), (y1, y2) = qkv[:, :2].chunk(2, dim=-1), out[:, :2].chunk(2, dim=-1)
-        torch.mul(x1, cos, out=y1).addcmul_(x2, sin, value=-1.0)
-        torch.mul(x2, cos, out=y2).addcmul_(x1, sin)
-        out[:, 2].copy_(qkv[:, 2])
-        return out
+        x1, x2 = qkv[:, :2].chunk(2, dim=-1)  # (T, 2, H, D / 2), views
+        first = (x1 * cos).addcmul_(x2, sin, value=-1.0)
+        x2.mul_(cos).addcmul_(x1, sin)
+        x1.copy_(first)
+        return qkv
     qk, v = qkv[:, :2].float(), qkv[:, 2:]
     x1, x2 = qk.chunk(2, dim=-1)
     rotated = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
