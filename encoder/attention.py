@@ -3,8 +3,8 @@
 `varlen_attention(qkv, plan, window)` takes queries, keys and values of all sequences end to end and
 never pads the batch. On a GPU in half precision it is one call of flash-attn, or of torch's own
 `varlen_attn` where flash-attn is not installed. Elsewhere it is torch's SDPA, a run of equally long
-sequences at a time; a local layer then cuts long sequences into chunks of 2w queries that meet the
-4w keys around them, so that its cost grows with the length and not with its square.
+sequences at a time; a local layer cuts long sequences into chunks of w queries that meet the 3w keys
+around them, so that its cost grows with the length and not with its square.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,10 @@ from encoder.packing import PackedBatch
 
 __all__ = ["AttentionPlan", "varlen_attention"]
 
-# A banded dense product beats chunks while L * L < ceil(L / 2w) * 2w * 4w; 4w is a round figure near it.
+# Up to this many windows one dense product is as cheap as the three calls of a chunked sequence.
 DENSE_WINDOWS = 4
+# From this length on, copying each head's rows side by side costs less than attention saves on reading them.
+LONG = 1024
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class AttentionPlan:
     max_seqlen: int
     runs: tuple[Run, ...]
     every_token_seen: bool
-    masks: dict[tuple[Run, int, torch.dtype], Tensor | None] = field(default_factory=dict)
+    bands: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "AttentionPlan":
@@ -54,13 +56,19 @@ class AttentionPlan:
                 runs.append(Run(1, length, n_keys))
         return cls(batch.cu_seqlens, max(batch.lengths), tuple(runs), batch.lengths == batch.n_keys)
 
-    def mask(self, run: Run, window: int, like: Tensor) -> Tensor | None:
-        """The additive mask of a run's local layers, made once and kept for the layers that follow."""
-        key = (run, window, like.dtype)
-        if key not in self.masks:
-            build = _band_mask if run.length <= DENSE_WINDOWS * window else _chunk_mask
-            self.masks[key] = build(run, window, like)
-        return self.masks[key]
+    def band(self, window: int, like: Tensor) -> Tensor:
+        """(4w, 5w) additive mask: row r sees column c where |r + w - c| <= w. Made once for all layers.
+
+        Every mask of a local layer is a corner of it: queries from position p against keys from p - w.
+        """
+        key = (window, like.dtype)
+        if key not in self.bands:
+            row = torch.arange(DENSE_WINDOWS * window, device=like.device)[:, None]
+            col = torch.arange((DENSE_WINDOWS + 1) * window, device=like.device)[None]
+            unseen = (row + window - col).abs() > window
+            band = torch.zeros(unseen.shape, dtype=like.dtype, device=like.device)
+            self.bands[key] = band.masked_fill_(unseen, -torch.inf)
+        return self.bands[key]
 
 
 def varlen_attention(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
@@ -82,80 +90,76 @@ def varlen_attention(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Te
 
 def sdpa_varlen(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
     """The portable branch, by torch's scaled_dot_product_attention."""
-    outputs = []
+    outputs: list[Tensor] = []  # (tokens, H, D) each, in the order of the tokens
     start = 0
     for run in plan.runs:
         stop = start + run.count * run.length
-        rows = qkv[start:stop].view(run.count, run.length, *qkv.shape[1:])  # (n, L, 3, H, D)
-        outputs.append(_attend(rows, run, plan, window).flatten(0, 1))  # (n * L, H, D)
+        rows = qkv[start:stop].unflatten(0, (run.count, run.length))  # (n, L, 3, H, D)
+        q, k, v = rows.permute(2, 0, 3, 1, 4)  # (n, H, L, D) each
+        k, v = k[:, :, : run.n_keys], v[:, :, : run.n_keys]
+        if window is None:
+            if run.length >= LONG:
+                q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            outputs.append(_sdpa(q, k, v, None))
+        elif run.length <= DENSE_WINDOWS * window:
+            outputs.append(_dense_local(q, k, v, plan, window))
+        else:
+            for i in range(run.count):
+                outputs += _chunked_local(q[i], k[i], v[i], plan, window)
         start = stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend(rows: Tensor, run: Run, plan: AttentionPlan, window: int | None) -> Tensor:
-    """One run: (n, L, 3, H, D) → (n, L, H, D)."""
-    q, k, v = rows.unbind(2)
-    k, v = k[:, : run.n_keys], v[:, : run.n_keys]
-    if window is None:
-        return _sdpa(q, k, v, None)
-    mask = plan.mask(run, window, q)
-    short = run.length <= DENSE_WINDOWS * window
-    out = _sdpa(q, k, v, mask) if short else _chunked(q, k, v, run, window, mask)
-    if run.n_keys < run.length:
-        # Beyond the last key's window nothing is in sight. The masks let such rows see something, so
-        # that no softmax runs over nothing; here they become zero.
-        sighted = torch.arange(run.length, device=out.device) - (run.n_keys - 1) <= window
-        out = torch.where(sighted[:, None, None], out, out.new_zeros(()))
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """(n, H, Lq, D), (n, H, Lk, D) → (n * Lq, H, D)."""
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(0, 1)
+
+
+def _dense_local(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window: int) -> Tensor:
+    """Short sequences, one product under a band: (n, H, L, D) → (n * L, H, D)."""
+    length, n_keys = q.shape[2], k.shape[2]
+    sighted = min(length, n_keys + window)  # beyond the last key's window nothing is in sight: zeros
+    mask = None
+    if length > window + 1:
+        mask = plan.band(window, q)[:sighted, window : window + n_keys]
+    out = _sdpa(q[:, :, :sighted], k, v, mask)
+    if sighted < length:
+        out = F.pad(out.unflatten(0, (-1, sighted)), (0, 0, 0, 0, 0, length - sighted)).flatten(0, 1)
     return out
 
 
-def _chunked(q: Tensor, k: Tensor, v: Tensor, run: Run, window: int, mask: Tensor | None) -> Tensor:
-    """Chunks of 2w queries against the 4w keys from w before them to w behind: (n, L, H, D)."""
-    size = 2 * window
-    n, length, heads, dim = q.shape
-    chunks = -(-length // size)
-    q = F.pad(q, (0, 0, 0, 0, 0, chunks * size - length))
-    q = q.view(n * chunks, size, heads, dim)
-    # Key row c of chunk s is position s * 2w - w + c: pad w in front, and at the end to fill the last.
-    tail = (chunks + 1) * size - window - run.n_keys
-    k, v = (F.pad(x, (0, 0, 0, 0, window, tail)) for x in (k, v))
-    # unfold is an overlapping view: (n, chunks, H, D, 4w) → (n * chunks, 4w, H, D)
-    k, v = (x.unfold(1, 2 * size, size).permute(0, 1, 4, 2, 3).flatten(0, 1) for x in (k, v))
-    out = _sdpa(q, k, v, mask)  # (n * chunks, 2w, H, D)
-    return out.reshape(n, chunks * size, heads, dim)[:, :length]
+def _chunked_local(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window: int) -> list[Tensor]:
+    """One long sequence: (H, L, D) → its output rows in order, (rows, H, D) each.
 
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """torch wants heads first: (n, Lq, H, D), (n, Lk, H, D) → (n, Lq, H, D)."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
-    return out.transpose(1, 2)
-
-
-def _additive(allowed: Tensor, like: Tensor) -> Tensor:
-    """True → 0, False → -inf; a row that allows nothing allows all (its output is not used)."""
-    allowed = allowed | ~allowed.any(-1, keepdim=True)
-    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill_(~allowed, -torch.inf)
-
-
-def _band_mask(run: Run, window: int, like: Tensor) -> Tensor | None:
-    """(1, 1, L, n_keys) of a sequence that fits in one dense product; None where all is in the window."""
-    if run.length <= window + 1:
-        return None
-    i = torch.arange(run.length, device=like.device)
-    allowed = (i[:, None] - i[None, : run.n_keys]).abs() <= window
-    return _additive(allowed, like)[None, None]
-
-
-def _chunk_mask(run: Run, window: int, like: Tensor) -> Tensor:
-    """(count * chunks, 1, 2w, 4w): the band, less what lies before the first key or behind the last."""
-    size = 2 * window
-    chunks = -(-run.length // size)
-    row = torch.arange(size, device=like.device)[:, None]
-    col = torch.arange(2 * size, device=like.device)[None, :]
-    band = (row + window - col).abs() <= window  # (2w, 4w)
-    position = torch.arange(chunks, device=like.device)[:, None] * size - window + col  # (chunks, 4w)
-    exists = (position >= 0) & (position < run.n_keys)
-    return _additive(band & exists[:, None], like)[:, None].repeat(run.count, 1, 1, 1)
+    Chunks of w queries meet the 3w keys around them. All chunks whose keys exist run as one call on
+    overlapping views, so nothing is copied; the first chunk and what is left at the end are two more.
+    """
+    (heads, length, dim), n_keys = q.shape, k.shape[1]
+    sighted = min(length, n_keys + window)
+    middle = max(0, n_keys // window - 2)  # chunks 1 to middle see keys up to (middle + 2) * w
+    end = (middle + 1) * window
+    band = plan.band(window, q)
+    near = 2 * window
+    outputs = [
+        _sdpa(
+            q[None, :, :window],
+            k[None, :, :near],
+            v[None, :, :near],
+            band[:window, window : window + min(near, n_keys)],
+        )
+    ]
+    if middle:
+        chunks = q[:, window:end].unflatten(1, (middle, window)).transpose(0, 1)  # (chunks, H, w, D)
+        # unfold is an overlapping view: (H, chunks, D, 3w) → (chunks, H, 3w, D)
+        around = [x.unfold(1, 3 * window, window)[:, :middle].permute(1, 0, 3, 2) for x in (k, v)]
+        outputs.append(_sdpa(chunks, *around, band[:window, : 3 * window]))
+    if end < sighted:
+        first = end - window
+        rest = band[: sighted - end, : n_keys - first]
+        outputs.append(_sdpa(q[None, :, end:sighted], k[None, :, first:], v[None, :, first:], rest))
+    if sighted < length:  # beyond the last key's window nothing is in sight
+        outputs.append(q.new_zeros(length - sighted, heads, dim))
+    return outputs
 
 
 # --- GPU kernels: one signature, (qkv, cu_seqlens, max_seqlen, window) → (total_tokens, heads, head_dim) ---

@@ -1,0 +1,134 @@
+"""One contender of encoding.py in a process of its own: requests as JSON lines in, answers as JSON lines out.
+
+Every contender does the same work, texts → unit token vectors in float32 numpy, on the same token ids.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Rows = list[np.ndarray]
+Encode = Callable[[list[str], int, int], Rows]  # texts, document_length, texts in a padded batch
+
+
+def main(contender: str, folder: str, texts_file: str) -> None:
+    torch.set_num_threads(1)
+    sets = json.loads(Path(texts_file).read_text(encoding="utf-8"))
+    kind, _, precision = contender.partition(" ")
+    encode = CONTENDERS[kind](folder, precision)
+    print(json.dumps({"rss": peak()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        given = sets[request["set"]]
+        if request.get("profile"):
+            print(json.dumps({"table": profile(encode, given)}), flush=True)
+            continue
+        cpu, wall = time.process_time(), time.perf_counter()
+        rows = encode(given["texts"], given["length"], request["batch"])
+        answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        answer |= {"tokens": sum(map(len, rows)), "rss": peak()}
+        if "save" in request:
+            np.save(request["save"], np.concatenate(rows))
+        print(json.dumps(answer), flush=True)
+
+
+def profile(encode: Encode, given: dict[str, Any]) -> str:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+        encode(given["texts"], given["length"], 1)
+    total = sum(event.self_cpu_time_total for event in record.key_averages())
+    parts = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)[:8]
+    return "\n".join(
+        f"| `{event.key.removeprefix('aten::')}` | {event.count} | {event.self_cpu_time_total / 1e3:,.0f} ms "
+        f"| {100 * event.self_cpu_time_total / total:.1f} % |"
+        for event in parts
+    )
+
+
+def peak() -> int:
+    """Peak resident memory of this process, bytes. On Linux ru_maxrss starts at the parent's peak: not used there."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def latewood(folder: str, precision: str) -> Encode:
+    from encoder import Encoder
+
+    # fp32 is the default on a CPU; the argument is left out so that releases without it run too.
+    encoder = Encoder.load(folder, device="cpu", **({} if precision == "fp32" else {"precision": precision}))
+
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
+        encoder.tokenizer.settings = replace(encoder.tokenizer.settings, document_length=length)
+        return list(encoder.encode_documents(texts))
+
+    return encode
+
+
+def transformers(folder: str, _: str) -> Encode:
+    """What a careful user writes: texts sorted by length, padded batches, sdpa, the padding cut off again."""
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    from encoder.checkpoint import load_checkpoint
+
+    tokenizer = load_checkpoint(Path(folder)).tokenizer
+    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
+    head = sorted(Path(folder).glob("*_Dense"))
+    weights = [load_file(part / "model.safetensors")["linear.weight"] for part in head]
+
+    @torch.inference_mode()
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
+        tokenizer.settings = replace(tokenizer.settings, document_length=length)
+        ids = tokenizer.documents(texts).ids
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        rows: Rows = [np.empty(0)] * len(ids)
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            width = len(ids[chosen[0]])
+            padded = torch.tensor(
+                [ids[i] + [model.config.pad_token_id] * (width - len(ids[i])) for i in chosen]
+            )
+            mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in chosen])
+            hidden = model(input_ids=padded, attention_mask=mask).last_hidden_state
+            for weight in weights:
+                hidden = F.linear(hidden, weight)
+            vectors = F.normalize(hidden, dim=-1).numpy()
+            for i, row in zip(chosen, vectors, strict=True):
+                rows[i] = row[: len(ids[i])]
+        return rows
+
+    return encode
+
+
+def sentence_transformers(folder: str, _: str) -> Encode:
+    from sentence_transformers import MultiVectorEncoder
+
+    model = MultiVectorEncoder(folder, device="cpu")
+
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
+        model[0].document_length = length
+        rows = model.encode_document(texts, batch_size=batch, convert_to_numpy=True, show_progress_bar=False)
+        return list(rows)
+
+    return encode
+
+
+CONTENDERS: dict[str, Callable[[str, str], Encode]] = {
+    "latewood": latewood,
+    "transformers": transformers,
+    "sentence-transformers": sentence_transformers,
+}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
