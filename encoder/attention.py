@@ -94,7 +94,7 @@ def sdpa_varlen(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
     start = 0
     for run in plan.runs:
         stop = start + run.count * run.length
-        rows = qkv[start:stop].unflatten(0, (run.count, run.length))  # (n, L, 3, H, D)
+        rows = torch.unflatten(qkv[start:stop], 0, (run.count, run.length))  # (n, L, 3, H, D)
         q, k, v = rows.permute(2, 0, 3, 1, 4)  # (n, H, L, D) each
         k, v = k[:, :, : run.n_keys], v[:, :, : run.n_keys]
         if window is None:
@@ -124,7 +124,7 @@ def _dense_local(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window: i
         mask = plan.band(window, q)[:sighted, window : window + n_keys]
     out = _sdpa(q[:, :, :sighted], k, v, mask)
     if sighted < length:
-        out = F.pad(out.unflatten(0, (-1, sighted)), (0, 0, 0, 0, 0, length - sighted)).flatten(0, 1)
+        out = F.pad(torch.unflatten(out, 0, (-1, sighted)), (0, 0, 0, 0, 0, length - sighted)).flatten(0, 1)
     return out
 
 
@@ -149,10 +149,10 @@ def _chunked_local(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window:
         )
     ]
     if middle:
-        chunks = q[:, window:end].unflatten(1, (middle, window)).transpose(0, 1)  # (chunks, H, w, D)
+        chunks = torch.unflatten(q[:, window:end], 1, (middle, window)).transpose(0, 1)  # (chunks, H, w, D)
         # unfold is an overlapping view: (H, chunks, D, 3w) → (chunks, H, 3w, D)
-        around = [x.unfold(1, 3 * window, window)[:, :middle].permute(1, 0, 3, 2) for x in (k, v)]
-        outputs.append(_sdpa(chunks, *around, band[:window, : 3 * window]))
+        keys, values = (x.unfold(1, 3 * window, window)[:, :middle].permute(1, 0, 3, 2) for x in (k, v))
+        outputs.append(_sdpa(chunks, keys, values, band[:window, : 3 * window]))
     if end < sighted:
         first = end - window
         rest = band[: sighted - end, : n_keys - first]
