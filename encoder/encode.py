@@ -16,7 +16,7 @@ from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model import LateInteractionModel
 from encoder.packing import length_sorted_batches, pack
-from encoder.tokenizer import TokenizedTexts
+from encoder.tokenizer import Token, TokenizedTexts
 
 __all__ = ["Encoder"]
 
@@ -141,6 +141,14 @@ class Encoder:
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
         return self._encode(self.tokenizer.queries(_strings(texts)), batch_tokens, show_progress)
+
+    def query_tokens(self, text: str) -> list[Token]:
+        """What each vector of a query stands for: the token and its place in the text."""
+        return self.tokenizer.query_tokens(text)
+
+    def document_tokens(self, text: str) -> list[Token]:
+        """What each vector of a document stands for, as `encode_documents` gives them."""
+        return self.tokenizer.document_tokens(text)
 
     @torch.inference_mode()
     def _encode(self, texts: TokenizedTexts, batch_tokens: int, show_progress: bool) -> TokenEmbeddings:
