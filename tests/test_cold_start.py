@@ -21,7 +21,7 @@ UNWANTED = {
     "retriever.device",
     "retriever.evaluation",
     "retriever.tuning",
-    "scipy",
+    "scipy._lib",  # numba tries scipy itself, in vain, and importtime tells of tries too
     "sentence_transformers",
     "sklearn",
     "transformers",
