@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from encoder.config import EncoderConfig
 from encoder.errors import ArgumentError, CheckpointError
@@ -281,8 +282,19 @@ def _save_tensors(folder: Path, module: nn.Module, dtype: torch.dtype) -> None:
 
 def _empty(build: Any) -> Any:
     """A module without storage: its parameters are assigned, never initialised first."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         return build()
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out torch.nn.init: on "meta" it does nothing, and to find that out loads a second's worth of torch."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _assign(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:

@@ -18,7 +18,7 @@ from encoder.model import LateInteractionModel
 from encoder.packing import length_sorted_batches
 from encoder.pooling import check_pool_factor
 from encoder.precision import apply_precision, default_precision
-from encoder.tokenizer import TokenizedTexts
+from encoder.tokenizer import Token, TokenizedTexts
 from encoder.workers import Job, Vectors, WorkerPool, run_job, worker_devices
 
 __all__ = ["Encoder"]
@@ -185,6 +185,21 @@ class Encoder:
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
         return self._encode(self.tokenizer.queries, texts, batch_tokens, show_progress, documents=False)
+
+    def query_tokens(self, text: str) -> list[Token]:
+        """What each vector of a query stands for: the token and its place in the text."""
+        return self.tokenizer.query_tokens(text)
+
+    def document_tokens(self, text: str) -> list[Token]:
+        """What each vector of a document stands for, as `encode_documents` gives them.
+
+        Raises ArgumentError where pooling has left no vector for each token.
+        """
+        if self.pool_factor != 1:
+            raise ArgumentError(
+                f"pool_factor={self.pool_factor}: a vector stands for several tokens; index without pooling"
+            )
+        return self.tokenizer.document_tokens(text)
 
     def _encode(
         self,

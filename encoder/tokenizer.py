@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 
 from encoder.errors import ArgumentError, CheckpointError
 
-__all__ = ["LateTokenizer", "TokenizedTexts", "TokenizerSettings"]
+__all__ = ["LateTokenizer", "Token", "TokenizedTexts", "TokenizerSettings"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class TokenizerSettings:
     document_prompt: str = ""
     expansion_length: int | None = None
     do_lower_case: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that has a vector. span: where it stands in the text as given, text[start:stop]; None for
+    markers, the tokenizer's own tokens, expansion, and words of the prompt."""
+
+    text: str
+    span: tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +120,39 @@ class LateTokenizer:
         kept = [[t not in self.skiplist for t in i] for i in ids] if self.skiplist else None
         return TokenizedTexts(ids, [len(i) for i in ids], kept, truncated)
 
+    def query_tokens(self, text: str) -> list[Token]:
+        """The tokens whose vectors a query has, in their order."""
+        settings = self.settings
+        [ids] = self.queries([text]).ids
+        return self._tokens(text, ids, settings.query_prompt, self.query_marker, settings.query_length)
+
+    def document_tokens(self, text: str) -> list[Token]:
+        """The tokens whose vectors are kept of a document, in their order."""
+        settings, texts = self.settings, self.documents([text])
+        tokens = self._tokens(
+            text, texts.ids[0], settings.document_prompt, self.document_marker, settings.document_length
+        )
+        if texts.kept is None:
+            return tokens
+        return [token for token, kept in zip(tokens, texts.kept[0], strict=True) if kept]
+
+    def _tokens(self, text: str, ids: list[int], prompt: str, marker: list[int], length: int) -> list[Token]:
+        """ids: what `queries` or `documents` makes of the text; the text is cut into tokens once more."""
+        whole = prompt + text
+        places = _places(whole, self._clean(whole), self.settings.do_lower_case)
+        encoding = self._encoded_with_offsets(self._clean(whole))
+        spans: list[tuple[int, int] | None] = [None] * len(ids)
+        room = length - len(self.before) - len(marker) - len(self.after)
+        for i, (start, stop) in enumerate(encoding.offsets[:room], len(self.before)):
+            if start < stop:
+                a, b = places[start] - len(prompt), places[stop - 1] + 1 - len(prompt)
+                while a < b - 1 and 0 <= a < len(text) and text[a].isspace():
+                    a += 1  # byte-level vocabularies hold the space before a word in its token
+                at = i + len(marker) if i >= 1 else i  # the marker has index 1
+                spans[at] = (max(a, 0), b) if b > 0 else None
+        names = [self.tokenizer.id_to_token(i) or "" for i in ids]
+        return [Token(name, span) for name, span in zip(names, spans, strict=True)]
+
     def _ids(
         self, texts: Sequence[str], prompt: str, marker: list[int], length: int
     ) -> tuple[list[list[int]], int]:
@@ -142,6 +184,13 @@ class LateTokenizer:
             if (length := getattr(self.settings, name)) < shortest:
                 raise ArgumentError(f"{name}={length} leaves no room for text; pass >= {shortest}")
 
+    def _encoded_with_offsets(self, text: str) -> Encoding:
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        except TypeError:  # as in _encode
+            text = text.encode("utf-8", "replace").decode("utf-8")
+            return self.tokenizer.encode(text, add_special_tokens=False)
+
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own template puts before and after a text, CLS and SEP as a rule."""
         content = self.tokenizer.encode("a", add_special_tokens=False).ids
@@ -169,3 +218,12 @@ class LateTokenizer:
         every other unknown word of a document with it."""
         ids = {self.tokenizer.token_to_id(word) for word in words}
         return frozenset(int(i) for i in ids if i is not None)
+
+
+def _places(text: str, cleaned: str, lowered: bool) -> list[int]:
+    """For each character of a cleaned text where it stands in the text."""
+    left = len(text) - len(text.lstrip())
+    if not lowered or len(cleaned) == len(text.strip()):
+        return list(range(left, left + len(cleaned)))
+    # A few letters become two when lowered.
+    return [left + i for i, letter in enumerate(text.strip()) for _ in letter.lower()]

@@ -29,7 +29,7 @@ from indexing.records import (
     read_records,
 )
 from indexing.segment import Segment
-from indexing.settings import DocumentEncoder, IndexSettings
+from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.snapshot import Snapshot
 from indexing.store import FORMAT_VERSION, Document, Store
 from indexing.writer import Pending, Writer
@@ -192,6 +192,12 @@ class Index:
         """Token vectors of live passages."""
         return self._snapshot.n_tokens
 
+    @property
+    def tuned_search(self) -> TunedSearch | None:
+        """What `set_tuned_search` stored."""
+        stored = self._store.search
+        return None if stored is None else TunedSearch.from_json(stored, self.folder / DATABASE)
+
     def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
         """(n_passages,) of a segment of this snapshot: False where the passage was deleted or replaced."""
         return self._snapshot.live(segment)
@@ -244,6 +250,7 @@ class Index:
             "bytes_per_token": passages_bytes / n_tokens if n_tokens else 0.0,
             "encoder": self.encoder_name,
             "encoder_fingerprint": self.encoder_fingerprint,
+            "tuned_search": self._store.search,
         }
 
     def verify(self) -> None:
@@ -373,6 +380,11 @@ class Index:
         """
         with self._writing() as writer:
             writer.index_metadata(parse_key(key))
+
+    def set_tuned_search(self, tuned: TunedSearch) -> None:
+        """Store search settings that searchers opened from now on take in place of the defaults."""
+        with self._writing() as writer:
+            writer.tune(asdict(tuned))
 
     def compact(self) -> None:
         """Rewrite the index without its deleted passages, in few segments; float16 becomes compressed.

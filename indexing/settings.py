@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 
-__all__ = ["DocumentEncoder", "IndexSettings"]
+__all__ = ["DocumentEncoder", "IndexSettings", "TunedSearch"]
 
 
 class DocumentEncoder(Protocol):
@@ -56,5 +56,34 @@ class IndexSettings:
         if not values.keys() <= known:
             raise IndexFormatError(
                 f"{path} has unknown settings {sorted(values.keys() - known)}; upgrade Latewood"
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TunedSearch:
+    """Search settings measured on this index (`latewood tune`), in place of the defaults for k hits or fewer.
+
+    recall: of the exact top k, as measured. The rest is explained at retriever's SearchSettings.
+    """
+
+    k: int
+    recall: float
+    nprobe: int
+    ncandidates: int
+    nrerank: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.nrerank <= self.ncandidates or self.nprobe < 1:
+            raise ArgumentError(
+                f"{self} cannot work; 1 <= k <= nrerank <= ncandidates and nprobe >= 1 must hold"
+            )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Path) -> "TunedSearch":
+        known = {f.name for f in fields(cls)}
+        if values.keys() != known:
+            raise IndexFormatError(
+                f"{path} has search settings {sorted(values)}, not {sorted(known)}; tune it again"
             )
         return cls(**values)

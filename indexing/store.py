@@ -62,8 +62,8 @@ class State:
 class Change:
     """All that one commit does. deleted: pids that get a tombstone; metadata: pid to its new JSON.
 
-    metadata_index: JSON path to index. renumber_from: compaction's new pids start here, in the order of the
-    old ones; tombstones then go.
+    metadata_index: JSON path to index. search: tuned search settings. renumber_from: compaction's new pids
+    start here, in the order of the old ones; tombstones then go.
     """
 
     state: State
@@ -75,6 +75,7 @@ class Change:
     add_files: list[FileRecord] = field(default_factory=list)
     drop_codec: str | None = None
     metadata_index: str | None = None
+    search: dict[str, Any] | None = None
     renumber_from: int | None = None
 
 
@@ -274,6 +275,8 @@ class Store:
             db.table("files").insert_all(asdict(row) for row in change.add_files)
             if change.metadata_index is not None:
                 self._index_metadata(db, change.metadata_index)
+            if change.search is not None:
+                db.table("settings").upsert({"key": "search", "value": json.dumps(change.search)})
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
 
     def _index_metadata(self, db: Database, path: str) -> None:
@@ -354,6 +357,8 @@ class Store:
             rows = self._rows("SELECT value FROM settings WHERE key = 'metadata_indexes'")
             # JSON path → column of documents
             self.metadata_indexes: dict[str, str] = json.loads(rows[0][0]) if rows else {}
+            rows = self._rows("SELECT value FROM settings WHERE key = 'search'")
+            self.search: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
             columns = "segment_id, kind, pid_start, n_passages, n_tokens"
             rows = self._rows(f"SELECT {columns} FROM segments ORDER BY pid_start, segment_id")
             self.segments = [SegmentRow(*row) for row in rows]

@@ -132,6 +132,12 @@ class Writer:
             change.metadata_index = path
             self._apply(change)
 
+    def tune(self, search: dict[str, Any]) -> None:
+        """Store search settings in place of those there are."""
+        change = self._change()
+        change.search = search
+        self._apply(change)
+
     def settle(self, flat_tokens: int) -> None:
         """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments.
 

@@ -1,5 +1,7 @@
 """Query → hits: candidate generation over compressed vectors, then MaxSim."""
 
-from retriever.searcher import Hit, Searcher
+from retriever.hits import Hit
+from retriever.reranking import Ranked, rerank, rerank_embeddings
+from retriever.searcher import Searcher
 
-__all__ = ["Hit", "Searcher"]
+__all__ = ["Hit", "Ranked", "Searcher", "rerank", "rerank_embeddings"]

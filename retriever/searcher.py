@@ -1,54 +1,42 @@
 """Searcher: a query → hits. Candidates from compressed segments, then MaxSim decides; or words do, or both."""
 
-import math
+import itertools
+import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
 from indexing import Index
+from indexing.codec import Codec
 from indexing.segment import Segment
+from indexing.store import Document
+from retriever.explaining import Explanation, explain
 from retriever.fusion import reciprocal_rank_fusion
-from retriever.rerank import score_compressed, score_flat
+from retriever.hits import Hit
+from retriever.knobs import Mode, SearchSettings, check_mode, choose
+from retriever.scoring import score_compressed, score_flat, top
+
+if TYPE_CHECKING:
+    from retriever.device import DeviceIndex
 
 __all__ = ["Hit", "Mode", "SearchSettings", "Searcher"]
 
-QUERIES_AT_ONCE = 64  # encoded together by search_many
+QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_many and search_stream
 FUSED = 100  # hits of each ranking that hybrid search fuses, or k if that is more
 
-Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
+Q = TypeVar("Q", bound=Hashable)
+Vectors: TypeAlias = npt.NDArray[np.float32]
 Ranking: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]  # pids and scores
-
-
-@dataclass(frozen=True)
-class Hit:
-    """rank counts from 1. score is MaxSim: a sum over query tokens, so it grows with the query's length. By
-    mode "lexical" it is BM25, by "hybrid" what the fusion of ranks gives, at most sum(weights) / 61."""
-
-    rank: int
-    score: float
-    doc_id: str
-    text: str | None
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """nprobe: centroids looked up a query token. ncandidates: passages kept of those that have one, by the
-    scores of the lists they are in; all their tokens are then looked at, by centroids alone. nrerank: passages
-    kept after that, and scored on their residuals. Flat segments are always scored whole."""
-
-    nprobe: int
-    ncandidates: int
-    nrerank: int
 
 
 class QueryEncoder(Protocol):
@@ -61,25 +49,44 @@ class QueryEncoder(Protocol):
 
 
 class Searcher:
-    """Searches one snapshot of an index. Searching changes nothing and may run in several threads."""
+    """Searches one snapshot of an index. Searching changes nothing; several threads may share a Searcher."""
 
-    def __init__(self, index: Index, encoder: QueryEncoder | None = None) -> None:
+    def __init__(
+        self,
+        index: Index,
+        encoder: QueryEncoder | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> None:
         """encoder: where None, the index's own is loaded when a text is first searched.
+        device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
+        processor, with compiled kernels and mapped files (docs/search.md).
 
-        Raises EncoderMismatchError for an encoder other than the one that made the index's vectors.
+        Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
+        ArgumentError where the device has no room for the index.
         """
         self.index = index
         self._encoder = encoder
         self._loading = threading.Lock()
+        # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
+        # have them get in each other's way.
+        self._encoding = threading.Semaphore(max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+        self._device = None if device is None else _on_device(index, device)
         if encoder is not None:
             _check(index, encoder)
 
     @classmethod
-    def open(cls, path: str | Path, encoder: QueryEncoder | None = None) -> "Searcher":
+    def open(
+        cls,
+        path: str | Path,
+        encoder: QueryEncoder | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         index = Index.open(path)
         try:
-            return cls(index, encoder)
+            return cls(index, encoder, device=device)
         except BaseException:
             index.close()
             raise
@@ -105,7 +112,8 @@ class Searcher:
                         f"{self.index.folder} was built from vectors; "
                         "use search_embeddings, or pass encoder=..."
                     )
-                loaded = Encoder.load(**arguments)
+                device = None if self._device is None else self._device.device
+                loaded = Encoder.load(**arguments, device=device)
                 _check(self.index, loaded)
                 self._encoder = loaded
             return self._encoder
@@ -148,7 +156,7 @@ class Searcher:
 
     def search_many(
         self,
-        queries: Mapping[str, str],
+        queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
         *,
         k: int = 100,
         mode: Mode = "late",
@@ -158,37 +166,93 @@ class Searcher:
         ncandidates: int | None = None,
         nrerank: int | None = None,
         show_progress: bool = False,
-    ) -> dict[str, list[Hit]]:
-        """{query id: text} → {query id: hits}, in the same order; otherwise as `search`."""
+    ) -> dict[Q, list[Hit]]:
+        """{query id: text} → {query id: hits}, in the same order; otherwise as `search`.
+
+        queries: also pairs (query id, text), of which a later one replaces an earlier one of the same id.
+        """
+        knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
+        return dict(
+            self.search_stream(
+                queries,
+                k=k,
+                mode=mode,
+                weights=weights,
+                filter=filter,
+                show_progress=show_progress,
+                **knobs,
+            )
+        )
+
+    def search_stream(
+        self,
+        queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
+        *,
+        k: int = 100,
+        mode: Mode = "late",
+        weights: tuple[float, float] | None = None,
+        filter: str | None = None,
+        nprobe: int | None = None,
+        ncandidates: int | None = None,
+        nrerank: int | None = None,
+        show_progress: bool = False,
+    ) -> Iterator[tuple[Q, list[Hit]]]:
+        """As `search_many`, for any number of queries: (query id, hits) one by one, in order.
+
+        queries: {query id: text} or pairs, maybe without end; `enumerate(texts)` will do. 64 of them are taken
+        at a time, encoded together, and searched side by side on torch's number of threads.
+        """
         # All this first, so as to refuse before encoding.
         knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
-        _check_mode(mode, weights, knobs)
+        check_mode(mode, weights, knobs)
         depth = k
         if mode == "hybrid":
             depth = max(k, min(FUSED, FUSED if nrerank is None else nrerank, ncandidates or FUSED))
-        settings = self.settings(depth, **knobs)
+        settings = self._settings(depth, knobs)
         lives = self.index.matching(filter)
 
-        def ranking(text: str, vectors: npt.NDArray[np.float32] | None) -> Ranking:
+        def hits(query: tuple[str, Vectors | None]) -> list[Hit]:
+            text, vectors = query
             if vectors is None:
-                return self.index.lexical(text, k, lives)
-            late = self._late(vectors, depth, settings, lives)
-            if mode == "late":
-                return late
-            lexical = self.index.lexical(text, depth, lives)
-            return reciprocal_rank_fusion([late[0], lexical[0]], weights or (1.0, 1.0), k)
+                return self._hits(self.index.lexical(text, k, lives), k, None, None)
+            ranking = self._late(vectors, depth, settings, lives)
+            if mode == "hybrid":
+                lexical = self.index.lexical(text, depth, lives)
+                ranking = reciprocal_rank_fusion([ranking[0][:depth], lexical[0]], weights or (1.0, 1.0), k)
+            return self._hits(ranking, k, text, vectors)
 
-        ids = list(queries)
-        hits: dict[str, list[Hit]] = {}
-        with tqdm(total=len(ids), unit="query", desc="search", disable=not show_progress) as bar:
-            for start in range(0, len(ids), QUERIES_AT_ONCE):
-                some = ids[start : start + QUERIES_AT_ONCE]
-                texts = [queries[qid] for qid in some]
-                encoded = [None] * len(some) if mode == "lexical" else self.encoder.encode_queries(texts)
-                for qid, text, vectors in zip(some, texts, encoded, strict=True):
-                    hits[qid] = self._hits(*ranking(text, vectors))
-                    bar.update()
-        return hits
+        total = len(queries) if isinstance(queries, Mapping) else None
+        pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
+
+        def stream() -> Iterator[tuple[Q, list[Hit]]]:
+            with tqdm(total=total, unit="query", desc="search", disable=not show_progress) as bar:
+                while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
+                    texts = [text for _, text in some]
+                    encoded = [None] * len(some) if mode == "lexical" else self._encode(texts)
+                    found = self._each(hits, list(zip(texts, encoded, strict=True)))
+                    for (qid, _), own in zip(some, found, strict=True):
+                        yield qid, own
+                        bar.update()
+
+        return stream()
+
+    def _encode(self, texts: list[str]) -> TokenEmbeddings:
+        encoder = self.encoder
+        with self._encoding:
+            return encoder.encode_queries(texts)
+
+    def _each(
+        self,
+        hits: Callable[[tuple[str, Vectors | None]], list[Hit]],
+        queries: list[tuple[str, Vectors | None]],
+    ) -> Iterable[list[Hit]]:
+        """hits(query) for each: side by side where the kernels do the work, else torch shares out each one."""
+        alone = len(queries) == 1 or self._device is not None
+        if alone or any(segment.kind == "flat" for segment in self.index.segments):
+            return map(hits, queries)
+        from retriever.kernels import each_on_a_thread  # see _search
+
+        return each_on_a_thread(hits, queries)
 
     def search_embeddings(
         self,
@@ -201,21 +265,51 @@ class Searcher:
         nrerank: int | None = None,
     ) -> list[Hit]:
         """As `search`, for the vectors of one query: (n_query, dim)."""
-        settings = self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
-        return self._hits(*self._late(query, k, settings, self.index.matching(filter)))
+        settings = self._settings(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
+        return self._hits(self._late(query, k, settings, self.index.matching(filter)), k, None, query)
 
-    def _hits(self, pids: npt.NDArray[np.int64], scores: npt.NDArray[np.floating[Any]]) -> list[Hit]:
-        documents = self.index.documents(pids.tolist())
-        return [
-            Hit(rank, float(score), document.doc_id, document.text, document.metadata)
-            for rank, (score, document) in enumerate(zip(scores, documents, strict=True), 1)
-        ]
+    def _hits(self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None) -> list[Hit]:
+        """The k best of a ranking, equal scores in the order of doc_id."""
+        pids, scores = ranking
+        found = zip(scores, self.index.documents(pids.tolist()), strict=True)
+        best = sorted(found, key=lambda pair: (-pair[0], pair[1].doc_id))[:k]
+        segments, codec = self.index.segments, self.index.codec  # a refresh gives pids another meaning
+        hits = []
+        for rank, (score, document) in enumerate(best, 1):
+            hit = Hit(rank, float(score), document.doc_id, document.text, document.metadata)
+            if vectors is not None:
+                hit = hit._with(partial(self._explain, segments, codec, document, text, vectors))
+            hits.append(hit)
+        return hits
+
+    def _explain(
+        self,
+        segments: tuple[Segment, ...],
+        codec: Codec | None,
+        document: Document,
+        query: str | None,
+        vectors: Vectors,
+    ) -> Explanation:
+        [segment] = [s for s in segments if s.pid_start <= document.pid < s.pid_start + s.n_passages]
+        if document.text is None:
+            raise ArgumentError(f"{document.doc_id!r} is stored without a text, so its tokens have no names")
+        first, last = segment.offsets[document.pid - segment.pid_start :][:2]
+        line = document.metadata.get("start_line")
+        return explain(
+            self.encoder,
+            query,
+            np.asarray(vectors, dtype=np.float32),
+            document.text,
+            segment.decode(int(first), int(last), codec),
+            doc_id=document.doc_id,
+            start_line=line if isinstance(line, int) else 1,
+        )
 
     def _late(
         self,
-        query: npt.NDArray[np.float32],
+        query: Vectors,
         k: int,
-        settings: SearchSettings,
+        settings: SearchSettings | None,
         lives: list[npt.NDArray[np.bool_]],
     ) -> Ranking:
         query = np.ascontiguousarray(query, dtype=np.float32)
@@ -244,51 +338,48 @@ class Searcher:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
         lives = self.index.matching(None)
         recalls = []
-        for vectors in self.encoder.encode_queries(list(queries.values())):
+        for vectors in self._encode(list(queries.values())):
             _, exact = self._search(vectors, k, None, lives)
             _, found = self._search(vectors, k, settings, lives)
             if len(exact):
-                recalls.append(float(np.mean(found >= exact[-1])))
+                recalls.append(float(np.mean(found[:k] >= exact[-1])))
         return float(np.mean(recalls)) if recalls else 1.0
 
     def settings(
         self, k: int, *, nprobe: int | None = None, ncandidates: int | None = None, nrerank: int | None = None
     ) -> SearchSettings:
-        """What a search of this index for k hits would use. Raises ArgumentError for what cannot work."""
-        if k < 1:
-            raise ArgumentError(f"k={k}; pass k >= 1")
-        nlist = 1 if self.index.codec is None else self.index.codec.nlist
-        # Measured on nfcorpus, cranfield and codedoc_python: docs/design.md, "Search defaults".
-        wide = max(512, 10 * k, 8 * math.isqrt(len(self.index)))
-        chosen = SearchSettings(
-            nprobe=min(nlist, max(32, k // 8)) if nprobe is None else nprobe,
-            ncandidates=max(wide, nrerank or 0) if ncandidates is None else ncandidates,
-            nrerank=min(max(256, 4 * k), ncandidates or 1 << 62) if nrerank is None else nrerank,
+        """What a search of this index for k hits would use. Raises ArgumentError for what cannot work.
+
+        Where nothing is passed: what `latewood tune` stored, for k up to the one it measured, or the defaults.
+        """
+        return choose(
+            k,
+            nlist=None if self.index.codec is None else self.index.codec.nlist,
+            passages=len(self.index),
+            tuned=self.index.tuned_search,
+            nprobe=nprobe,
+            ncandidates=ncandidates,
+            nrerank=nrerank,
         )
-        if chosen.nprobe < 1:
-            raise ArgumentError(f"nprobe={nprobe}; pass nprobe >= 1")
-        if self.index.codec is not None and chosen.nprobe > nlist:
-            raise ArgumentError(f"nprobe={nprobe} exceeds nlist={nlist}; pass nprobe <= {nlist}")
-        if chosen.nrerank < k:
-            raise ArgumentError(f"nrerank={chosen.nrerank} is below k={k}; pass nrerank >= {k}")
-        if chosen.ncandidates < chosen.nrerank:
-            raise ArgumentError(
-                f"ncandidates={chosen.ncandidates} is below nrerank={chosen.nrerank}; "
-                "pass ncandidates >= nrerank"
-            )
-        return chosen
+
+    def _settings(self, k: int, knobs: Mapping[str, int | None]) -> SearchSettings | None:
+        """As `settings`; None, for all passages, on a device whose user has not asked for less."""
+        chosen = self.settings(k, **knobs)
+        return None if self._device is not None and set(knobs.values()) == {None} else chosen
 
     def _search(
         self,
-        query: npt.NDArray[np.float32],
+        query: Vectors,
         k: int,
         settings: SearchSettings | None,
         lives: list[npt.NDArray[np.bool_]],
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Pids and scores of the k best, best first; equal scores in the order of pids.
+    ) -> Ranking:
+        """Pids and scores of the k best, best first, and of more that score as the last of them does.
 
         settings: None scores every passage there is. lives: for each segment which passages there are.
         """
+        if self._device is not None:
+            return self._device.search(query, k, settings, lives)
         index = self.index
         pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
         scores: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
@@ -321,23 +412,19 @@ class Searcher:
             for (segment, _), passages in zip(compressed, chosen, strict=True):
                 pids.append(segment.pid_start + passages)
                 scores.append(score_compressed(tables, segment, passages))
-        all_pids, all_scores = np.concatenate(pids), np.concatenate(scores)
-        order = np.lexsort((all_pids, -all_scores))[:k]
-        return all_pids[order], all_scores[order]
+        return top(np.concatenate(pids), np.concatenate(scores), k)
 
 
-def _check_mode(mode: str, weights: tuple[float, float] | None, knobs: Mapping[str, int | None]) -> None:
-    if mode not in get_args(Mode):
-        raise ArgumentError(f"mode={mode!r}; pass one of {', '.join(get_args(Mode))}")
-    for name, value in knobs.items():
-        if mode == "lexical" and value is not None:
-            raise ArgumentError(f'{name}={value} does nothing in mode "lexical"; leave it out')
-    if weights is None:
-        return
-    if mode != "hybrid":
-        raise ArgumentError(f'weights={weights} does nothing in mode "{mode}"; pass mode="hybrid"')
-    if len(weights) != 2 or not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
-        raise ArgumentError(f"weights={weights}; pass two numbers >= 0, for late and lexical, not both 0")
+def _on_device(index: Index, device: str | torch.device) -> "DeviceIndex":
+    from retriever.device import DeviceIndex  # imports numba; see Searcher._search
+
+    return DeviceIndex(index, torch.device(device))
+
+
+def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:
+    if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], str):
+        raise ArgumentError(f"query {pair!r}; pass pairs (query id, text), such as enumerate(texts)")
+    return pair
 
 
 def _check(index: Index, encoder: QueryEncoder) -> None:

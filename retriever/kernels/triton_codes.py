@@ -1,0 +1,81 @@
+"""Residual MaxSim as a Triton kernel, one program a passage. Tested under Triton's interpreter."""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from encoder.errors import MissingDependencyError
+
+__all__ = ["residual_maxsim"]
+
+BLOCK_TOKENS, BLOCK_QUERY = 64, 32
+
+AVAILABLE = importlib.util.find_spec("triton") is not None
+if AVAILABLE:
+    import triton
+    import triton.language as tl
+
+    @triton.jit  # type: ignore[untyped-decorator]
+    def _residual_maxsim(
+        centroids: Any,
+        residuals: Any,
+        ids: Any,
+        codes: Any,
+        offsets: Any,
+        passages: Any,
+        out: Any,
+        n_query: Any,
+        m: Any,
+        block_tokens: tl.constexpr,
+        block_query: tl.constexpr,
+    ) -> None:
+        program = tl.program_id(0)
+        passage = tl.load(passages + program)
+        start, stop = tl.load(offsets + passage), tl.load(offsets + passage + 1)
+        total = 0.0
+        for first in range(0, n_query, block_query):
+            lanes = first + tl.arange(0, block_query)
+            asked = lanes < n_query
+            best = tl.full((block_query,), float("-inf"), tl.float32)
+            for at in range(start, stop, block_tokens):
+                tokens = at + tl.arange(0, block_tokens)
+                there = tokens < stop
+                both = there[:, None] & asked[None, :]
+                centroid = tl.load(ids + tokens, mask=there, other=0).to(tl.int64)
+                score = tl.load(
+                    centroids + centroid[:, None] * n_query + lanes[None, :], mask=both, other=0.0
+                )
+                for part in range(m):
+                    code = tl.load(codes + tokens * m + part, mask=there, other=0).to(tl.int64)
+                    row = (part * 256 + code[:, None]) * n_query
+                    score += tl.load(residuals + row + lanes[None, :], mask=both, other=0.0)
+                score = tl.where(both, score, float("-inf"))
+                best = tl.maximum(best, tl.max(score, axis=0))
+            total += tl.sum(tl.where(asked, best, 0.0), axis=0)
+        tl.store(out + program, total)
+
+
+def residual_maxsim(
+    centroids: Tensor, residuals: Tensor, ids: Tensor, codes: Tensor, offsets: Tensor, passages: Tensor
+) -> Tensor:
+    """As torch_codes.residual_scores. Raises MissingDependencyError without triton."""
+    if not AVAILABLE:
+        raise MissingDependencyError("triton is not installed; run: pip install triton")
+    out = torch.empty(len(passages), dtype=torch.float32, device=ids.device)
+    if len(passages):
+        _residual_maxsim[(len(passages),)](
+            centroids.contiguous(),
+            residuals.contiguous(),
+            ids,
+            codes,
+            offsets,
+            passages,
+            out,
+            centroids.shape[1],
+            codes.shape[1],
+            block_tokens=BLOCK_TOKENS,
+            block_query=BLOCK_QUERY,
+        )
+    return out
