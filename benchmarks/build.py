@@ -33,6 +33,11 @@ def main() -> None:
     parser.add_argument("--synthetic", type=int, metavar="TOKENS")
     parser.add_argument("--memory", type=int, help="the memory setting of Latewood's index, in bytes")
     parser.add_argument("--only", help="one contender: latewood, fast-plaid or xtr-warp")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="peers train on 32 vectors a centroid, as Latewood does, not on 256",
+    )
     add_options(parser)
     given = parser.parse_args()
     if (given.vectors is None) == (given.synthetic is None):
@@ -49,7 +54,8 @@ def main() -> None:
 def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
     index = index_of(given.work, name)
     shutil.rmtree(index, ignore_errors=True)
-    job = {"index": str(index), "threads": given.threads, "memory": given.memory, "dim": DIM}
+    job: dict[str, Any] = {"index": str(index), "threads": given.threads, "memory": given.memory, "dim": DIM}
+    job["peer_options"] = {"max_points_per_centroid": 32} if given.quick else {}
     if given.vectors is None:
         job["synthetic"] = given.synthetic
     else:
@@ -57,7 +63,7 @@ def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
     result = start(name, "build", job, given.peers_python)
     info = result.get("info")
     tokens = info["tokens"] if given.vectors is None else int(np.load(given.vectors / "offsets.npy")[-1])
-    row = {"contender": name, "threads": given.threads, "tokens": tokens, **result}
+    row = {"contender": name, "threads": given.threads, "tokens": tokens, "quick": given.quick, **result}
     row["bytes_per_token"] = folder_bytes(index) / tokens
     print(
         f"{name}: {tokens:,} tokens, {row['seconds']:.1f} s ({row['cpu_seconds']:.1f} s of processor time, "

@@ -113,14 +113,18 @@ def passages(job: dict[str, Any]) -> list[torch.Tensor]:
 def build_fast_plaid(job: dict[str, Any]) -> dict[str, Any]:
     from fast_plaid.search import FastPlaid
 
-    FastPlaid(index=job["index"], device="cpu").create(documents_embeddings=passages(job))
+    FastPlaid(index=job["index"], device="cpu").create(
+        documents_embeddings=passages(job), **job["peer_options"]
+    )
     return {}
 
 
 def build_xtr_warp(job: dict[str, Any]) -> dict[str, Any]:
     from xtr_warp.search import XTRWarp
 
-    XTRWarp(index=job["index"]).create(embeddings_source=passages(job), device="cpu", show_progress=False)
+    XTRWarp(index=job["index"]).create(
+        embeddings_source=passages(job), device="cpu", show_progress=False, **job["peer_options"]
+    )
     return {}
 
 
