@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import PEERS, add_options, folder_bytes, index_of, ndcg, recall, start
+from shared import PEERS, add_options, exact_rankings, folder_bytes, index_of, ndcg, recall, start
 from vectors import DIM
 
 # fast-plaid's default of 4,096 full scores takes half a second a query; 512 rank as well (search.py).
@@ -84,30 +84,30 @@ def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
 def judge(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
     """Add nDCG@10 and recall@10 against brute force, and print them."""
     info = json.loads((given.vectors / "info.json").read_text())
-    exact: list[Any] = []
-    for name in ["exact", *(row["contender"] for row in rows)]:
+    exact = exact_rankings(given.vectors, given.threads)
+    print(f"brute force on the vectors themselves: nDCG@10 {shown(ndcg(info, exact))}")
+    for row in rows:
         job = {
             "vectors": str(given.vectors),
-            "index": str(index_of(given.work, name)),
+            "index": str(index_of(given.work, row["contender"])),
             "threads": given.threads,
-            "settings": [QUALITY.get(name, {})],
+            "settings": [QUALITY[row["contender"]]],
             "queries": None,
             "seconds": 1e9,
         }
-        [found] = start(name, "search", job, given.peers_python)["rows"]
-        exact = exact or found["rankings"]
-        row = next((row for row in rows if row["contender"] == name), {"contender": name})
-        if name == "exact":
-            rows.append(row)
-        row |= {
-            "search_setting": found["setting"],
-            "nDCG@10": ndcg(info, found["rankings"]),
-            "recall@10": recall(found["rankings"], exact),
-        }
+        [found] = start(row["contender"], "search", job, given.peers_python)["rows"]
+        row["search_setting"] = found["setting"]
+        row["nDCG@10"], row["exact nDCG@10"] = ndcg(info, found["rankings"]), ndcg(info, exact)
+        row["recall@10"] = recall(found["rankings"], exact)
         print(
-            f"{name} {found['setting']}: nDCG@10 {row['nDCG@10']}, recall@10 {row['recall@10']:.4f}",
+            f"{row['contender']} {found['setting'] or '(defaults)'}: nDCG@10 {shown(row['nDCG@10'])}, "
+            f"recall@10 {row['recall@10']:.4f}",
             flush=True,
         )
+
+
+def shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.4f}"
 
 
 if __name__ == "__main__":

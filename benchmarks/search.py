@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import PEERS, add_options, index_of, ndcg, recall, start
+from shared import PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{}],
@@ -74,7 +74,7 @@ def main() -> None:
         names = [name for name in names if name not in PEERS]
 
     exact = run("exact", given, given.seconds)
-    reference = exact_rankings(given)
+    reference = exact_rankings(given.vectors, given.threads)[: given.queries]
     found = {"exact": [exact]}
     for _ in range(given.rounds):
         for name in names:
@@ -102,16 +102,6 @@ def run(name: str, given: argparse.Namespace, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
     }
     return start(name, "search", job, given.peers_python)
-
-
-def exact_rankings(given: argparse.Namespace) -> list[Any]:
-    """Brute force's ranking of every query, kept beside the vectors: it is the same for every run."""
-    kept = given.vectors / "exact.json"
-    if not kept.exists():
-        job = {"vectors": str(given.vectors), "threads": given.threads, "queries": None}
-        kept.write_text(json.dumps(start("exact", "rank", job, None)["rankings"]))
-    rankings: list[Any] = json.loads(kept.read_text())
-    return rankings[: given.queries]
 
 
 def summary(

@@ -15,6 +15,7 @@ __all__ = [
     "PEERS",
     "Info",
     "add_options",
+    "exact_rankings",
     "folder_bytes",
     "index_of",
     "interpreter",
@@ -54,6 +55,16 @@ def start(name: str, what: str, job: dict[str, Any], peers_python: Path | None) 
         subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
         result: dict[str, Any] = json.loads(result_file.read_text())
         return result
+
+
+def exact_rankings(vectors: Path, threads: int) -> list[Any]:
+    """Brute force's ranking of every query, kept beside the vectors: it is the same for every run."""
+    kept = vectors / "exact.json"
+    if not kept.exists():
+        job = {"vectors": str(vectors), "threads": threads, "queries": None}
+        kept.write_text(json.dumps(start("exact", "rank", job, None)["rankings"]))
+    rankings: list[Any] = json.loads(kept.read_text())
+    return rankings
 
 
 def folder_bytes(folder: Path) -> int:
