@@ -3,7 +3,7 @@
     python benchmarks/vectors.py VECTORS BEIR_FOLDER
     python -m venv PEERS && PEERS/bin/pip install -r benchmarks/requirements-peers.txt
     python benchmarks/build.py VECTORS WORK --peers-python PEERS/bin/python
-    python benchmarks/build.py WORK --synthetic 10000000 [--memory BYTES]
+    python benchmarks/build.py WORK --synthetic 10000000 [--memory 1GB]
 
 Each contender builds WORK/NAME.index from the same vectors in a process of its own, with its defaults; search.py
 uses these again. Then all queries are searched, and nDCG@10 is set beside brute force's on the vectors themselves.
@@ -20,7 +20,7 @@ import numpy as np
 from shared import PEERS, add_options, exact_rankings, folder_bytes, index_of, ndcg, recall, start
 from vectors import DIM
 
-# fast-plaid's default of 4,096 full scores takes half a second a query; 512 rank as well (search.py).
+# fast-plaid at its default of 4,096 full scores takes half a second a query.
 QUALITY: dict[str, dict[str, int]] = {"latewood": {}, "fast-plaid": {"n_full_scores": 512}, "xtr-warp": {}}
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("vectors", type=Path, nargs="?")
     parser.add_argument("work", type=Path)
     parser.add_argument("--synthetic", type=int, metavar="TOKENS")
-    parser.add_argument("--memory", type=int, help="the memory setting of Latewood's index, in bytes")
+    parser.add_argument("--memory", help="the memory setting of Latewood's index, such as 1GB")
     parser.add_argument("--only", help="one contender: latewood, fast-plaid or xtr-warp")
     parser.add_argument(
         "--quick",

@@ -1,4 +1,4 @@
-"""Draw latency against recall (or nDCG@10), a panel a file of search.py's --json.
+"""Draw latency against recall from search.py's --json files, a panel a set of vectors.
 
 pip install matplotlib
 python benchmarks/plot.py OUT.json... FIGURE.png
@@ -7,44 +7,37 @@ python benchmarks/plot.py OUT.json... FIGURE.png
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"latewood": "C2", "fast-plaid": "C0", "xtr-warp": "C1"}
+COLOURS = {"exact": "k", "latewood": "C2", "fast-plaid": "C0", "xtr-warp": "C1"}
 
 
 def main(files: list[str], figure: str) -> None:
-    fig, panels = plt.subplots(1, len(files), figsize=(4.4 * len(files), 3.6), squeeze=False)
-    for file, panel in zip(files, panels[0], strict=True):
+    # Files of one name, as of runs with --only, share a panel.
+    sets: dict[str, dict[str, Any]] = {}
+    for file in files:
         data = json.loads(Path(file).read_text())
-        measure = "recall@10" if data["rows"][0]["nDCG@10"] is None else "nDCG@10"
+        sets.setdefault(data["name"], {**data, "rows": []})["rows"] += data["rows"]
+    fig, panels = plt.subplots(1, len(sets), figsize=(4.4 * len(sets), 3.6), squeeze=False)
+    for data, panel in zip(sets.values(), panels[0], strict=True):
         for name, colour in COLOURS.items():
             rows = sorted((r for r in data["rows"] if r["contender"] == name), key=lambda r: r["median_ms"])
             if not rows:
                 continue
-            panel.plot(
-                [r["median_ms"] for r in rows],
-                [r[measure] for r in rows],
-                "o-",
-                color=colour,
-                markersize=4,
-                linewidth=1,
-                label=name,
-            )
+            times, recalls = [r["median_ms"] for r in rows], [r["recall@10"] for r in rows]
+            panel.plot(times, recalls, "o-", color=colour, markersize=4, linewidth=1, label=name)
             for row in rows:
                 if not row["setting"]:  # its defaults
-                    panel.plot(
-                        row["median_ms"], row[measure], "o", color=colour, markersize=9, fillstyle="none"
-                    )
-        exact = data["rows"][0]
-        panel.plot(exact["median_ms"], exact[measure], "k*", label="brute force")
-        panel.axhline(exact[measure], color="k", linewidth=0.5, linestyle=":")
+                    panel.plot(row["median_ms"], row["recall@10"], "o", color=colour, ms=9, fillstyle="none")
         panel.set_xscale("log")
-        panel.set_xlabel(f"median ms a query, {data['threads']} thread{'s' * (data['threads'] > 1)}")
-        panel.set_ylabel(measure)
+        clock = "" if data["clock"] == "wall" else " of processor time"
+        panel.set_xlabel(f"median ms{clock} a query, {data['threads']} thread(s)")
+        panel.set_ylabel("recall@10 of brute force")
         panel.set_title(data["name"], fontsize=9)
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=8, title="ring: defaults", title_fontsize=8)
