@@ -18,7 +18,7 @@ from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyErr
 __all__ = ["Codec", "choose_m", "choose_nlist", "id_bytes", "read_codes", "sample_size", "write_codes"]
 
 PQ_CENTROIDS = 256  # one byte a sub-vector
-POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 and one more iteration: docs/benchmarks.md
+POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
 MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
 KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
