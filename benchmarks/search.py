@@ -1,143 +1,180 @@
-"""Search: latency, throughput, recall against exact MaxSim and nDCG@10, over settings.
+"""Searching: latency, throughput, peak memory, and recall and nDCG@10 against brute force, beside the peers.
 
-    python benchmarks/search.py INDEX BEIR_FOLDER [--queries 100] [--threads 2]
-    python benchmarks/search.py INDEX --synthetic TOKENS
+    python benchmarks/search.py VECTORS WORK --peers-python PEERS/bin/python [--threads 2] [--json OUT.json]
+    python benchmarks/plot.py OUT.json docs/search.png
 
-INDEX is a folder that `latewood index BEIR_FOLDER INDEX` made. With --synthetic it is made here, unless it is
-there, of unit vectors around 20,000 shared directions, 300 a passage, and searched with 32 noisy tokens of a
-passage. Queries are encoded before the clock starts; texts and metadata are fetched while it runs.
+VECTORS is from vectors.py; WORK holds the indexes that build.py left. Query vectors are given, so encoding is not
+in the times; looking up the hits' ids is. Contenders run in processes of their own, one after the other, --rounds
+times over, so that what else the machine does falls on all alike; times are pooled. A setting that takes long is
+stopped after --seconds, with 10 queries at least: n says how many, and its nDCG@10 stands beside brute force's on
+the same queries. Recall@10 is of brute force's ten on the vectors as they were before compression.
 """
 
 import argparse
-import resource
-import sys
-import time
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
+from shared import PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
 
-from encoder import TokenEmbeddings
-from indexing import Index
-from retriever import Searcher
-from retriever.evaluation import EvaluationSet, evaluate
-
-Vectors = npt.NDArray[np.float32]
-
-SETTINGS: list[dict[str, int]] = [
-    {},
-    {"nprobe": 2, "nrerank": 32},
-    {"nprobe": 4, "nrerank": 64},
-    {"nprobe": 8, "nrerank": 256},
-    {"nprobe": 16, "nrerank": 512},
-]
-DIM, DIRECTIONS, LENGTH, QUERY_LENGTH = 128, 20_000, 300, 32
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "exact": [{}],
+    "latewood": [
+        {},
+        {"nprobe": 2, "nrerank": 32},
+        {"nprobe": 4, "nrerank": 64},
+        {"nprobe": 8, "nrerank": 64},
+        {"nprobe": 16, "nrerank": 128},
+        {"nprobe": 32, "ncandidates": 2048, "nrerank": 512},
+        {"nprobe": 64, "ncandidates": 8192, "nrerank": 1024},
+    ],
+    "fast-plaid": [
+        {},
+        {"n_full_scores": 1024, "n_ivf_probe": 8},
+        {"n_full_scores": 256, "n_ivf_probe": 8},
+        {"n_full_scores": 256, "n_ivf_probe": 4},
+        {"n_full_scores": 128, "n_ivf_probe": 4},
+        {"n_full_scores": 128, "n_ivf_probe": 2},
+        {"n_full_scores": 64, "n_ivf_probe": 4},
+        {"n_full_scores": 64, "n_ivf_probe": 2},
+        {"n_full_scores": 32, "n_ivf_probe": 2},
+    ],
+    "xtr-warp": [
+        {},
+        {"nprobe": 1},
+        {"nprobe": 4},
+        {"nprobe": 8},
+        {"nprobe": 16},
+        {"nprobe": 32},
+    ],
+}
+EQUAL = 0.002  # of nDCG@10, or of recall@10 where nothing is judged
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("index", type=Path)
-    parser.add_argument("beir", type=Path, nargs="?")
-    parser.add_argument("--synthetic", type=int, metavar="TOKENS")
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument("vectors", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--queries", type=int, help="only the first so many")
+    parser.add_argument("--seconds", type=float, default=20, help="a setting and round, about")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: where others compute too"
+    )
+    parser.add_argument("--only", nargs="*", help="contenders: latewood, fast-plaid, xtr-warp")
+    add_options(parser)
     given = parser.parse_args()
-    if (given.beir is None) == (given.synthetic is None):
-        parser.error("pass a BEIR folder or --synthetic TOKENS")
-    torch.set_num_threads(given.threads)
-    if given.synthetic and not given.index.exists():
-        build(given.index, given.synthetic)
-    with Searcher.open(given.index) as searcher:
-        data = None if given.beir is None else EvaluationSet.load(given.beir)
-        if data is None:
-            queries = synthetic_queries(given.synthetic, given.queries)
-        else:
-            texts = dict(list(data.queries.items())[: given.queries])
-            queries = dict(zip(texts, searcher.encoder.encode_queries(list(texts.values())), strict=True))
-        report(searcher, queries, given.k, data)
+    info = json.loads((given.vectors / "info.json").read_text())
+    names = [name for name in ("latewood", *PEERS) if given.only is None or name in given.only]
+    names = [name for name in names if index_of(given.work, name).exists()]
+    if given.peers_python is None:
+        names = [name for name in names if name not in PEERS]
 
-
-def report(searcher: Searcher, queries: dict[str, Vectors], k: int, data: EvaluationSet | None) -> None:
-    info = searcher.index.info()
-    lengths = [len(q) for q in queries.values()]
-    print(
-        f"{info['passages']:,} passages, {info['tokens']:,} tokens, nlist {info['nlist']}, "
-        f"{len(queries)} queries of {np.median(lengths):.0f} tokens (median), k={k}, "
-        f"{torch.get_num_threads()} threads"
-    )
-    # All lists and all passages are exact MaxSim on the stored vectors.
-    everything = {"nprobe": info["nlist"] or 1, "ncandidates": 1 << 40, "nrerank": 1 << 40}
-    exact = {
-        qid: [h.score for h in searcher.search_embeddings(q, k=k, **everything)] for qid, q in queries.items()
-    }
-    print("nprobe | nrerank | median ms | p95 ms | queries/s | recall | nDCG@10")
-    for setting in SETTINGS:
-        if setting and (setting["nprobe"] > everything["nprobe"] or setting["nrerank"] < k):
-            continue
-        chosen = searcher.settings(k, **setting)
-        for q in list(queries.values())[:3]:  # compile, and map the files
-            searcher.search_embeddings(q, k=k, **setting)
-        run, recalls, times = {}, [], []
-        for qid, q in queries.items():
-            start = time.perf_counter()
-            hits = searcher.search_embeddings(q, k=k, **setting)
-            times.append(time.perf_counter() - start)
-            run[qid] = {h.doc_id: h.score for h in hits}
-            recalls.append(np.mean([h.score >= exact[qid][-1] for h in hits]))
-        ndcg = "-"
-        if data is not None:
-            qrels = {qid: data.qrels[qid] for qid in queries}
-            ndcg = f"{evaluate(qrels, data.drop_self_hits(run))['nDCG@10']:.4f}"
-        print(
-            f"{chosen.nprobe} | {chosen.nrerank} | {1e3 * np.median(times):.2f} | "
-            f"{1e3 * np.percentile(times, 95):.2f} | {len(times) / sum(times):.0f} | "
-            f"{np.mean(recalls):.4f} | {ndcg}",
-            flush=True,
+    exact = run("exact", given, given.seconds)
+    reference = exact_rankings(given.vectors, given.threads)[: given.queries]
+    found = {"exact": [exact]}
+    for _ in range(given.rounds):
+        for name in names:
+            found.setdefault(name, []).append(run(name, given, given.seconds))
+    rows = [
+        row for name, rounds in found.items() for row in summary(name, rounds, info, reference, given.clock)
+    ]
+    report(info, rows, given)
+    compare(rows)
+    if given.json:
+        given.json.write_text(
+            json.dumps(
+                {"name": info["name"], "threads": given.threads, "clock": given.clock, "rows": rows}, indent=1
+            )
         )
-    unit = 1 if sys.platform == "darwin" else 1024
+
+
+def run(name: str, given: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    job = {
+        "vectors": str(given.vectors),
+        "index": str(index_of(given.work, name)),
+        "threads": given.threads,
+        "settings": SETTINGS[name],
+        "queries": given.queries,
+        "seconds": seconds,
+    }
+    return start(name, "search", job, given.peers_python)
+
+
+def summary(
+    name: str, rounds: list[dict[str, Any]], info: dict[str, Any], exact: list[Any], clock: str
+) -> list[dict[str, Any]]:
+    """A row a setting: times of all rounds pooled, rankings of the round that got furthest."""
+    rows = []
+    for i, setting in enumerate(SETTINGS[name]):
+        measured = [one["rows"][i] for one in rounds]
+        times = np.concatenate([m[clock]["ms"] for m in measured])
+        rankings = max((m["rankings"] for m in measured), key=len)
+        quality = ndcg(info, rankings)
+        best = ndcg(info, exact[: len(rankings)])
+        rows.append(
+            {
+                "contender": name,
+                "setting": setting,
+                "n": len(rankings),
+                "median_ms": float(np.median(times)),
+                "p95_ms": float(np.percentile(times, 95)),
+                "batch_per_second": len(times) / sum(m[clock]["batch_seconds"] for m in measured),
+                "peak_mib": max(one["peak_mib"] for one in rounds),
+                "recall@10": recall(rankings, exact),
+                "nDCG@10": quality,
+                "nDCG@10 lost": None if quality is None or best is None else best - quality,
+            }
+        )
+    return rows
+
+
+def report(info: dict[str, Any], rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
+    offsets = np.load(given.vectors / "offsets.npy")
+    lengths = np.diff(np.load(given.vectors / "query_offsets.npy"))
     print(
-        f"peak resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
+        f"{info['name']}: {len(offsets) - 1:,} passages, {offsets[-1]:,} tokens; {len(lengths)} queries of "
+        f"{np.median(lengths):.0f} tokens (median); {given.threads} threads, {given.rounds} rounds, "
+        f"{'wall clock' if given.clock == 'wall' else 'processor time'}\n"
     )
+    print(
+        "| contender | setting | n | median ms | p95 ms | batch, queries/s | recall@10 | nDCG@10 (lost) | peak MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        quality = "-" if row["nDCG@10"] is None else f"{row['nDCG@10']:.4f} ({row['nDCG@10 lost']:+.4f})"
+        print(
+            f"| {row['contender']} | {named(row)} | {row['n']} | {row['median_ms']:.2f} | {row['p95_ms']:.2f} | "
+            f"{row['batch_per_second']:.0f} | {row['recall@10']:.4f} | {quality} | {row['peak_mib']:,.0f} |"
+        )
 
 
-def directions() -> Vectors:
-    return unit(np.random.default_rng(0).standard_normal((DIRECTIONS, DIM), dtype=np.float32))
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Each contender's defaults, and its fastest setting as good as Latewood's defaults, against the latter."""
+    ours = next((row for row in rows if row["contender"] == "latewood" and not row["setting"]), None)
+    if ours is None:
+        return
+    print(f"\nAs good: within {EQUAL} of latewood's defaults. Medians, as times of latewood's defaults:")
+    for name in SETTINGS:
+        some = [row for row in rows if row["contender"] == name]
+        good = [row for row in some if loss(row) <= loss(ours) + EQUAL]
+        for what, row in (
+            ("defaults", some[0] if some else None),
+            ("fastest as good", min(good, key=lambda r: float(r["median_ms"]), default=None)),
+        ):
+            times = "none" if row is None else f"{row['median_ms'] / ours['median_ms']:.2f} ({named(row)})"
+            print(f"  {name}, {what}: {times}")
 
 
-def unit(rows: Vectors) -> Vectors:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def loss(row: dict[str, Any]) -> float:
+    return float(1 - row["recall@10"] if row["nDCG@10"] is None else row["nDCG@10 lost"])
 
 
-def passage(number: int, shared: Vectors) -> Vectors:
-    """(LENGTH, DIM). A passage has a subject: half of its tokens come from one range of directions."""
-    random = np.random.default_rng([1, number])
-    near = (random.integers(DIRECTIONS) + random.integers(0, 200, LENGTH // 2)) % DIRECTIONS
-    chosen = np.concatenate([near, random.integers(0, DIRECTIONS, LENGTH - LENGTH // 2)])
-    return unit(shared[chosen] + 0.05 * random.standard_normal((LENGTH, DIM), dtype=np.float32))
-
-
-def build(folder: Path, tokens: int) -> None:
-    shared, at_once = directions(), 2000
-    started = time.perf_counter()
-    with Index.create(folder, dim=DIM) as index:
-        for start in range(0, tokens // LENGTH, at_once):
-            numbers = range(start, min(start + at_once, tokens // LENGTH))
-            vectors = TokenEmbeddings.from_list([passage(n, shared) for n in numbers], DIM)
-            index.add_embeddings([str(n) for n in numbers], vectors)
-    print(f"built in {time.perf_counter() - started:.0f} s")
-
-
-def synthetic_queries(tokens: int, n: int) -> dict[str, Vectors]:
-    shared, random = directions(), np.random.default_rng(2)
-    queries = {}
-    for number in random.choice(tokens // LENGTH, n, replace=False):
-        some = passage(int(number), shared)[random.choice(LENGTH, QUERY_LENGTH, replace=False)]
-        queries[str(number)] = unit(some + 0.05 * random.standard_normal(some.shape).astype(np.float32))
-    return queries
+def named(row: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in row["setting"].items()) or "defaults"
 
 
 if __name__ == "__main__":

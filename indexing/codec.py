@@ -18,9 +18,9 @@ from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyErr
 __all__ = ["Codec", "choose_m", "choose_nlist", "id_bytes", "read_codes", "sample_size", "write_codes"]
 
 PQ_CENTROIDS = 256  # one byte a sub-vector
-POINTS_PER_CENTROID = 32  # sample rows a centroid for k-means
+POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
 MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
-KMEANS_ITERATIONS = 4
+KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
 HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid

@@ -1,0 +1,290 @@
+"""One contender in an interpreter of its own; build.py and search.py start it, over the files of vectors.py.
+
+    python benchmarks/contender.py NAME build JOB.json RESULT.json
+    python benchmarks/contender.py NAME search JOB.json RESULT.json
+    python benchmarks/contender.py exact rank JOB.json RESULT.json
+
+NAME is latewood, exact (brute force), fast-plaid or xtr-warp; the last two need only themselves, torch and numpy.
+"""
+
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+K = 10
+BLOCK = 1 << 16  # tokens read, or scored by brute force, at a time
+IN_MEMORY = 2_000_000  # brute force keeps this many tokens in float32; of more, float16
+WARM_UP = 3  # queries before the clock starts: compile, and map the files
+
+Ranking = list[tuple[int, float]]  # passage number and score, best first
+
+
+def main(name: str, what: str, job_file: str, result_file: str) -> None:
+    job = json.loads(Path(job_file).read_text())
+    torch.set_num_threads(job["threads"])
+    result = {"build": build, "search": search, "rank": rank}[what](name, job)
+    result["peak_mib"] = peak_mib()
+    Path(result_file).write_text(json.dumps(result))
+
+
+def peak_mib() -> float:
+    """Peak resident memory. VmHWM where there is one: ru_maxrss may count the parent's, from before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+# Building -----------------------------------------------------------------------------------------------
+
+
+def build(name: str, job: dict[str, Any]) -> dict[str, Any]:
+    builders = {"latewood": build_latewood, "fast-plaid": build_fast_plaid, "xtr-warp": build_xtr_warp}
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    figures = builders[name](job)
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu_seconds": cpu, **figures}
+
+
+def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
+    from encoder import TokenEmbeddings
+    from indexing import Index
+
+    options = {} if job.get("memory") is None else {"memory": job["memory"]}
+    n, making = 0, 0.0
+    with Index.create(job["index"], dim=job["dim"], **options) as index:
+        blocks = read_blocks(Path(job["vectors"])) if "vectors" in job else made_blocks(job["synthetic"])
+        while True:
+            started = time.perf_counter()
+            block = next(blocks, None)
+            making += time.perf_counter() - started
+            if block is None:
+                break
+            vectors, offsets = block
+            index.add_embeddings(
+                [str(n + i) for i in range(len(offsets) - 1)], TokenEmbeddings(vectors, offsets)
+            )
+            n += len(offsets) - 1
+        info = index.info()
+    return {"source_seconds": making, "info": info}
+
+
+def read_blocks(folder: Path) -> Iterator[tuple[Any, Any]]:
+    """Vectors and offsets of about half a million tokens at a time, without keeping the file mapped."""
+    offsets = np.load(folder / "offsets.npy")
+    start = 0
+    while start < len(offsets) - 1:
+        stop = int(np.searchsorted(offsets, offsets[start] + 8 * BLOCK, side="right")) - 1
+        stop = max(stop, start + 1)
+        mapped = np.load(folder / "vectors.npy", mmap_mode="r")
+        yield (
+            mapped[offsets[start] : offsets[stop]].astype(np.float32),
+            offsets[start : stop + 1] - offsets[start],
+        )
+        start = stop
+
+
+def made_blocks(tokens: int) -> Iterator[tuple[Any, Any]]:
+    from vectors import synthetic_blocks
+
+    for block in synthetic_blocks(tokens):
+        yield block.reshape(-1, block.shape[-1]), np.arange(len(block) + 1) * block.shape[1]
+
+
+def passages(job: dict[str, Any]) -> list[torch.Tensor]:
+    """As the peers take them: float16 tensors, views of one array."""
+    folder = Path(job["vectors"])
+    together = torch.from_numpy(np.load(folder / "vectors.npy"))
+    return list(together.split(np.diff(np.load(folder / "offsets.npy")).tolist()))
+
+
+def build_fast_plaid(job: dict[str, Any]) -> dict[str, Any]:
+    from fast_plaid.search import FastPlaid
+
+    FastPlaid(index=job["index"], device="cpu").create(
+        documents_embeddings=passages(job), **job["peer_options"]
+    )
+    return {}
+
+
+def build_xtr_warp(job: dict[str, Any]) -> dict[str, Any]:
+    from xtr_warp.search import XTRWarp
+
+    XTRWarp(index=job["index"]).create(
+        embeddings_source=passages(job), device="cpu", show_progress=False, **job["peer_options"]
+    )
+    return {}
+
+
+# Searching ----------------------------------------------------------------------------------------------
+
+
+def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Each setting: milliseconds and ranking of each query, one by one, then seconds for all of them at once.
+
+    Both by the wall's clock and the process's, which counts all its threads. At most job["seconds"] of processor
+    time one by one a setting, but 10 queries at least.
+    """
+    queries = read_queries(job)
+    openers: dict[str, Callable[..., Any]] = {
+        "latewood": Latewood,
+        "exact": Exact,
+        "fast-plaid": FastPlaidIndex,
+        "xtr-warp": XTRWarpIndex,
+    }
+    contender = openers[name](job)
+    rows = []
+    for setting in job["settings"]:
+        for query in queries[:WARM_UP]:
+            contender.one(query, **setting)
+        wall: list[float] = []
+        cpu: list[float] = []
+        rankings: list[Ranking] = []
+        for query in queries:
+            started = clocks()
+            found = contender.one(query, **setting)
+            took = clocks() - started
+            wall.append(1e3 * took[0])
+            cpu.append(1e3 * took[1])
+            rankings.append([(int(number), float(score)) for number, score in found])
+            if sum(cpu) > 1e3 * job["seconds"] and len(cpu) >= 10:
+                break
+        started = clocks()
+        contender.all(queries[: len(cpu)], **setting)
+        together = clocks() - started
+        rows.append(
+            {
+                "setting": setting,
+                "rankings": rankings,
+                "wall": {"ms": wall, "batch_seconds": together[0]},
+                "cpu": {"ms": cpu, "batch_seconds": together[1]},
+            }
+        )
+        print(
+            f"{name} {setting}: {np.median(wall):.2f} ms, {np.median(cpu):.2f} of processor time",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"rows": rows}
+
+
+def clocks() -> Any:
+    """Seconds by the wall's clock and by the process's: (2,)."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def rank(name: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Brute force's ranking of every query, for others to be measured against."""
+    return {"rankings": Exact(job).all(read_queries(job))}
+
+
+def read_queries(job: dict[str, Any]) -> list[Any]:
+    folder = Path(job["vectors"])
+    vectors, ends = np.load(folder / "query_vectors.npy"), np.load(folder / "query_offsets.npy")
+    return [vectors[a:b] for a, b in itertools.pairwise(ends)][: job["queries"]]
+
+
+class Latewood:
+    def __init__(self, job: dict[str, Any]) -> None:
+        from retriever import Searcher
+
+        self.searcher, self.threads = Searcher.open(job["index"]), job["threads"]
+
+    def one(self, query: Any, **setting: int) -> Ranking:
+        hits = self.searcher.search_embeddings(query, k=K, **setting)
+        return [(int(hit.doc_id), hit.score) for hit in hits]
+
+    def all(self, queries: list[Any], **setting: int) -> list[Ranking]:
+        if self.threads == 1:
+            return [self.one(query, **setting) for query in queries]
+        torch.set_num_threads(1)  # a query a thread
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = list(pool.map(lambda query: self.one(query, **setting), queries))
+        torch.set_num_threads(self.threads)
+        return found
+
+
+class Exact:
+    """Brute force: one matrix product and a maximum over each passage, a block of passages at a time."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        folder = Path(job["vectors"])
+        vectors, self.offsets = (
+            np.load(folder / "vectors.npy", mmap_mode="r"),
+            np.load(folder / "offsets.npy"),
+        )
+        assert (np.diff(self.offsets) > 0).all()  # np.maximum.reduceat knows no empty run
+        self.vectors: Any = vectors.astype(np.float32) if len(vectors) <= IN_MEMORY else vectors
+
+    def one(self, query: Any) -> Ranking:
+        return self.all([query])[0]
+
+    def all(self, queries: list[Any]) -> list[Ranking]:
+        together = np.concatenate(queries)  # (query tokens, dim)
+        starts = np.cumsum([0, *map(len, queries)])[:-1]
+        block = max(4096, BLOCK // len(queries))
+        scores = np.empty((len(queries), len(self.offsets) - 1), np.float32)
+        first = 0
+        while first < len(self.offsets) - 1:
+            last = max(
+                int(np.searchsorted(self.offsets, self.offsets[first] + block, "right")) - 1, first + 1
+            )
+            a, b = self.offsets[first], self.offsets[last]
+            rows = self.vectors[a:b].astype(np.float32, copy=False)
+            best = np.maximum.reduceat(together @ rows.T, self.offsets[first:last] - a, axis=1)
+            scores[:, first:last] = np.add.reduceat(best, starts, axis=0)
+            first = last
+        return [self.top(row) for row in scores]
+
+    @staticmethod
+    def top(scores: Any) -> Ranking:
+        best = np.argpartition(-scores, K)[:K]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return list(zip(best.tolist(), scores[best].tolist(), strict=True))
+
+
+class FastPlaidIndex:
+    def __init__(self, job: dict[str, Any]) -> None:
+        from fast_plaid.search import FastPlaid
+
+        self.index, self.threads = FastPlaid(index=job["index"], device="cpu"), job["threads"]
+
+    def one(self, query: Any, **setting: int) -> Ranking:
+        batch = torch.from_numpy(query)[None]
+        return self.index.search(batch, top_k=K, show_progress=False, n_processes=1, **setting)[0]
+
+    def all(self, queries: list[Any], **setting: int) -> list[Ranking]:
+        batch = [torch.from_numpy(query) for query in queries]
+        return self.index.search(batch, top_k=K, show_progress=False, n_processes=self.threads, **setting)
+
+
+class XTRWarpIndex:
+    def __init__(self, job: dict[str, Any]) -> None:
+        from xtr_warp.search import XTRWarp
+
+        self.index, self.threads = XTRWarp(index=job["index"]), job["threads"]
+        self.index.load(device="cpu")
+
+    def one(self, query: Any, **setting: Any) -> Ranking:
+        batch = torch.from_numpy(query)[None]
+        return self.index.search(batch, top_k=K, num_threads=self.threads, show_progress=False, **setting)[0]
+
+    def all(self, queries: list[Any], **setting: Any) -> list[Ranking]:
+        batch = [torch.from_numpy(query) for query in queries]  # padded with zeros by xtr-warp
+        return self.index.search(batch, top_k=K, num_threads=self.threads, show_progress=False, **setting)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

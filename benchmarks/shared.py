@@ -1,0 +1,91 @@
+"""What build.py and search.py share: starting a contender, and measuring what it found."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "PEERS",
+    "Info",
+    "add_options",
+    "exact_rankings",
+    "folder_bytes",
+    "index_of",
+    "interpreter",
+    "ndcg",
+    "recall",
+    "start",
+]
+
+PEERS = ("fast-plaid", "xtr-warp")
+Info = dict[str, Any]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peers-python", type=Path, help="interpreter with requirements-peers.txt installed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+
+
+def interpreter(name: str, peers_python: Path | None) -> str:
+    return str(peers_python) if name in PEERS else sys.executable
+
+
+def index_of(work: Path, name: str) -> Path:
+    return work / f"{name}.index"
+
+
+def start(name: str, what: str, job: dict[str, Any], peers_python: Path | None) -> dict[str, Any]:
+    """Run contender.py to its end. Raises CalledProcessError where it fails."""
+    threads = str(job["threads"])
+    names = ("OMP", "MKL", "OPENBLAS", "RAYON", "NUMBA")
+    environment = os.environ | {f"{n}_NUM_THREADS": threads for n in names}
+    with tempfile.TemporaryDirectory() as place:
+        job_file, result_file = Path(place) / "job.json", Path(place) / "result.json"
+        job_file.write_text(json.dumps(job))
+        script = Path(__file__).with_name("contender.py")
+        command = [interpreter(name, peers_python), str(script), name, what, str(job_file), str(result_file)]
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+        result: dict[str, Any] = json.loads(result_file.read_text())
+        return result
+
+
+def exact_rankings(vectors: Path, threads: int) -> list[Any]:
+    """Brute force's ranking of every query, kept beside the vectors: it is the same for every run."""
+    kept = vectors / "exact.json"
+    if not kept.exists():
+        job = {"vectors": str(vectors), "threads": threads, "queries": None}
+        kept.write_text(json.dumps(start("exact", "rank", job, None)["rankings"]))
+    rankings: list[Any] = json.loads(kept.read_text())
+    return rankings
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def ndcg(info: Info, rankings: list[list[tuple[int, float]]]) -> float | None:
+    """nDCG@10 over the first len(rankings) queries; None where nothing is judged."""
+    from retriever.evaluation import evaluate
+
+    if "qrels" not in info:
+        return None
+    ids = info["query_ids"][: len(rankings)]
+    run = {
+        qid: {info["doc_ids"][number]: score for number, score in ranking}
+        for qid, ranking in zip(ids, rankings, strict=True)
+    }
+    return evaluate({qid: info["qrels"][qid] for qid in ids}, run)["nDCG@10"]
+
+
+def recall(rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]) -> float:
+    """Mean share of the exact ranking's passages that are in the ranking."""
+    pairs = zip(rankings, exact[: len(rankings)], strict=True)
+    return float(np.mean([len({n for n, _ in r} & {n for n, _ in e}) / len(e) for r, e in pairs]))

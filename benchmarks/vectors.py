@@ -1,0 +1,115 @@
+"""The vectors that all contenders of build.py and search.py share, made once.
+
+    python benchmarks/vectors.py OUT BEIR_FOLDER [--document-length 256]
+    python benchmarks/vectors.py OUT --synthetic TOKENS [--queries 100]
+
+OUT gets vectors.npy (tokens, 128) float16, offsets.npy (passages + 1,), query_vectors.npy, query_offsets.npy and
+info.json. A BEIR folder is encoded with the bundled model. Synthetic passages are 300 unit vectors around 20,000
+shared directions; a query is 32 noisy tokens of one passage. All from fixed seeds.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DIM", "synthetic_blocks"]
+
+Vectors = npt.NDArray[np.float32]
+
+DIM, DIRECTIONS, LENGTH, QUERY_LENGTH = 128, 20_000, 300, 32
+NOISE = 0.05  # of each component: two tokens of one direction have a cosine of about 0.76
+AT_ONCE = 500  # passages a block
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("beir", type=Path, nargs="?")
+    parser.add_argument("--document-length", type=int, default=256, help="tokens of a document that are read")
+    parser.add_argument("--synthetic", type=int, metavar="TOKENS")
+    parser.add_argument("--queries", type=int, default=100, help="synthetic ones")
+    given = parser.parse_args()
+    if (given.beir is None) == (given.synthetic is None):
+        parser.error("pass a BEIR folder or --synthetic TOKENS")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.beir is None:
+        synthetic(given.out, given.synthetic, given.queries)
+    else:
+        encode(given.out, given.beir, given.document_length)
+
+
+def encode(out: Path, beir: Path, document_length: int) -> None:
+    from encoder import Encoder
+    from retriever.evaluation import EvaluationSet
+
+    data = EvaluationSet.load(beir)
+    encoder = Encoder.load(document_length=document_length)
+    passages = list(data.passages())
+    documents = encoder.encode_documents([p["text"] for p in passages], show_progress=True)
+    queries = encoder.encode_queries(list(data.queries.values()))
+    np.save(out / "vectors.npy", documents.vectors.astype(np.float16))
+    np.save(out / "offsets.npy", documents.offsets)
+    save_queries(out, list(queries))
+    info = {
+        "name": f"{data.name}, documents cut at {document_length} tokens",
+        "doc_ids": [p["doc_id"] for p in passages],
+        "query_ids": list(data.queries),
+        "qrels": data.qrels,
+    }
+    (out / "info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+def synthetic(out: Path, tokens: int, n_queries: int) -> None:
+    n = tokens // LENGTH
+    vectors = np.lib.format.open_memmap(
+        out / "vectors.npy", mode="w+", dtype=np.float16, shape=(n * LENGTH, DIM)
+    )
+    start = 0
+    for block in synthetic_blocks(tokens):
+        vectors[start : start + block.size // DIM] = block.reshape(-1, DIM)
+        start += block.size // DIM
+    vectors.flush()
+    np.save(out / "offsets.npy", np.arange(n + 1, dtype=np.int64) * LENGTH)
+    random = np.random.default_rng(2)
+    queries = []
+    for number in random.choice(n, n_queries, replace=False):
+        at = number * LENGTH + np.sort(random.choice(LENGTH, QUERY_LENGTH, replace=False))
+        some = vectors[at].astype(np.float32)
+        queries.append(unit(some + NOISE * random.standard_normal(some.shape).astype(np.float32)))
+    save_queries(out, queries)
+    info = {"name": f"synthetic, {n * LENGTH:,} tokens"}
+    (out / "info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+def synthetic_blocks(tokens: int) -> Iterator[Vectors]:
+    """Blocks of passages, (some, LENGTH, DIM), in all tokens // LENGTH passages.
+
+    A passage has a subject: half of its tokens come from 200 neighbouring directions, the rest from anywhere.
+    """
+    shared = unit(np.random.default_rng(0).standard_normal((DIRECTIONS, DIM), dtype=np.float32))
+    n = tokens // LENGTH
+    for start in range(0, n, AT_ONCE):
+        random, some = np.random.default_rng([1, start]), min(AT_ONCE, n - start)
+        subject = random.integers(0, DIRECTIONS, (some, 1))
+        near = (subject + random.integers(0, 200, (some, LENGTH // 2))) % DIRECTIONS
+        chosen = np.concatenate([near, random.integers(0, DIRECTIONS, (some, LENGTH - LENGTH // 2))], axis=1)
+        yield unit(shared[chosen] + NOISE * random.standard_normal((some, LENGTH, DIM), dtype=np.float32))
+
+
+def unit(rows: Vectors) -> Vectors:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def save_queries(out: Path, queries: list[Vectors]) -> None:
+    np.save(out / "query_vectors.npy", np.concatenate(queries).astype(np.float32))
+    np.save(out / "query_offsets.npy", np.cumsum([0, *map(len, queries)], dtype=np.int64))
+
+
+if __name__ == "__main__":
+    main()
