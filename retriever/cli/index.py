@@ -40,6 +40,8 @@ def index_command(
         seconds = time.perf_counter() - started
         if report.files:
             typer.echo(str(report))
+        if report.hint:
+            typer.echo(report.hint)
         typer.echo(
             f"{added.added:,} passages added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
             f"{added.tokens:,} tokens in {seconds:.1f} s"
