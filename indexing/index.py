@@ -216,6 +216,10 @@ class Index:
         """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
         return self._store.documents(pids)
 
+    def values(self, key: str) -> list[Any]:
+        """The different values of a metadata key, written as in a filter; None where a passage has none."""
+        return self._store.values(parse_key(key))
+
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""
         with self._mutex:

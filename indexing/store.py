@@ -200,6 +200,11 @@ class Store:
         rows = self._rows(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
         return np.array([pid for (pid,) in rows], dtype=np.int64)
 
+    def values(self, path: str) -> list[Any]:
+        """The different values at a JSON path of the metadata, in order; arrays and objects as JSON text."""
+        sql = "SELECT DISTINCT json_extract(metadata, ?) AS value FROM documents ORDER BY value"
+        return [value for (value,) in self._rows(sql, [path])]
+
     def lexical(self, match: str, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Pids and BM25 of the n best documents for an FTS5 query, best first, equal ones in order of pids."""
         sql = (

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
 from retriever.cli.options import AsJson, ModeOption, search_mode
 from retriever.searcher import Hit, Searcher
 
@@ -23,13 +24,20 @@ def search_command(
         typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
     ] = None,
     mode: ModeOption = "late",
+    code: CodeOption = False,
+    languages: LanguageOption = None,
+    paths: PathOption = None,
+    regex: RegexOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search an index.
+    """Search an index. --lang, --path and --regex imply --code.
 
-    Example: latewood search src.index "parse an ISO date" -k 5
+    Example: latewood search --code src.index "where are sessions expired?" --lang py --path 'src/**'
     """
     chosen_mode = search_mode(mode)
+    if code or languages or paths or regex is not None:
+        print_code(folder, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
+        return
     with Searcher.open(folder) as searcher:
         answers = {text: searcher.search(text, k=k, filter=where, mode=chosen_mode) for text in query}
     if as_json:
