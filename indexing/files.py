@@ -51,6 +51,17 @@ class FolderReport:
         if self.skipped[reason] <= 3:
             self.examples.setdefault(reason, []).append(path)
 
+    def merge(self, other: "FolderReport") -> None:
+        """Add another's counts."""
+        self.files += other.files
+        self.passages += other.passages
+        self.by_indentation += other.by_indentation
+        self.languages += other.languages
+        for reason, paths in other.examples.items():
+            for path in paths:
+                self.skip(reason, path)
+            self.skipped[reason] += other.skipped[reason] - len(paths)
+
     def __str__(self) -> str:
         """One line: `12 files (python 10, markdown 2), 80 passages; skipped 3: hidden 2, binary 1`."""
         line = f"{self.files:,} files"

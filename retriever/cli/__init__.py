@@ -11,6 +11,7 @@ from retriever.cli.evaluate import evaluate_command
 from retriever.cli.index import index_command, info_command
 from retriever.cli.search import search_command
 from retriever.cli.train import app as train_app
+from retriever.cli.update import watch_command
 
 __all__ = ["app", "main"]
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("index")(index_command)
 app.command("search")(search_command)
+app.command("watch")(watch_command)
 app.command("info")(info_command)
 app.command("doctor")(doctor_command)
 app.command("evaluate")(evaluate_command)

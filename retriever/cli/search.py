@@ -10,6 +10,7 @@ import typer
 
 from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
 from retriever.cli.options import AsJson, ModeOption, search_mode
+from retriever.folding import search_documents
 from retriever.searcher import Hit, Searcher
 
 __all__ = ["search_command"]
@@ -39,7 +40,9 @@ def search_command(
         print_code(folder, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
         return
     with Searcher.open(folder) as searcher:
-        answers = {text: searcher.search(text, k=k, filter=where, mode=chosen_mode) for text in query}
+        answers = search_documents(
+            searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
+        )
     if as_json:
         found = [{"query": text, "hits": [_hit_json(h) for h in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
@@ -61,11 +64,13 @@ def _hit_json(hit: Hit) -> dict[str, Any]:
 
 
 def _where(hit: Hit) -> str:
-    """path:line for code, as editors and terminals make links of; else the doc_id."""
+    """path:line for code, as editors and terminals make links of; else the doc_id, with the best window."""
     meta = hit.metadata
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
         return f"{meta['path']}:{meta['start_line']}{symbol}"
+    if "window" in meta and "span" in meta:
+        return "{}  window {}, characters {}-{}".format(hit.doc_id, meta["window"], *meta["span"])
     return hit.doc_id
 
 
