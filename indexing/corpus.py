@@ -4,24 +4,24 @@ import gzip
 import json
 import os
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from encoder.errors import CorpusError
-from indexing.chunking import (
-    MAX_CHARS,
-    OVERLAP_CHARS,
-    Chunk,
-    chunk_blocks,
-    chunk_markdown,
-    chunk_python,
-    chunk_text,
-)
-from indexing.files import MAX_FILE_BYTES, FolderReport, language_of, read_text, text_files
+from indexing.chunking import MAX_CHARS, OVERLAP_CHARS, chunk_source
+from indexing.files import MAX_FILE_BYTES, FolderReport, head_commit, read_text, text_files
+from indexing.languages import language_of
 
-__all__ = ["FolderReport", "Passage", "beir_file", "read_folder", "read_jsonl", "read_source"]
+__all__ = [
+    "FolderReport",
+    "Passage",
+    "beir_file",
+    "file_passages",
+    "read_folder",
+    "read_jsonl",
+    "read_source",
+]
 
 Passage: TypeAlias = dict[str, Any]
 """{"doc_id": str, "text": str, "metadata": dict}"""
@@ -133,14 +133,16 @@ def read_folder(
 ) -> Iterator[Passage]:
     """Stream the passages of all text and code files under a folder, in the order of their paths.
 
-    doc_id is `relative/path.py:START-END`, then `#2` and on where one file has the same range again. metadata
-    has path, language, kind, symbol, start_line and end_line; `lines` (pairs) where the text is not all of
-    the lines from start to end, and `columns` where it is part of one line.
+    doc_id is `relative/path.py::symbol`, or the path alone where there is no symbol, then `#2` and on where one
+    file has it again: an edit above does not change it. metadata has path, language, kind, symbol, start_line
+    and end_line; `lines` (pairs) where the text is not all of the lines from start to end, `columns` where it
+    is part of one line, and `commit`, the HEAD of the git work tree that the folder is in.
 
     Passed over, and counted in `report`: what .gitignore files say (nested ones too, and those above the
     folder in the same repository), `exclude` (patterns in .gitignore's form), hidden files and folders,
-    installed packages, caches, virtual environments, lock files, empty files, binaries, files over
-    max_file_bytes, code of very long lines (minified), links to folders, links to files of the folder itself.
+    installed packages, vendored folders, caches, virtual environments, lock files, empty files, binaries,
+    files over max_file_bytes, minified files (by name, or code of very long lines), Latewood's own indexes,
+    links to folders, links to files of the folder itself.
 
     Files are read as UTF-8 or, by their byte order mark, UTF-16 or UTF-32; else a Python file by its coding
     line, and what is none of these as Latin-1, which never fails.
@@ -150,8 +152,10 @@ def read_folder(
     root = Path(path)
     report = FolderReport() if report is None else report
     before = report.passages
-    for relative, text in text_files(root, exclude, max_file_bytes, report):
-        yield from _file_passages(relative, text, report, max_chars, overlap_chars)
+    commit = head_commit(root)
+    for file in text_files(root, exclude, max_file_bytes, report):
+        if (text := file.read(report)) is not None:
+            yield from file_passages(file.relative, text, report, commit, max_chars, overlap_chars)
     if report.passages == before:
         raise CorpusError(f"{root} holds no text or code to index: {report}")
 
@@ -162,29 +166,35 @@ def _read_file(
     text, reason = read_text(file)
     if reason:
         raise CorpusError(f"{file} cannot be indexed: {reason}; pass a file of text or code")
-    yield from _file_passages(file.name, text, report or FolderReport(), max_chars, overlap_chars)
+    report = report or FolderReport()
+    yield from file_passages(file.name, text, report, None, max_chars, overlap_chars)
 
 
-def _file_passages(
-    relative: str, text: str, report: FolderReport, max_chars: int, overlap_chars: int
+def file_passages(
+    relative: str,
+    text: str,
+    report: FolderReport,
+    commit: str | None = None,
+    max_chars: int = MAX_CHARS,
+    overlap_chars: int = OVERLAP_CHARS,
 ) -> Iterator[Passage]:
+    """The passages of one file, counted in `report`; see `read_folder`."""
     language = language_of(PurePosixPath(relative).name, text)
     report.files += 1
     report.languages[language] += 1
-    chunk: Callable[..., list[Chunk]] = {
-        "python": chunk_python,
-        "markdown": chunk_markdown,
-        "text": chunk_text,
-    }.get(language, chunk_blocks)
-    try:
-        chunks = chunk(text, max_chars=max_chars, overlap_chars=overlap_chars)
-    except SyntaxError:
-        report.unparsed += 1
-        chunks = chunk_blocks(text, max_chars=max_chars, overlap_chars=overlap_chars)
-    seen: Counter[str] = Counter()
+    chunks, reason = chunk_source(text, language, max_chars=max_chars, overlap_chars=overlap_chars)
+    if reason:
+        report.by_indentation[reason, language] += 1
+    # So that no two files of any names have an id in common.
+    stem = relative.replace("%", "%25").replace("#", "%23").replace("::", "%3A%3A")
+    seen: set[str] = set()
     for piece in chunks:
-        doc_id = f"{relative}:{piece.start_line}-{piece.end_line}"
-        seen[doc_id] += 1
+        name = f"{stem}::{piece.symbol}" if piece.symbol else stem
+        doc_id, n = name, 1
+        while doc_id in seen:
+            n += 1
+            doc_id = f"{name}#{n}"
+        seen.add(doc_id)
         metadata: dict[str, Any] = {
             "path": relative,
             "language": language,
@@ -197,6 +207,7 @@ def _file_passages(
             metadata["lines"] = [list(pair) for pair in piece.lines]
         if piece.columns is not None:
             metadata["columns"] = list(piece.columns)
+        if commit is not None:
+            metadata["commit"] = commit
         report.passages += 1
-        again = f"#{seen[doc_id]}" if seen[doc_id] > 1 else ""
-        yield {"doc_id": doc_id + again, "text": piece.text, "metadata": metadata}
+        yield {"doc_id": doc_id, "text": piece.text, "metadata": metadata}

@@ -1,21 +1,29 @@
-"""The text files of a folder: which are read, which passed over and why, in what encoding and language."""
+"""The text files of a folder: which are read, which passed over and why, and in what encoding."""
 
 import codecs
 import io
 import os
 import re
 import stat
+import subprocess
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from encoder.errors import ArgumentError, CorpusError
 
-__all__ = ["MAX_FILE_BYTES", "FolderReport", "language_of", "read_text", "text_files"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "FolderReport",
+    "TextFile",
+    "head_commit",
+    "read_text",
+    "text_files",
+]
 
 MAX_FILE_BYTES = 5_000_000
 # Hand-written code averages 30-45 characters a line; bundles and data dumped as code average thousands.
@@ -27,12 +35,13 @@ class FolderReport:
     """What a folder's reading met, filled while the passages are consumed.
 
     skipped counts by reason; a folder that is skipped counts once, whatever it holds. examples has up to
-    three paths a reason. unparsed counts the Python files that `ast` cannot parse, cut as plain blocks.
+    three paths a reason. by_indentation counts by (reason, language) the files of code whose definitions were
+    not looked for; the reasons are those of `indexing.chunking.chunk_source`.
     """
 
     files: int = 0
     passages: int = 0
-    unparsed: int = 0
+    by_indentation: Counter[tuple[str, str]] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -42,90 +51,48 @@ class FolderReport:
         if self.skipped[reason] <= 3:
             self.examples.setdefault(reason, []).append(path)
 
+    def merge(self, other: "FolderReport") -> None:
+        """Add another's counts."""
+        self.files += other.files
+        self.passages += other.passages
+        self.by_indentation += other.by_indentation
+        self.languages += other.languages
+        for reason, paths in other.examples.items():
+            for path in paths:
+                self.skip(reason, path)
+            self.skipped[reason] += other.skipped[reason] - len(paths)
+
     def __str__(self) -> str:
         """One line: `12 files (python 10, markdown 2), 80 passages; skipped 3: hidden 2, binary 1`."""
         line = f"{self.files:,} files"
         if self.languages:
             line += f" ({_counts(self.languages)})"
         line += f", {self.passages:,} passages"
-        if self.unparsed:
-            line += f"; {self.unparsed:,} Python files do not parse and were cut as plain blocks"
+        if large := sum(n for (reason, _), n in self.by_indentation.items() if reason == "too large"):
+            line += f"; {large:,} large files were cut by indentation"
         if self.skipped:
             line += f"; skipped {self.skipped.total():,}: {_counts(self.skipped)}"
         return line
+
+    @property
+    def hint(self) -> str:
+        """One line where the extra `code` would have cut files better; else empty."""
+        missing: Counter[str] = Counter()
+        for (reason, language), n in self.by_indentation.items():
+            if reason in ("no grammar", "no parse"):
+                missing[language] += n
+        if not missing:
+            return ""
+        return (
+            f"cut by indentation for want of grammars: {_counts(missing)}; "
+            "pip install 'latewood[code]' cuts them at functions and classes"
+        )
 
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counter.most_common())
 
 
-_LANGUAGES = {
-    "python": "py pyi pyw",
-    "markdown": "md markdown mdx",
-    "text": "txt text rst adoc asciidoc org tex log",
-    "javascript": "js mjs cjs jsx",
-    "typescript": "ts mts cts tsx",
-    "java": "java",
-    "kotlin": "kt kts",
-    "scala": "scala sc",
-    "go": "go",
-    "rust": "rs",
-    "c": "c h",
-    "cpp": "cc cpp cxx hh hpp hxx inl ipp cu cuh",
-    "csharp": "cs",
-    "ruby": "rb rake gemspec",
-    "php": "php",
-    "swift": "swift",
-    "objective-c": "m mm",
-    "perl": "pl pm t",
-    "lua": "lua",
-    "r": "r",
-    "julia": "jl",
-    "haskell": "hs",
-    "ocaml": "ml mli",
-    "elixir": "ex exs",
-    "erlang": "erl hrl",
-    "clojure": "clj cljs cljc",
-    "dart": "dart",
-    "zig": "zig",
-    "nim": "nim",
-    "cython": "pyx pxd pxi",
-    "fortran": "f f90 f95 for",
-    "assembly": "s asm",
-    "shell": "sh bash zsh fish",
-    "powershell": "ps1 psm1",
-    "batch": "bat cmd",
-    "sql": "sql",
-    "protobuf": "proto",
-    "html": "html htm xhtml vue svelte",
-    "css": "css scss sass less",
-    "xml": "xml xsd xsl",
-    "json": "json json5 jsonc",
-    "yaml": "yaml yml",
-    "toml": "toml",
-    "ini": "ini cfg conf properties",
-    "csv": "csv tsv",
-    "cmake": "cmake",
-    "make": "mk",
-    "terraform": "tf hcl",
-}
-_BY_EXTENSION = {extension: name for name, all_ in _LANGUAGES.items() for extension in all_.split()}
-_BY_NAME = {
-    "makefile": "make",
-    "gnumakefile": "make",
-    "dockerfile": "docker",
-    "cmakelists.txt": "cmake",
-    "rakefile": "ruby",
-    "gemfile": "ruby",
-}
-_SHEBANGS = {
-    "python": "python",
-    "bash": "shell",
-    "sh": "shell",
-    "perl": "perl",
-    "ruby": "ruby",
-    "node": "javascript",
-}
 _LOCK_FILES = {
     "cargo.lock",
     "composer.lock",
@@ -140,6 +107,9 @@ _LOCK_FILES = {
     "yarn.lock",
 }
 _INSTALLED = {"node_modules", "site-packages", "dist-packages", "bower_components"}
+# Other people's code in one's own repository. To index it, name the folder itself.
+_VENDORED = {"vendor", "_vendor", "vendored", "third_party", "third-party", "thirdparty", "godeps", "pods"}
+_MINIFIED = re.compile(r"[.-]min\.(?:js|mjs|cjs|css)$|\.(?:js|mjs|cjs|css)\.map$", re.IGNORECASE)
 _PROSE = {".txt", ".text", ".md", ".markdown", ".mdx", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".log"}
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins with UTF-16's, so comes first
@@ -150,40 +120,58 @@ _BOMS = (
 _CONTROL_BYTES = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 
 
-def language_of(name: str, text: str = "") -> str:
-    """Language of a file by its name, else by its `#!` line, else "text"."""
-    lower = name.lower()
-    if lower in _BY_NAME:
-        return _BY_NAME[lower]
-    if (language := _BY_EXTENSION.get(PurePosixPath(lower).suffix[1:])) is not None:
-        return language
-    if text.startswith("#!"):
-        words = text[2:200].split("\n", 1)[0].replace("/", " ").split()
-        for word in words:
-            if (language := _SHEBANGS.get(word.rstrip("0123456789."))) is not None:
-                return language
-    return "text"
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file that the walk offers. relative: its path with `/`. size, mtime_ns: to tell whether it changed."""
+
+    path: Path
+    relative: str
+    size: int
+    mtime_ns: int
+
+    def read(self, report: FolderReport) -> str | None:
+        """Its text; None, and a count in `report`, where it has none to index."""
+        text, reason = read_text(self.path)
+        if not reason and self.path.suffix.lower() not in _PROSE and _is_minified(text):
+            reason = "very long lines"
+        if reason:
+            report.skip(reason, self.relative)
+        return None if reason else text
 
 
 def text_files(
     root: Path, exclude: Sequence[str], max_file_bytes: int, report: FolderReport
-) -> Iterator[tuple[str, str]]:
-    """(path relative to root with `/`, text) of each file that is read, in the order of the walk.
+) -> Iterator[TextFile]:
+    """The files to read, in the order of the walk; none is opened.
 
     `indexing.corpus.read_folder` documents what is passed over.
     """
     for file, relative in _walk(root, exclude, report):
         try:
-            too_large = file.stat().st_size > max_file_bytes
+            status = file.stat()
         except OSError:
-            too_large = False  # reading it says why
-        text, reason = ("", "too large") if too_large else read_text(file)
-        if not reason and file.suffix.lower() not in _PROSE and _is_minified(text):
-            reason = "very long lines"
-        if reason:
-            report.skip(reason, relative)
+            report.skip("unreadable", relative)
+            continue
+        if status.st_size > max_file_bytes:
+            report.skip("too large", relative)
         else:
-            yield relative, text
+            yield TextFile(file, relative, status.st_size, status.st_mtime_ns)
+
+
+def head_commit(folder: Path) -> str | None:
+    """HEAD of the git work tree that holds a folder; None where there is none, or no git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    commit = done.stdout.strip()
+    return commit if done.returncode == 0 and commit else None
 
 
 def read_text(file: Path) -> tuple[str, str]:
@@ -327,6 +315,10 @@ def _folder_reason(entry: os.DirEntry[str]) -> str:
         return "cache"
     if entry.name in _INSTALLED:
         return "installed packages"
+    if entry.name.lower() in _VENDORED:
+        return "vendored"
+    if Path(entry.path, "index.db").exists() and Path(entry.path, "index.lock").exists():
+        return "Latewood index"
     if Path(entry.path, "pyvenv.cfg").exists() or Path(entry.path, "conda-meta").exists():
         return "virtual environment"
     return ""
@@ -345,4 +337,6 @@ def _file_reason(entry: os.DirEntry[str], root: Path) -> str:
         return "broken link"
     if entry.name.lower() in _LOCK_FILES:
         return "lock file"
+    if _MINIFIED.search(entry.name):
+        return "minified"
     return ""

@@ -222,6 +222,10 @@ class Index:
         """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
         return self._store.documents(pids)
 
+    def values(self, key: str) -> list[Any]:
+        """The different values of a metadata key, written as in a filter; None where a passage has none."""
+        return self._store.values(parse_key(key))
+
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""
         with self._mutex:
@@ -371,6 +375,26 @@ class Index:
                     pending.metadata[doc_id] = stored[doc_id].pid, text
             writer.commit(pending)
             return len(pending.metadata)
+
+    def rename(self, doc_ids: Mapping[str, str]) -> int:
+        """Give stored passages other doc_ids, {old: new}; how many. Vectors, texts and metadata stay.
+
+        All in one commit. Raises ArgumentError, and changes nothing, where an old one is not stored, or a new
+        one is, unless that is renamed as well, or is given twice.
+        """
+        with self._writing() as writer:
+            pending = Pending()
+            stored = self._store.find(list({*doc_ids, *doc_ids.values()}))
+            taken: set[str] = set()
+            for old, new in doc_ids.items():
+                if old not in stored:
+                    raise ArgumentError(f"doc_id {old!r} is not stored; store it by add")
+                if new in taken or (new in stored and new not in doc_ids) or not new:
+                    raise ArgumentError(f"doc_id {new!r} for {old!r} is taken or empty; pass another")
+                taken.add(new)
+                pending.renamed[stored[old].pid] = new
+            writer.commit(pending)
+            return len(pending.renamed)
 
     def create_metadata_index(self, key: str) -> None:
         """Have SQLite index a metadata key, written as in a filter: filters that compare it get faster.

@@ -60,7 +60,8 @@ class State:
 
 @dataclass
 class Change:
-    """All that one commit does. deleted: pids that get a tombstone; metadata: pid to its new JSON.
+    """All that one commit does. deleted: pids that get a tombstone; metadata: pid to its new JSON; renamed: pid to
+    its new doc_id.
 
     metadata_index: JSON path to index. search: tuned search settings. renumber_from: compaction's new pids
     start here, in the order of the old ones; tombstones then go.
@@ -70,6 +71,7 @@ class Change:
     documents: list[DocumentRow] = field(default_factory=list)
     deleted: list[int] = field(default_factory=list)
     metadata: dict[int, str] = field(default_factory=dict)
+    renamed: dict[int, str] = field(default_factory=dict)
     add_segments: list[SegmentRow] = field(default_factory=list)
     drop_segments: list[SegmentRow] = field(default_factory=list)
     add_files: list[FileRecord] = field(default_factory=list)
@@ -201,6 +203,11 @@ class Store:
         rows = self._rows(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
         return np.array([pid for (pid,) in rows], dtype=np.int64)
 
+    def values(self, path: str) -> list[Any]:
+        """The different values at a JSON path of the metadata, in order; arrays and objects as JSON text."""
+        sql = "SELECT DISTINCT json_extract(metadata, ?) AS value FROM documents ORDER BY value"
+        return [value for (value,) in self._rows(sql, [path])]
+
     def lexical(self, match: str, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Pids and BM25 of the n best documents for an FTS5 query, best first, equal ones in order of pids."""
         sql = (
@@ -261,6 +268,10 @@ class Store:
             db.conn.executemany("INSERT INTO tombstones (pid) VALUES (?)", ([pid] for pid in dead))
             updates = ((metadata, pid) for pid, metadata in change.metadata.items())
             db.conn.executemany("UPDATE documents SET metadata = ? WHERE pid = ?", updates)
+            # Aside first, for one may take the name that another has until then.
+            for names in ({pid: f"\x01{pid}" for pid in change.renamed}, change.renamed):
+                updates = ((name, pid) for pid, name in names.items())
+                db.conn.executemany("UPDATE documents SET doc_id = ? WHERE pid = ?", updates)
             db.table("documents").insert_all(vars(row) for row in change.documents)
             fulltext.insert_texts(db.conn, ((row.pid, row.text) for row in change.documents))
             if change.renumber_from is not None:

@@ -27,12 +27,13 @@ class Pending:
     """What the next commit will do.
 
     passages: by doc_id, in order of arrival, with float16 vectors or packed codes. deleted: pids. metadata:
-    doc_id to pid and new JSON.
+    doc_id to pid and new JSON. renamed: pid to new doc_id.
     """
 
     passages: dict[str, tuple[Record, npt.NDArray[Any]]] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
     metadata: dict[str, tuple[int, str]] = field(default_factory=dict)
+    renamed: dict[int, str] = field(default_factory=dict)
     tokens: int = 0
 
     def plan(
@@ -106,13 +107,14 @@ class Writer:
 
     def commit(self, pending: Pending) -> None:
         """Make pending passages, deletions and metadata durable and visible, together."""
-        if not (pending.passages or pending.deleted or pending.metadata):
+        if not (pending.passages or pending.deleted or pending.metadata or pending.renamed):
             return
         state = self.store.state
         change = Change(
             state=replace(state, generation=state.generation + 1),
             deleted=sorted(pending.deleted),
             metadata=dict(pending.metadata.values()),
+            renamed=pending.renamed,
         )
         if pending.passages:
             change.documents = [

@@ -1,7 +1,7 @@
 """Hit: a passage that a search found."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from encoder.errors import ArgumentError
@@ -39,6 +39,12 @@ class Hit:
         # No field: it holds the index, and is no part of what equality, asdict and pickling see.
         self.__dict__["_explainer"] = explainer
         return self
+
+    def moved(self, rank: int, doc_id: str) -> "Hit":
+        """The same hit in another ranking, which explains itself as before."""
+        other = replace(self, rank=rank, doc_id=doc_id)
+        other.__dict__.update(self.__dict__ | other.__dict__)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_explainer"}

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder.errors import ArgumentError
-from indexing.chunking import Chunk, chunk_blocks, chunk_markdown, chunk_python, chunk_text
+from indexing.chunking import (
+    Chunk,
+    chunk_blocks,
+    chunk_markdown,
+    chunk_python,
+    chunk_text,
+)
 
 Chunker = Callable[..., list[Chunk]]
 CHUNKERS: list[Chunker] = [chunk_python, chunk_blocks, chunk_markdown, chunk_text]
@@ -50,9 +56,22 @@ def covers_all(chunker: Chunker, source: str, max_chars: int, overlap_chars: int
         assert chunker is chunk_python
         return
     check(source, chunks, max_chars)
+    if overlap_chars == 0:
+        check_once(source, chunks)
 
 
-sizes = st.integers(1, 200).flatmap(lambda m: st.tuples(st.just(m), st.integers(0, m // 2)))
+def check_once(source: str, chunks: list[Chunk]) -> None:
+    """Without overlap every line that is not blank is in exactly one chunk, or in pieces of itself."""
+    times = Counter(
+        n for c in chunks if not c.columns for first, last in c.lines for n in range(first, last + 1)
+    )
+    pieces = {c.start_line for c in chunks if c.columns}
+    for n, line in enumerate(re.split(r"\r\n|\r|\n", source), start=1):
+        if line.strip():
+            assert times[n] + (n in pieces) == 1, n
+
+
+sizes = st.integers(1, 200).flatmap(lambda m: st.tuples(st.just(m), st.just(0) | st.integers(0, m // 2)))
 some_lines = st.lists(
     st.sampled_from(
         ["", "", "    ", "# x", "## y z", "===", "---", "```", "a" * 90, "one two three " * 9, "}", "{"]
@@ -122,7 +141,7 @@ def definitions(tree: ast.Module) -> list[tuple[str, str, int, int]]:
 
 
 def check_definitions(source: str) -> None:
-    """Uncut, each definition is one chunk, and no line but a class's signatures is in two."""
+    """Uncut, each definition is one chunk, and every line is in one."""
     chunks = chunk_python(source, max_chars=HUGE)
     wanted = definitions(ast.parse(source))
     got = [c for c in chunks if c.kind != "module"]
@@ -130,10 +149,7 @@ def check_definitions(source: str) -> None:
     for symbol, kind, line, last in wanted:
         mine = [c for c in got if (c.symbol, c.kind) == (symbol, kind) and c.start_line <= line <= c.end_line]
         assert any(c.end_line >= last for c in mine), symbol
-    times = Counter(
-        n for c in chunks if c.kind != "class" for first, last in c.lines for n in range(first, last + 1)
-    )
-    assert all(count == 1 for count in times.values())
+    check_once(source, chunks)
 
 
 @settings(deadline=None)
@@ -214,10 +230,8 @@ def test_python_is_cut_at_its_definitions() -> None:
     by_symbol = {c.symbol: c for c in chunks if c.symbol}
     assert by_symbol["f"].text.startswith("# Says what f does.\n@cache\ndef f(a):")
     assert by_symbol["f"].text.endswith("    # still f")
-    assert by_symbol["A"].text == (
-        'class A(Base):\n    """Doc."""\n    y = 2\n    def m(\n        self,\n    ):\n    class Inner:'
-    )
-    assert by_symbol["A"].lines == ((14, 16), (19, 21), (24, 24))
+    assert by_symbol["A"].text == ('class A(Base):\n    """Doc."""\n    y = 2')
+    assert by_symbol["A"].lines == ((14, 16),)
     assert chunks[0].text == '"""Module."""\nimport os\nX = 1\nif os.name == "nt":\nelse:\n    g = None'
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from encoder.errors import ArgumentError, CorpusError
 from indexing.corpus import FolderReport, read_folder, read_jsonl, read_source
-from indexing.files import language_of
+from indexing.languages import language_named, language_of
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -114,7 +114,7 @@ def test_a_folder_gives_passages_with_their_places(tmp_path: Path) -> None:
     write(tmp_path / "a" / "README.md", "# Title\nText\n")
     report = FolderReport()
     passages = list(read_source(tmp_path, report=report))
-    assert [p["doc_id"] for p in passages] == ["a/README.md:1-2", "b.py:1-2", "b.py:5-6", "b.py:6-6"]
+    assert [p["doc_id"] for p in passages] == ["a/README.md::Title", "b.py::f", "b.py::A", "b.py::A.m"]
     assert passages[0]["metadata"] == {
         "path": "a/README.md",
         "language": "markdown",
@@ -131,21 +131,21 @@ def test_a_folder_gives_passages_with_their_places(tmp_path: Path) -> None:
 
 def test_one_file(tmp_path: Path) -> None:
     file = write(tmp_path / "d" / "tool", "#!/usr/bin/env python3\nx = 1\n")
-    assert [(p["doc_id"], p["metadata"]["language"]) for p in read_source(file)] == [("tool:1-2", "python")]
+    assert [(p["doc_id"], p["metadata"]["language"]) for p in read_source(file)] == [("tool", "python")]
 
 
-def test_the_same_range_again_gets_its_own_id(tmp_path: Path) -> None:
+def test_the_same_symbol_again_gets_its_own_id(tmp_path: Path) -> None:
     file = write(tmp_path / "long.txt", "word " * 100)
     passages = list(read_source(file, max_chars=200, overlap_chars=0))
-    assert [p["doc_id"] for p in passages] == ["long.txt:1-1", "long.txt:1-1#2", "long.txt:1-1#3"]
+    assert [p["doc_id"] for p in passages] == ["long.txt", "long.txt#2", "long.txt#3"]
     assert passages[1]["metadata"]["columns"] == [200, 400]
 
 
 def test_a_class_outline_lists_its_lines(tmp_path: Path) -> None:
     file = write(tmp_path / "a.py", "class A:\n    def m(self):\n        pass\n\n    x = 1\n")
     outline = next(read_source(file))
-    assert outline["text"] == "class A:\n    def m(self):\n    x = 1"
-    assert outline["metadata"]["lines"] == [[1, 2], [5, 5]]
+    assert outline["text"] == "class A:\n    x = 1"
+    assert outline["metadata"]["lines"] == [[1, 1], [5, 5]]
 
 
 def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
@@ -159,6 +159,10 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     write(tmp_path / "binary.py", b"x = 1\0")
     write(tmp_path / "short.gz", b"\x1f\x8b\x08\xff\xfe\x01")
     write(tmp_path / "app.min.js", "a=1;" * 3_000)
+    write(tmp_path / "dump.js", "a=1;" * 3_000)
+    write(tmp_path / "vendor" / "a.py", "x = 1\n")
+    write(tmp_path / "docs.index" / "index.db", "")
+    write(tmp_path / "docs.index" / "index.lock", "")
     write(tmp_path / "large.txt", "a b\n" * 3_000)
     write(tmp_path / "poetry.lock", "x\n")
     write(tmp_path / "long-paragraphs.txt", "word " * 1_500)
@@ -175,17 +179,19 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
         "virtual environment": 1,
         "empty": 1,
         "binary": 2,
+        "vendored": 1,
+        "Latewood index": 1,
+        "minified": 1,
         "very long lines": 1,
         "excluded": 1,
         "lock file": 1,
     }
     assert report.examples["installed packages"] == ["node_modules/", "p/site-packages/"]
-    assert (report.files, report.unparsed) == (3, 1)
-    assert "1 Python files do not parse" in str(report)
-    assert "skipped 12: hidden 2" in str(report)
+    assert report.files == 3
+    assert "skipped 15: hidden 2" in str(report)
     large = FolderReport()
     paths(tmp_path, report=large, max_file_bytes=11_999)
-    assert large.examples["too large"] == ["app.min.js", "large.txt"]
+    assert large.examples["too large"] == ["dump.js", "large.txt"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ def test_names_that_are_not_utf8_give_storable_ids(tmp_path: Path) -> None:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("x")
     except OSError:
         pytest.skip("this file system wants UTF-8 names")
-    assert [p["doc_id"] for p in read_source(tmp_path)] == ["caf\\xe9.txt:1-1"]
+    assert [p["doc_id"] for p in read_source(tmp_path)] == ["caf\\xe9.txt"]
 
 
 def test_languages() -> None:
@@ -308,3 +314,35 @@ def test_languages() -> None:
         "text",
     ]
     assert language_of("run", "#!/bin/bash -e\n") == "shell"
+    assert language_of("a.h", "int f(void);\n") == "c"
+    assert language_of("a.h", "#pragma once\nnamespace n {}\n") == "cpp"
+    assert [language_named(n) for n in ("py", ".RS", "Python", "c++", "x")] == [
+        "python",
+        "rust",
+        "python",
+        "cpp",
+        None,
+    ]
+
+
+def test_ids_of_odd_names_stay_apart(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "word " * 100)
+    write(tmp_path / "a.txt#2", "x")
+    write(tmp_path / "a.txt%232", "x")
+    ids = [p["doc_id"] for p in read_source(tmp_path, max_chars=200, overlap_chars=0)]
+    assert ids == ["a.txt", "a.txt#2", "a.txt#3", "a.txt%232", "a.txt%25232"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git makes the commit")
+def test_passages_of_a_git_work_tree_have_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "src" / "a.py", "x = 1\n")
+    assert "commit" not in next(read_source(tmp_path))["metadata"]
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True, capture_output=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert next(read_source(tmp_path / "src"))["metadata"]["commit"] == head.stdout.strip()
+    monkeypatch.setenv("PATH", "")
+    assert "commit" not in next(read_source(tmp_path))["metadata"]

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import examples.evaluate_beir
+import examples.long_documents
 import examples.own_vectors
+import examples.search_code
 import examples.search_texts
 from retriever.cli import app
 
@@ -80,3 +82,15 @@ def test_example_evaluate_beir(tmp_path):
     assert found.keys() == {"latewood", "bm25", "dense"}
     assert found["latewood"] > 0.5  # each heading of docs/ is a query, so a new page moves it
     assert examples.evaluate_beir.main(folder, tmp_path / "report.json") == found
+
+
+def test_example_search_code(tmp_path):
+    places = examples.search_code.main(tmp_path)
+    before, after = places[: len(places) // 2], places[len(places) // 2 :]
+    assert before
+    assert after == [place.replace("metrics.py", "scores.py") for place in before]
+
+
+def test_example_long_documents(tmp_path):
+    found = examples.long_documents.main(tmp_path / "x")
+    assert len(found) == len(set(found)) == 3

@@ -16,6 +16,7 @@ __all__ = ["app", "main"]
 COMMANDS = {
     "index": "retriever.cli.index:index_command",
     "search": "retriever.cli.search:search_command",
+    "watch": "retriever.cli.update:watch_command",
     "info": "retriever.cli.index:info_command",
     "tune": "retriever.cli.tune:tune_command",
     "doctor": "retriever.cli.doctor:doctor_command",

@@ -19,7 +19,7 @@ from retriever.cli.options import (
     PoolFactor,
     Precision,
     Workers,
-    parse_document_length,
+    encoder_arguments,
     search_mode,
 )
 from retriever.evaluation import METRICS, EvaluationSet
@@ -98,13 +98,7 @@ def evaluate_command(
         raise ArgumentError(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
-    encoder = Encoder.load(
-        model,
-        document_length=parse_document_length(document_length),
-        pool_factor=pool_factor,
-        precision=precision,
-        workers=workers,
-    )
+    encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
     systems: list[System] = [LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder)]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
     results = evaluate_all(

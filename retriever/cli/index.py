@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from encoder import Encoder
+from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.corpus import FolderReport, read_source
+from indexing.windows import Windows
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
@@ -18,8 +20,9 @@ from retriever.cli.options import (
     PoolFactor,
     Precision,
     Workers,
-    parse_document_length,
+    encoder_arguments,
 )
+from retriever.cli.update import Exclude, update_and_print
 
 __all__ = ["index_command", "info_command"]
 
@@ -34,29 +37,42 @@ def index_command(
     pool_factor: PoolFactor = 1,
     precision: Precision = None,
     workers: Workers = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Pattern to leave out, as in .gitignore.")] = None,
+    exclude: Exclude = None,
+    window: Annotated[
+        int | None, typer.Option(min=8, help="Cut longer documents into windows of so many tokens.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a window repeats of the last one.")] = 0,
+    update: Annotated[
+        bool, typer.Option("--update", help="Follow a folder: read what changed, drop what is gone.")
+    ] = False,
 ) -> None:
     """Index a corpus. Into an index that exists, passages are added or replaced by their ids, and those
     that have not changed cost nothing: an interrupted run is simply run again.
 
     Example: latewood index ./src --out src.index
     """
+    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    if update:
+        if window is not None:
+            raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
+        update_and_print(source, out, model, chosen, exclude or [])
+        return
     report = FolderReport()
     passages = read_source(source, report=report, exclude=exclude or [])
-    encoder = Encoder.load(
-        model,
-        document_length=parse_document_length(document_length),
-        pool_factor=pool_factor,
-        precision=precision,
-        workers=workers,
-    )
+    encoder = Encoder.load(model, **({**chosen, "document_length": window} if window else chosen))
     exists = (out / "index.db").is_file()
     with Index.open(out, encoder, writable=True) if exists else Index.create(out, encoder) as index:
         started = time.perf_counter()
+        if windows := None if window is None else Windows(encoder.tokenizer, window, overlap):
+            passages = windows.cut(passages)
         added = index.add(passages, show_progress=sys.stderr.isatty())
+        if windows and exists:
+            windows.drop_stale(index)
         seconds = time.perf_counter() - started
         if report.files:
             typer.echo(str(report))
+        if report.hint:
+            typer.echo(report.hint)
         typer.echo(
             f"{added.added:,} passages added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
             f"{added.tokens:,} tokens in {seconds:.1f} s"

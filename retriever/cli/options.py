@@ -1,6 +1,6 @@
 """Options that several commands share, and how a mode is read."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ __all__ = [
     "PoolFactor",
     "Precision",
     "Workers",
+    "encoder_arguments",
     "parse_document_length",
     "search_mode",
 ]
@@ -46,6 +47,22 @@ def parse_document_length(text: str | None) -> int | Literal["max"] | None:
     if not text.isdecimal():
         raise ArgumentError(f"document_length={text!r}; pass a number of tokens, or max")
     return int(text)
+
+
+def encoder_arguments(
+    document_length: str | None,
+    pool_factor: int = 1,
+    precision: str | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """What the user chose, as arguments of `Encoder.load`; what was left at its default is left out."""
+    chosen = {
+        "document_length": parse_document_length(document_length),
+        "pool_factor": None if pool_factor == 1 else pool_factor,
+        "precision": precision,
+        "workers": workers,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def search_mode(text: str) -> Mode:

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from encoder.errors import ArgumentError
+from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
 from retriever.cli.options import AsJson, ModeOption, search_mode
 from retriever.explaining import Explanation
+from retriever.folding import search_documents
 from retriever.hits import Hit
 from retriever.searcher import Searcher
 
@@ -30,20 +32,31 @@ def search_command(
         typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
     ] = None,
     mode: ModeOption = "late",
+    code: CodeOption = False,
+    languages: LanguageOption = None,
+    paths: PathOption = None,
+    regex: RegexOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each query token matched, and where.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search an index.
+    """Search an index. --lang, --path and --regex imply --code.
 
-    Example: latewood search src.index "parse an ISO date" -k 5
+    Example: latewood search --code src.index "where are sessions expired?" --lang py --path 'src/**'
     """
     chosen_mode = search_mode(mode)
     if explain and chosen_mode == "lexical":
         raise ArgumentError('--explain shows token vectors, which mode "lexical" has none of; leave one out')
+    if code or languages or paths or regex is not None:
+        if explain:
+            raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
+        print_code(folder, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
+        return
     with _scipy_hidden(), Searcher.open(folder) as searcher:
-        answers = {text: searcher.search(text, k=k, filter=where, mode=chosen_mode) for text in query}
+        answers = search_documents(
+            searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
+        )
         shown = {text: [_explanation(h) if explain else None for h in hits] for text, hits in answers.items()}
     if as_json:
         found = [
@@ -122,11 +135,13 @@ def _coloured(line: str, start: int, spans: list[tuple[int, int]]) -> str:
 
 
 def _where(hit: Hit) -> str:
-    """path:line for code, as editors and terminals make links of; else the doc_id."""
+    """path:line for code, as editors and terminals make links of; else the doc_id, with the best window."""
     meta = hit.metadata
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
         return f"{meta['path']}:{meta['start_line']}{symbol}"
+    if "window" in meta and "span" in meta:
+        return "{}  window {}, characters {}-{}".format(hit.doc_id, meta["window"], *meta["span"])
     return hit.doc_id
 
 

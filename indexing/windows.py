@@ -1,0 +1,95 @@
+"""Documents longer than a window → overlapping windows, each a passage that names its document."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from encoder.errors import ArgumentError
+from encoder.tokenizer import LateTokenizer
+from indexing.index import Index
+
+__all__ = ["Windows"]
+
+KEYS = ("parent", "window", "span")  # metadata of a window
+
+
+@dataclass
+class Windows:
+    """Cuts documents into windows of at most `window` tokens, special tokens included, that overlap by `overlap`.
+
+    A window begins and ends at white space where there is some near. counts: {doc_id: windows} of what was cut
+    so far, 0 for a document that fits and stays as it is.
+
+    Raises ArgumentError for a window longer than the encoder reads, or an overlap that is not below half of it.
+    """
+
+    tokenizer: LateTokenizer
+    window: int
+    overlap: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        longest = self.tokenizer.settings.document_length
+        special = len(self.tokenizer.before) + len(self.tokenizer.document_marker) + len(self.tokenizer.after)
+        if not special + 2 <= self.window <= longest:
+            raise ArgumentError(
+                f"window={self.window}; pass {special + 2} to document_length={longest}, or raise that"
+            )
+        self.room = self.window - special
+        if not 0 <= self.overlap <= self.room // 2:
+            raise ArgumentError(f"overlap={self.overlap}; pass 0 to {self.room // 2}, half a window")
+
+    def cut(self, passages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Windows of passages as `Index.add` takes them.
+
+        A window has the doc_id `ID#N`, N from 1, and metadata `parent` (ID), `window` (N) and `span` ([start,
+        end), characters of the document's text) besides the document's own.
+        """
+        for passage in passages:
+            doc_id, text = passage["doc_id"], passage["text"]
+            metadata = passage.get("metadata") or {}
+            if taken := [key for key in KEYS if key in metadata]:
+                raise ArgumentError(
+                    f"doc_id {doc_id!r} has metadata {taken[0]!r}, which windows need; rename it"
+                )
+            spans = self.spans(text)
+            self.counts[doc_id] = len(spans) if len(spans) > 1 else 0
+            if len(spans) <= 1:
+                yield {"doc_id": doc_id, "text": text, "metadata": metadata}
+                continue
+            for n, (start, end) in enumerate(spans, 1):
+                own = {"parent": doc_id, "window": n, "span": [start, end]}
+                yield {"doc_id": f"{doc_id}#{n}", "text": text[start:end], "metadata": {**metadata, **own}}
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """[start, end) of each window in characters; one of the whole text where it fits."""
+        offsets = self.tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets
+        if len(offsets) <= self.room:
+            return [(0, len(text))]
+        spans = []
+        start = 0
+        while True:
+            end = min(start + self.room, len(offsets))
+            if end < len(offsets):
+                near = range(end, end - self.room // 4, -1)
+                end = next((i for i in near if _begins_word(text, offsets[i][0])), end)
+            spans.append((offsets[start][0], offsets[end - 1][1]))
+            if end == len(offsets):
+                return spans
+            again = range(max(end - self.overlap, start + 1), end)
+            start = next((i for i in again if _begins_word(text, offsets[i][0])), end)
+
+    def drop_stale(self, index: Index) -> int:
+        """Delete what earlier and longer versions of the documents in `counts` left in an index; how many."""
+        longer: defaultdict[int, list[str]] = defaultdict(list)
+        for doc_id, n in self.counts.items():
+            longer[n].append("'" + doc_id.replace("'", "''") + "'")
+        dropped = index.delete([doc_id for doc_id, n in self.counts.items() if n])
+        for n, names in longer.items():
+            dropped += index.delete(filter=f"parent in ({', '.join(names)}) and window > {n}")
+        return dropped
+
+
+def _begins_word(text: str, at: int) -> bool:
+    return at == 0 or text[at].isspace() or text[at - 1].isspace()

@@ -1,0 +1,86 @@
+"""`latewood search --code`: path:line, symbol and the lines that matter, or JSON for editors and agents."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retriever.codesearch import CodeHit, MatchedLine, search_code
+from retriever.searcher import Mode, Searcher
+
+__all__ = ["CodeOption", "LanguageOption", "PathOption", "RegexOption", "print_code"]
+
+WIDTH = 160
+
+CodeOption = Annotated[
+    bool, typer.Option("--code", help="Print hits as path:line, symbol and matching lines.")
+]
+LanguageOption = Annotated[
+    list[str] | None, typer.Option("--lang", help="Only this language: a name or an extension. Repeatable.")
+]
+PathOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path", help="Only these paths, as in .gitignore: 'src/**', '*.py', '!tests/'. Repeatable."
+    ),
+]
+RegexOption = Annotated[
+    str | None, typer.Option("--regex", help="Only passages whose text matches, ranked by meaning.")
+]
+
+
+def print_code(
+    folder: Path,
+    queries: Sequence[str],
+    k: int,
+    languages: Sequence[str],
+    paths: Sequence[str],
+    regex: str | None,
+    where: str | None,
+    mode: Mode,
+    as_json: bool,
+) -> None:
+    with Searcher.open(folder) as searcher:
+        answers = {
+            text: search_code(
+                searcher, text, k=k, languages=languages, paths=paths, regex=regex, filter=where, mode=mode
+            )
+            for text in queries
+        }
+    if as_json:
+        found = [{"query": text, "hits": [_json(hit) for hit in hits]} for text, hits in answers.items()]
+        typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
+        return
+    for text, hits in answers.items():
+        if len(answers) > 1:
+            typer.echo(f"# {text}")
+        for hit in hits:
+            for line in _printed(hit):
+                typer.echo(line)  # without its colours where standard output is no terminal
+        if not hits:
+            typer.echo("no hits: no passage is in that language, at that path, with that text")
+
+
+def _json(hit: CodeHit) -> dict[str, object]:
+    return asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
+
+
+def _printed(hit: CodeHit) -> list[str]:
+    where = typer.style(hit.path, fg="magenta") + ":" + typer.style(str(hit.line), fg="green")
+    symbol = "  " + typer.style(hit.symbol, bold=True) if hit.symbol else ""
+    return [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
+
+
+def _line(line: MatchedLine) -> str:
+    shown, at = "", 0
+    for start, end in line.spans:
+        if start >= WIDTH:
+            break
+        shown += line.text[at:start] + typer.style(line.text[start : min(end, WIDTH)], fg="red", bold=True)
+        at = min(end, WIDTH)
+    shown += line.text[at:WIDTH] + ("…" if len(line.text) > WIDTH else "")
+    return f"{typer.style(f'{line.line:6d}', fg='green')}  {shown}"
