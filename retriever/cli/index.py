@@ -23,6 +23,9 @@ def index_command(
     out: Annotated[Path, typer.Option(help="The index folder.")],
     model: Model = "bundled",
     document_length: DocumentLength = None,
+    memory: Annotated[
+        str | None, typer.Option(help="About the most memory to take, as in 2GB, however large the corpus.")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern to leave out, as in .gitignore.")] = None,
 ) -> None:
     """Index a corpus. Into an index that exists, passages are added or replaced by their ids, and those
@@ -34,7 +37,12 @@ def index_command(
     passages = read_source(source, report=report, exclude=exclude or [])
     encoder = Encoder.load(model, document_length=document_length)
     exists = (out / "index.db").is_file()
-    with Index.open(out, encoder, writable=True) if exists else Index.create(out, encoder) as index:
+    opened = (
+        Index.open(out, encoder, writable=True, memory=memory)
+        if exists
+        else Index.create(out, encoder, memory=memory)
+    )
+    with opened as index:
         started = time.perf_counter()
         added = index.add(passages, show_progress=sys.stderr.isatty())
         seconds = time.perf_counter() - started
