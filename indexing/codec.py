@@ -22,9 +22,12 @@ POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothin
 MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
 KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
+NOVEL_ERROR = 2  # a token coded this many times worse than the training sample is new to the codec
+NOVEL_PER_CENTROID = 16
 HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
 CHUNK = 1 << 16  # tokens encoded at a time
+ERROR_ROWS = 1 << 13
 
 
 @functools.cache
@@ -39,12 +42,12 @@ def _faiss() -> Any:
     return faiss
 
 
-def choose_nlist(n_tokens: int) -> int:
+def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
     """Centroids for a corpus of n_tokens: 16 * sqrt(n_tokens), down to a power of two, as ColBERTv2 chooses.
 
     At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
     """
-    wanted = min(16 * math.sqrt(n_tokens), min(n_tokens, MAX_SAMPLE) / 8)
+    wanted = min(16 * math.sqrt(n_tokens), min(n_tokens, most_rows) / 8)
     return int(2 ** math.floor(math.log2(max(wanted, 2))))
 
 
@@ -134,6 +137,47 @@ class Codec:
         pq.train(residuals)
         trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
         return cls(codec.centroids, trained)
+
+    def error(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What coding costs each vector: |v - decoded v|^2, (n, dim) -> (n,)."""
+        parts = []
+        for start in range(0, len(vectors), ERROR_ROWS):
+            rows = vectors[start : start + ERROR_ROWS].astype(np.float32, copy=False)
+            parts.append(np.square(rows - self.decode(*self.encode(rows))).sum(axis=1))
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+    def extended(
+        self, sample: npt.NDArray[np.float32], n_tokens: int, *, error: float, most: int, seed: int = 0
+    ) -> "Codec":
+        """This codec with more centroids, for vectors unlike those it was trained on; or itself if there are few.
+
+        sample: (n, dim) of n_tokens vectors yet to be coded. error: mean error of the vectors it was trained on.
+        most: centroids in all. The old centroids keep their ids and the residual quantiser stays as it is, so
+        codes made before stay right. Nothing that was coded is coded a second time.
+        """
+        faiss = _faiss()
+        novel = sample[self.error(sample) > NOVEL_ERROR * error + 1e-3]
+        more = int(len(novel) * n_tokens / max(len(sample), 1) / NOVEL_PER_CENTROID)
+        # At least four rows a centroid; and ids must not get wider than those in the codes made before.
+        more = min(more, len(novel) // 4, min(most, 256 ** id_bytes(self.nlist)) - self.nlist)
+        if more < 1:
+            return self
+        kmeans = faiss.Kmeans(
+            self.dim,
+            more,
+            niter=KMEANS_ITERATIONS,
+            spherical=True,
+            seed=seed,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(novel),
+        )
+        kmeans.train(np.ascontiguousarray(novel, dtype=np.float32))
+        new = _as_stored(kmeans.centroids.reshape(more, self.dim))
+        codec = Codec(np.concatenate([self.centroids, new]), self.pq_centroids)
+        if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
+            codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
+            codec._quantizer.add(new)
+        return codec
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Centroid of each vector, (n, dim) -> (n,): the largest inner product.

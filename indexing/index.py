@@ -16,9 +16,11 @@ from tqdm import tqdm
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing.codec import Codec, choose_m
-from indexing.durable import fsync_folder, hash_file
+from indexing.durable import fsync_folder
 from indexing.filters import parse_filter, parse_key
+from indexing.inspection import describe, verify
 from indexing.lock import WriterLock
+from indexing.memory import limit
 from indexing.records import (
     AddReport,
     Record,
@@ -31,12 +33,11 @@ from indexing.records import (
 from indexing.segment import Segment
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.snapshot import Snapshot
-from indexing.store import FORMAT_VERSION, Document, Store
+from indexing.store import DATABASE, Document, Store
 from indexing.writer import Pending, Writer
 
 __all__ = ["Index"]
 
-DATABASE = "index.db"
 LOCK = "index.lock"
 
 
@@ -48,7 +49,13 @@ class Index:
     its snapshot, and with it what pids mean: to search during them, open a second Index.
     """
 
-    def __init__(self, folder: Path, encoder: DocumentEncoder | None, lock: WriterLock | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: DocumentEncoder | None,
+        lock: WriterLock | None,
+        memory: int | str | None = None,
+    ) -> None:
         self.folder = folder
         self._lock = lock
         self._mutex = threading.RLock()
@@ -59,8 +66,9 @@ class Index:
                 self._check_encoder(encoder)
             self._encoder = encoder
             self._snapshot = Snapshot(folder, self._store, self.settings.dim)
-            self._writer = None if lock is None else Writer(self._snapshot, self.settings)
-            if self._writer is not None:
+            self._writer = None
+            if lock is not None:
+                self._writer = Writer(self._snapshot, *limit(self.settings, memory))
                 self._writer.sweep()
         except BaseException:
             self._store.close()
@@ -79,11 +87,14 @@ class Index:
         commit_tokens: int = IndexSettings.commit_tokens,
         segment_tokens: int = IndexSettings.segment_tokens,
         seed: int = IndexSettings.seed,
+        memory: int | str | None = None,
     ) -> "Index":
         """Make an empty index in a new or empty folder and open it for writing.
 
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
-        The rest is explained at IndexSettings. Raises ArgumentError where there is an index already.
+        memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
+        size of the corpus; not stored. The rest is explained at IndexSettings.
+        Raises ArgumentError where there is an index already.
         """
         folder = Path(path)
         if (encoder is None) == (dim is None):
@@ -99,6 +110,7 @@ class Index:
             segment_tokens=segment_tokens,
             seed=seed,
         )
+        limit(settings, memory)  # refuses before anything is made
         if folder.exists() and not folder.is_dir():
             raise ArgumentError(f"{folder} is a file; pass another path")
         if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
@@ -114,18 +126,24 @@ class Index:
             Store.create(folder / DATABASE, asdict(settings))
             fsync_folder(folder)
             fsync_folder(folder.parent)
-            return cls(folder, encoder, lock)
+            return cls(folder, encoder, lock, memory)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: DocumentEncoder | None = None, *, writable: bool = False
+        cls,
+        path: str | Path,
+        encoder: DocumentEncoder | None = None,
+        *,
+        writable: bool = False,
+        memory: int | str | None = None,
     ) -> "Index":
         """Open an index, to read or also to write.
 
         encoder: for a later `add`; without it the index loads its own when it first needs it.
+        memory: as at `create`.
         Raises IndexFormatError if the folder is no index, of a newer version or damaged;
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
@@ -137,7 +155,7 @@ class Index:
             )
         lock = WriterLock(folder / LOCK) if writable else None
         try:
-            return cls(folder, encoder, lock)
+            return cls(folder, encoder, lock, memory)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -233,50 +251,12 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
-        kinds = {segment.kind for segment in self.segments}
-        parts = dict.fromkeys(("codes", "vectors", "lists", "offsets", "codec", "database"), 0)
-        for file in self._store.files:
-            name = Path(file.path).name.split(".")[0].split("-")[0]
-            parts[name] += file.bytes
-        parts["database"] = sum(f.stat().st_size for f in self.folder.glob(f"{DATABASE}*"))
-        passages_bytes = parts["codes"] + parts["vectors"] + parts["lists"] + parts["offsets"]
-        n_tokens = self.n_tokens
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": "mixed" if len(kinds) > 1 else next(iter(kinds), "flat"),
-            "passages": len(self),
-            "tokens": n_tokens,
-            "segments": len(self.segments),
-            "dim": self.dim,
-            "nlist": None if self.codec is None else self.codec.nlist,
-            "m": None if self.codec is None else self.codec.m,
-            "bytes": parts,
-            "bytes_per_token": passages_bytes / n_tokens if n_tokens else 0.0,
-            "encoder": self.encoder_name,
-            "encoder_fingerprint": self.encoder_fingerprint,
-            "tuned_search": self._store.search,
-        }
+        return describe(self._snapshot, self.settings)
 
     def verify(self) -> None:
         """Move to the newest commit and read every byte. Raises IndexFormatError naming the damaged file."""
-        self.refresh()
-        self._store.check()
-        for file in self._store.files:
-            path = self.folder / file.path
-            try:
-                digest = hash_file(path)
-            except FileNotFoundError:
-                if self.refresh():  # a writer has replaced it since
-                    self.verify()
-                    return
-                raise IndexFormatError(f"{path} is missing; restore it or build the index again") from None
-            if digest != file.sha256:
-                raise IndexFormatError(f"{path} is damaged (its checksum differs); restore it or build again")
-        if self._store.count() != len(self):
-            raise IndexFormatError(
-                f"{self.folder / DATABASE} has {self._store.count()} documents for {len(self)} passages; "
-                "restore it or build again"
-            )
+        with self._mutex:
+            verify(self._snapshot)
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -437,13 +417,14 @@ class Index:
                 check_vectors(embeddings, [record.doc_id for record in todo], self.dim)
                 report.truncated += embeddings.truncated
                 report.tokens += len(embeddings.vectors)
-                pending.put(todo, embeddings.offsets, writer.rows(embeddings.vectors))
-            if pending.tokens >= self.settings.commit_tokens:
+                pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
+            if pending.tokens >= writer.settings.commit_tokens:
                 writer.commit(pending)
-                writer.settle(self.settings.segment_tokens)
-                pending = Pending()
+                pending = Pending()  # its memory is wanted for training
+                writer.settle(writer.settings.segment_tokens)
         writer.commit(pending)
-        writer.settle(self.settings.flat_tokens)
+        pending = Pending()
+        writer.settle(min(writer.settings.flat_tokens, writer.settings.segment_tokens))
         return report
 
     @contextmanager

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from indexing.codec import CHUNK, Codec, sample_size
 from indexing.segment import Segment
 
-__all__ = ["Live", "groups", "sample", "small_run", "transcode"]
+__all__ = ["Live", "groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
@@ -23,15 +23,15 @@ def live_tokens(segment: Segment, live: Live) -> int:
 
 
 def sample(
-    segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int
+    segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int, most: int
 ) -> npt.NDArray[np.float32]:
     """Token vectors on which to train a codec for these segments, drawn evenly: (n, dim).
 
-    n is `sample_size` of the live tokens. Each of n equal stretches of the corpus gives one token at random,
-    so no list of all tokens is ever made.
+    n is `sample_size` of the live tokens, and no more than `most`. Each of n equal stretches of
+    the corpus gives one token at random, so no list of all tokens is ever made.
     """
     total = sum(live_tokens(s, live) for s, live in zip(segments, lives, strict=True))
-    n = sample_size(total)
+    n = min(sample_size(total), most)
     if n < total:
         jitter = np.random.default_rng(seed).random(n)
         wanted = ((np.arange(n) + jitter) * (total / n)).astype(np.int64)
@@ -63,6 +63,18 @@ def transcode(
         else:
             assert new is not None
             yield new.pack(*new.encode(segment.decode(at.start, at.stop, old)[keep[at]]))
+
+
+def pack(parts: Sequence[npt.NDArray[Any]], codec: Codec) -> Iterator[npt.NDArray[np.uint8]]:
+    """Passages' vectors, (n, dim) each, end to end as packed codes, made some at a time."""
+    block: list[npt.NDArray[Any]] = []
+    tokens = 0
+    for i, part in enumerate(parts):
+        block.append(part)
+        tokens += len(part)
+        if tokens >= CHUNK or i == len(parts) - 1:
+            yield codec.pack(*codec.encode(np.concatenate(block)))
+            block, tokens = [], 0
 
 
 def groups(segments: Sequence[Segment], lives: Sequence[Live], most: int) -> list[list[int]]:

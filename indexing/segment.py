@@ -165,9 +165,16 @@ def _map_lists(path: Path, nlist: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
             arrays = {name: _map_member(archive.getinfo(f"{name}.npy"), file, path) for name in _LISTS}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
-    _check_shape(path, arrays["list_offsets"].shape, (nlist + 1,))
-    _check_shape(path, arrays["list_pids"].shape, (int(arrays["list_offsets"][-1]),))
-    return arrays["list_offsets"], arrays["list_pids"]
+    list_offsets, list_pids = arrays["list_offsets"], arrays["list_pids"]
+    if not 2 <= len(list_offsets) <= nlist + 1:
+        raise IndexFormatError(
+            f"{path} has {len(list_offsets) - 1} lists for {nlist} centroids; restore it or build the index again"
+        )
+    _check_shape(path, list_pids.shape, (int(list_offsets[-1]),))
+    if len(list_offsets) < nlist + 1:  # the codec has got more centroids since; no passage here is under them
+        list_offsets = np.pad(list_offsets, (0, nlist + 1 - len(list_offsets)), mode="edge")
+        list_offsets.flags.writeable = False
+    return list_offsets, list_pids
 
 
 _LISTS = {"list_offsets": np.int64, "list_pids": np.int32}

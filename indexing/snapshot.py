@@ -119,7 +119,9 @@ class Snapshot:
         if name != self._codec_file:
             codec = None if name is None else Codec.load(self.folder / name)
         # Segments never change and their numbers are never used twice, so those open already stay open.
-        opened = {segment.segment_id: segment for segment in self.segments}
+        # Under a codec with more centroids they are opened anew: it has more inverted lists.
+        kept = self.segments if name == self._codec_file or codec is None else ()
+        opened = {segment.segment_id: segment for segment in kept}
         segments: list[Segment] = []
         lives: dict[int, Live] = {}
         for row in self.store.segments:

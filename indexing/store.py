@@ -19,8 +19,9 @@ from indexing.durable import FileRecord
 from indexing.filters import Filter
 from indexing.segment import SegmentRow
 
-__all__ = ["FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
+__all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
 
+DATABASE = "index.db"
 FORMAT_VERSION = 1
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
 BUSY_SECONDS = 30.0
@@ -49,13 +50,15 @@ class DocumentRow:
 
 @dataclass(frozen=True)
 class State:
-    """What moves with each commit. codec: file name, or None while nothing is trained."""
+    """What moves with each commit. codec: file name, or None while nothing is trained. codec_error: mean
+    squared error of the vectors that it was trained on."""
 
     generation: int = 0
     next_pid: int = 0
     next_segment: int = 1
     next_codec: int = 1
     codec: str | None = None
+    codec_error: float = 0.0
 
 
 @dataclass

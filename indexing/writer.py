@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexing.codec import PQ_CENTROIDS, Codec, choose_nlist
+from indexing.codec import CHUNK, PQ_CENTROIDS, Codec, choose_nlist
 from indexing.durable import FileRecord, publish_file, publish_folder, remove
 from indexing.records import AddReport, Record
-from indexing.rewriting import groups, sample, small_run, transcode
+from indexing.rewriting import groups, pack, sample, small_run, transcode
 from indexing.segment import Segment, SegmentRow, write_segment
 from indexing.settings import IndexSettings
 from indexing.snapshot import Snapshot
@@ -19,6 +19,7 @@ from indexing.store import Change, DocumentRow
 
 __all__ = ["Pending", "Writer"]
 
+SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
 OUTGROWN = 4  # train anew when a one-shot build would have this many times the centroids
 
 
@@ -26,7 +27,7 @@ OUTGROWN = 4  # train anew when a one-shot build would have this many times the 
 class Pending:
     """What the next commit will do.
 
-    passages: by doc_id, in order of arrival, with float16 vectors or packed codes. deleted: pids. metadata:
+    passages: by doc_id, in order of arrival, with float16 vectors. deleted: pids. metadata:
     doc_id to pid and new JSON. renamed: pid to new doc_id.
     """
 
@@ -84,9 +85,11 @@ class Pending:
 class Writer:
     """The writing half of an open Index."""
 
-    def __init__(self, snapshot: Snapshot, settings: IndexSettings) -> None:
+    def __init__(self, snapshot: Snapshot, settings: IndexSettings, sample_rows: int) -> None:
+        """settings: the index's, within the memory limit. sample_rows: the most vectors to train on."""
         self.snapshot = snapshot
         self.settings = settings
+        self.sample_rows = sample_rows
         self.store = snapshot.store
         self.folder = snapshot.folder
 
@@ -99,11 +102,6 @@ class Writer:
         for path in found:
             if path.relative_to(self.folder).as_posix() not in known:
                 remove(path)
-
-    def rows(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        """(n, dim) float32 -> what a segment stores: float16, or packed codes once there is a codec."""
-        codec = self.snapshot.codec
-        return vectors.astype(np.float16) if codec is None else codec.pack(*codec.encode(vectors))
 
     def commit(self, pending: Pending) -> None:
         """Make pending passages, deletions and metadata durable and visible, together."""
@@ -123,7 +121,9 @@ class Writer:
             ]
             parts = [rows for _, rows in pending.passages.values()]
             lengths = np.array([len(part) for part in parts], dtype=np.int64)
-            self._add_segment(change, parts, lengths, state.next_pid, self.snapshot.codec)
+            codec = self._extend(change, parts, int(lengths.sum()))
+            coded = parts if codec is None else pack(parts, codec)
+            self._add_segment(change, coded, lengths, state.next_pid, codec)
             change.state = replace(change.state, next_pid=state.next_pid + len(parts))
         self._apply(change)
 
@@ -205,16 +205,37 @@ class Writer:
     def _train(self, change: Change) -> Codec:
         now = self.snapshot
         lives = [now.live(segment) for segment in now.segments]
-        vectors = sample(now.segments, lives, now.codec, self.settings.seed)
-        codec = Codec.train(
-            vectors, nlist=choose_nlist(now.n_tokens), m=self.settings.m, seed=self.settings.seed
+        vectors = sample(now.segments, lives, now.codec, self.settings.seed, self.sample_rows)
+        nlist = choose_nlist(now.n_tokens, self.sample_rows)
+        codec = Codec.train(vectors, nlist=nlist, m=self.settings.m, seed=self.settings.seed)
+        error = float(codec.error(vectors[:: max(1, len(vectors) // CHUNK)]).mean())
+        self._publish_codec(change, codec, error)
+        return codec
+
+    def _extend(self, change: Change, parts: Sequence[npt.NDArray[Any]], n_tokens: int) -> Codec | None:
+        """The codec for new passages, of float16 vectors: the present one, or with centroids for what is new."""
+        codec = self.snapshot.codec
+        if codec is None:
+            return None
+        step = max(1, -(-n_tokens // CHUNK))  # about CHUNK of them are looked at
+        sample = np.concatenate([part[::step] for part in parts]).astype(np.float32)
+        extended = codec.extended(
+            sample,
+            n_tokens,
+            error=change.state.codec_error,
+            most=SPARE * choose_nlist(self.snapshot.n_tokens + n_tokens),
+            seed=self.settings.seed,
         )
+        if extended is not codec:
+            self._publish_codec(change, extended, change.state.codec_error)
+        return extended
+
+    def _publish_codec(self, change: Change, codec: Codec, error: float) -> None:
         state = change.state
         name = f"codec-{state.next_codec}.faiss"
         change.add_files.append(publish_file(self.folder, name, codec.save))
         change.drop_codec = state.codec
-        change.state = replace(state, codec=name, next_codec=state.next_codec + 1)
-        return codec
+        change.state = replace(state, codec=name, codec_error=error, next_codec=state.next_codec + 1)
 
     def _merge(self, change: Change, segments: Sequence[Segment], codec: Codec | None) -> None:
         lengths = np.concatenate([np.where(self.snapshot.live(s), np.diff(s.offsets), 0) for s in segments])

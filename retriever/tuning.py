@@ -92,8 +92,8 @@ def _grid(k: int, nlist: int, n: int) -> list[SearchSettings]:
         for nprobe in NPROBE
         for kept, reranked in CANDIDATES
     }
-    ordered = sorted(tried, key=lambda s: (s.nprobe, s.ncandidates, s.nrerank))
-    return [*(s for s in ordered if s.nrerank >= k), SearchSettings(nlist, n, n)]
+    wanted = {s for s in tried if s.nrerank >= k} | {SearchSettings(nlist, n, n)}
+    return sorted(wanted, key=lambda s: (s.nprobe, s.ncandidates, s.nrerank))
 
 
 def sample_queries(index: Index, n: int, seed: int = 0) -> list[str]:

@@ -285,12 +285,12 @@ def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
         index.add_embeddings([f"a{i}" for i in range(30)], vectors(30))
         assert index.codec is not None
         assert index.codec.nlist == 32
-        index.add_embeddings([f"b{i}" for i in range(170)], vectors(170))
-        assert index.codec.nlist == 32
+        index.add_embeddings([f"b{i}" for i in range(970)], vectors(970))
+        assert 32 < index.codec.nlist <= 256  # centroids for what is new, while ids keep their one byte
         before = contents(index)
         index.compact()
-        assert index.codec.nlist == 128
-        assert sorted(p.name for p in path.glob("codec-*")) == ["codec-2.faiss"]
+        assert index.codec.nlist == 1024
+        assert sorted(p.name for p in path.glob("codec-*")) == ["codec-3.faiss"]
         after = contents(index)
         assert after.keys() == before.keys()
         error = np.mean([np.square(after[k][2] - before[k][2]).sum(axis=1).mean() for k in before])

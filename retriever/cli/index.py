@@ -16,6 +16,7 @@ from indexing.windows import Windows
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
+    Memory,
     Model,
     PoolFactor,
     Precision,
@@ -37,6 +38,7 @@ def index_command(
     pool_factor: PoolFactor = 1,
     precision: Precision = None,
     workers: Workers = None,
+    memory: Memory = None,
     exclude: Exclude = None,
     window: Annotated[
         int | None, typer.Option(min=8, help="Cut longer documents into windows of so many tokens.")
@@ -55,13 +57,18 @@ def index_command(
     if update:
         if window is not None:
             raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
-        update_and_print(source, out, model, chosen, exclude or [])
+        update_and_print(source, out, model, chosen, exclude or [], memory)
         return
     report = FolderReport()
     passages = read_source(source, report=report, exclude=exclude or [])
     encoder = Encoder.load(model, **({**chosen, "document_length": window} if window else chosen))
     exists = (out / "index.db").is_file()
-    with Index.open(out, encoder, writable=True) if exists else Index.create(out, encoder) as index:
+    opened = (
+        Index.open(out, encoder, writable=True, memory=memory)
+        if exists
+        else Index.create(out, encoder, memory=memory)
+    )
+    with opened as index:
         started = time.perf_counter()
         if windows := None if window is None else Windows(encoder.tokenizer, window, overlap):
             passages = windows.cut(passages)

@@ -10,6 +10,7 @@ from retriever.knobs import Mode
 __all__ = [
     "AsJson",
     "DocumentLength",
+    "Memory",
     "ModeOption",
     "Model",
     "PoolFactor",
@@ -24,6 +25,9 @@ Model = Annotated[str, typer.Option(help='"bundled", a model folder, or a hub na
 DocumentLength = Annotated[
     str | None,
     typer.Option(metavar="N|max", help="Tokens kept of a passage; the model's own by default, or max."),
+]
+Memory = Annotated[
+    str | None, typer.Option(help="About the most memory to take, as in 2GB, however large the corpus.")
 ]
 PoolFactor = Annotated[
     int, typer.Option(min=1, help="Keep about one vector for so many tokens of a passage (extra `pool`).")

@@ -13,7 +13,7 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
 from indexing.sources import UpdateReport, update_folder
-from retriever.cli.options import DocumentLength, Model, encoder_arguments
+from retriever.cli.options import DocumentLength, Memory, Model, encoder_arguments
 
 __all__ = ["Exclude", "update_and_print", "watch_command"]
 
@@ -21,11 +21,11 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Pattern to leave out, a
 
 
 def update_and_print(
-    source: Path, out: Path, model: str, chosen: Mapping[str, Any], exclude: Sequence[str]
+    source: Path, out: Path, model: str, chosen: Mapping[str, Any], exclude: Sequence[str], memory: str | None
 ) -> None:
     """chosen: what the user asked of the encoder, as arguments of `Encoder.load`."""
     started = time.perf_counter()
-    with _open(source, out, model, chosen) as index:
+    with _open(source, out, model, chosen, memory) as index:
         report = update_folder(index, source, exclude=exclude, show_progress=sys.stderr.isatty())
         if report.changed or report.folder.skipped:
             typer.echo(str(report.folder))
@@ -35,17 +35,17 @@ def update_and_print(
         typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
 
 
-def _open(source: Path, out: Path, model: str, chosen: Mapping[str, Any]) -> Index:
+def _open(source: Path, out: Path, model: str, chosen: Mapping[str, Any], memory: str | None) -> Index:
     if not source.is_dir():
         raise ArgumentError(f"{source} is no folder; pass one, or index a file without --update")
     if not (out / "index.db").is_file():
-        return Index.create(out, Encoder.load(model, **chosen))
-    index = Index.open(out, writable=True)
+        return Index.create(out, Encoder.load(model, **chosen), memory=memory)
+    index = Index.open(out, writable=True, memory=memory)
     # The index's own encoder, which it loads when there is something to encode, unless another is meant.
     if model == index.encoder_name and not chosen:
         return index
     index.close()
-    return Index.open(out, Encoder.load(model, **chosen), writable=True)
+    return Index.open(out, Encoder.load(model, **chosen), writable=True, memory=memory)
 
 
 def _summary(report: UpdateReport) -> str:
@@ -62,6 +62,7 @@ def watch_command(
     out: Annotated[Path, typer.Option(help="The index folder.")],
     model: Model = "bundled",
     document_length: DocumentLength = None,
+    memory: Memory = None,
     exclude: Exclude = None,
     debounce: Annotated[
         int, typer.Option(min=50, help="Milliseconds to wait for more changes, at most.")
@@ -87,11 +88,11 @@ def watch_command(
 
     chosen = encoder_arguments(document_length)
     try:
-        update_and_print(source, out, model, chosen, exclude or [])
+        update_and_print(source, out, model, chosen, exclude or [], memory)
         typer.echo(f"watching {source}; Ctrl-C ends it")
         for _ in watchfiles.watch(source, watch_filter=wanted, debounce=debounce, step=50):
             # Closed again after each update, so that other writers get their turn.
-            with _open(source, out, model, chosen) as index:
+            with _open(source, out, model, chosen, memory) as index:
                 report = update_folder(index, source, exclude=exclude or [])
             if report.changed or report.gone:
                 typer.echo(f"{datetime.now():%H:%M:%S}  {_summary(report)}")
