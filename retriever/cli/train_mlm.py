@@ -64,7 +64,9 @@ def mlm_command(
     threads: Threads = 0,
     seed: Seed = DEFAULTS.seed,
 ) -> None:
-    """Pre-train a ModernBERT on text by masked tokens. On several GPUs: torchrun -m retriever.cli train mlm ...
+    """Pre-train a ModernBERT on text by masked tokens.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m -- retriever.cli train mlm, and the same arguments.
 
     Example: latewood train mlm texts.jsonl.gz --tokenizer tokenizer.json --size tiny --out models/p --run runs/p
     """
