@@ -17,7 +17,8 @@ __all__ = ["Bin", "PackedText", "held_out_texts", "stream_texts"]
 
 Bin = list[list[int]]  # sequences of token ids, `length` tokens in all or a few less
 
-HELD_OUT = 100  # one text in so many is not trained on
+# One text in so many is not trained on. A prime: records of two or three fields must not give the same one each time.
+HELD_OUT = 101
 SHUFFLE = 2048  # texts in memory, of which a random one is next
 BLOCK = 256  # texts tokenised at a time
 
