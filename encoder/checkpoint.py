@@ -15,12 +15,22 @@ from encoder.config import EncoderConfig
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.folder import Module, optional_json, read_json, read_modules, read_weights, write_json
 from encoder.formats import PYLATE, SAVED, FolderSettings, read_settings
-from encoder.hf import HfBackbone, convert_slow_tokenizer, load_hf_backbone
+from encoder.hf import HfBackbone, HfConfig, convert_slow_tokenizer, load_hf_backbone
 from encoder.model import Dense, DenseConfig, LateInteractionModel
 from encoder.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 
-__all__ = ["BUNDLED", "Checkpoint", "load_backbone", "load_checkpoint", "resolve_folder", "save_checkpoint"]
+__all__ = [
+    "BUNDLED",
+    "Checkpoint",
+    "assign",
+    "load_backbone",
+    "load_checkpoint",
+    "mask_token_name",
+    "resolve_folder",
+    "save_checkpoint",
+    "tokenizer_config",
+]
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "models" / "latewood-mini"
@@ -132,7 +142,7 @@ def _modernbert(folder: Path, weights: dict[str, Tensor]) -> ModernBert:
     # A model with a head saves its backbone under `model.`, Stanford ColBERT under `bert.`.
     names = {key: key.removeprefix("bert.").removeprefix("model.") for key in weights}
     state = {name: weights[key].float() for key, name in names.items() if not name.startswith(IGNORED_HEADS)}
-    _assign(model, state, folder)
+    assign(model, state, folder)
     return model  # type: ignore[no-any-return]
 
 
@@ -167,7 +177,7 @@ def _dense_of(weights: dict[str, Tensor], raw: Mapping[str, Any] | None, where: 
     except CheckpointError as error:
         raise CheckpointError(f"{where}/config.json: {error}") from error
     dense = _empty(lambda: Dense(config))
-    _assign(dense, {key: value.float() for key, value in weights.items()}, where)
+    assign(dense, {key: value.float() for key, value in weights.items()}, where)
     return dense  # type: ignore[no-any-return]
 
 
@@ -192,7 +202,7 @@ def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any
         values[f"{side}_prompt"] = prompt.removeprefix(marker)
     values |= {k: v for k, v in settings.items() if v is not None}
     values["skiplist_words"] = tuple(values.get("skiplist_words", TokenizerSettings.skiplist_words))
-    mask_token = own.expansion_token or _mask_token(folder)
+    mask_token = own.expansion_token or mask_token_name(folder)
     return LateTokenizer(tokenizer, TokenizerSettings(**values), mask_token=mask_token)
 
 
@@ -203,7 +213,7 @@ def _leading_marker(tokenizer: Tokenizer, prompt: str) -> str:
     return added.content if added is not None and prompt.startswith(added.content) else ""
 
 
-def _mask_token(folder: Path) -> str:
+def mask_token_name(folder: Path) -> str:
     """The mask token's text; the end of sequence where a tokenizer has no mask."""
     files = [optional_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     for key in ("mask_token", "eos_token"):
@@ -248,11 +258,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
     sbert = {"max_seq_length": longest, "do_lower_case": tokenizer.settings.do_lower_case}
     write_json(folder / "sentence_bert_config.json", sbert)
     tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", _tokenizer_config(checkpoint))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(model.backbone.config, tokenizer))
 
 
-def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    config, tokenizer = checkpoint.model.backbone.config, checkpoint.tokenizer
+def tokenizer_config(config: EncoderConfig | HfConfig, tokenizer: LateTokenizer) -> dict[str, Any]:
+    """tokenizer_config.json, by which transformers knows the special tokens."""
     text = tokenizer.tokenizer.id_to_token
     unknown = getattr(tokenizer.tokenizer.model, "unk_token", None)
     if unknown is None:  # a byte-level vocabulary, where transformers still wants a name for it
@@ -297,7 +307,8 @@ class _NoInit(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _assign(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
+def assign(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
+    """Make `state` a module's parameters; names and shapes must be the module's, or CheckpointError says which."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     if missing := sorted(expected.keys() - state.keys()):
         raise CheckpointError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from encoder.errors import ArgumentError
 
-__all__ = ["PackedBatch", "length_sorted_batches", "pack"]
+__all__ = ["BestFit", "PackedBatch", "length_sorted_batches", "pack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +65,47 @@ def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator
         tokens += lengths[i]
     if batch:
         yield batch
+
+
+class BestFit:
+    """Online best-fit packing: sequences go, as they come, into bins of `length` tokens that are nearly full.
+
+    A sequence goes to the open bin that it leaves the least room in; where it fits none, the fullest of
+    `n_open` bins is given out for a new one. bins: the open ones, each its sequences.
+    """
+
+    def __init__(self, length: int, n_open: int = 128, bins: Sequence[list[list[int]]] = ()) -> None:
+        self.length = length
+        self.n_open = n_open
+        self.bins = list(bins)
+        self.room = [length - sum(map(len, sequences)) for sequences in self.bins]
+
+    def gap(self, size: int) -> int:
+        """The room that would be lost if a sequence of `size` came now, for want of a bin that takes it."""
+        if len(self.bins) < self.n_open or max(self.room) >= size:
+            return 0
+        return min(self.room)
+
+    def add(self, sequence: list[int]) -> list[list[int]] | None:
+        """Takes a sequence; gives out a bin where one is full or must go."""
+        size = len(sequence)
+        if not 0 < size <= self.length:
+            raise ArgumentError(f"a sequence of {size} tokens fits no bin of {self.length}; cut it before")
+        best = min((room for room in self.room if room >= size), default=-1)
+        given = None
+        if best >= 0:
+            at = self.room.index(best)
+        else:
+            if len(self.bins) == self.n_open:
+                given = self._give(self.room.index(min(self.room)))
+            at = len(self.bins)
+            self.bins.append([])
+            self.room.append(self.length)
+        self.bins[at].append(sequence)
+        self.room[at] -= size
+        # At most one bin leaves a call: a full one that stays is the next to go.
+        return self._give(at) if given is None and not self.room[at] else given
+
+    def _give(self, at: int) -> list[list[int]]:
+        self.room.pop(at)
+        return self.bins.pop(at)

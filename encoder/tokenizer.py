@@ -159,7 +159,7 @@ class LateTokenizer:
         """before + text cut to fit + after, with the marker at index 1, behind CLS where there is one."""
         room = length - len(self.before) - len(marker) - len(self.after)
         rows, truncated = [], 0
-        for encoding in self._encode([self._clean(prompt + text) for text in texts]):
+        for encoding in self.encode([self._clean(prompt + text) for text in texts]):
             content = encoding.ids
             truncated += len(content) > room
             row = [*self.before, *content[:room], *self.after]
@@ -171,7 +171,8 @@ class LateTokenizer:
         text = text.strip()
         return text.lower() if self.settings.do_lower_case else text
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
+    def encode(self, texts: list[str]) -> list[Encoding]:
+        """The texts' own tokens, with nothing before or after."""
         try:
             return self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:  # a lone surrogate, which UTF-8 has no bytes for; "?" is what str.encode puts there

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from encoder.errors import CorpusError
 from encoder.packing import PackedBatch, length_sorted_batches, pack
 from encoder.tokenizer import LateTokenizer
 
-__all__ = ["Chunks", "read_texts"]
+__all__ = ["Chunks", "blocks", "open_text", "read_texts"]
 
 TEXT_FIELDS = ("query", "pos", "title", "text")
 # Batches are sorted by length within a window of this many chunks, so that a batch holds like lengths
@@ -22,10 +23,16 @@ TEXT_FIELDS = ("query", "pos", "title", "text")
 SORT_WINDOW = 4096
 
 
+def open_text(path: Path) -> TextIO:
+    """A text file, unpacked where its name ends in .gz."""
+    if not path.is_file():
+        raise CorpusError(f"{path} is no file; pass .jsonl or .jsonl.gz")
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
 def read_texts(path: Path) -> Iterator[str]:
     """Every text field of a .jsonl or .jsonl.gz file, one after the other."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
@@ -73,7 +80,7 @@ class Chunks:
         parts: list[npt.NDArray[np.integer]] = []
         sizes = [0]
         before, after = tokenizer.before, tokenizer.after
-        for block in _blocks(iter(tqdm(texts, unit="text", desc=desc, mininterval=2)), 2048):
+        for block in blocks(iter(tqdm(texts, unit="text", desc=desc, mininterval=2)), 2048):
             for encoding in tokenizer.tokenizer.encode_batch_fast(block, add_special_tokens=False):
                 content = encoding.ids
                 room = int(random.choice(np.asarray(lengths))) - len(before) - len(after)
@@ -121,7 +128,8 @@ class Chunks:
             epoch += 1
 
 
-def _blocks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+def blocks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    """Lists of `size` texts, the last one shorter: a tokenizer works faster on many."""
     block: list[str] = []
     for text in texts:
         block.append(text)

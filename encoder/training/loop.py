@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from encoder.errors import ArgumentError
+from encoder.training.distributed import average, rank, world_size
 
 Batch = TypeVar("Batch")
 
-__all__ = ["TrainingRun", "adamw", "load_weights", "warmup_linear"]
+__all__ = ["TrainingRun", "adamw", "load_moments", "load_weights", "warmup_linear"]
 
 
 def adamw(
@@ -58,11 +59,22 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def load_moments(tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser what `load_weights` found of its state."""
+    for name, parameter in model.named_parameters():
+        prefix = f"optimiser.{name}."
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if state:
+            optimiser.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+
+
 class TrainingRun:
     """A folder with the state of a run and its log; a run started again goes on where it was saved.
 
     The state is safetensors and JSON, written aside and renamed, so that a run killed while it saves
-    keeps the state before.
+    keeps the state before. Under torchrun every process trains, the first one writes.
+
+    data_state: what the data need to go on, kept with the state and found in `kept_data` by a run that resumes.
     """
 
     def __init__(
@@ -72,7 +84,9 @@ class TrainingRun:
         self.model = model
         self.optimiser = optimiser
         self.step = 0
-        self.best = -math.inf  # the highest nDCG@10 so far, where a run is evaluated
+        self.best = -math.inf  # the highest nDCG@10, or other metric, so far, where a run is evaluated
+        self.data_state: Callable[[], dict[str, Tensor]] = dict
+        self.kept_data: dict[str, Tensor] = {}
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / "settings.json"
         if kept.is_file():
@@ -84,7 +98,10 @@ class TrainingRun:
                     f"{folder} holds a run with {changed[0]}={before.get(changed[0])!r}, now "
                     f"{settings.get(changed[0])!r}; pass the same settings or another folder"
                 )
-        kept.write_text(json.dumps(settings, indent=2, default=str) + "\n")
+        if rank() == 0:
+            aside = folder / "settings.tmp"  # another process may be reading
+            aside.write_text(json.dumps(settings, indent=2, default=str) + "\n")
+            aside.rename(kept)
         self._resume()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -94,9 +111,11 @@ class TrainingRun:
             for p in group["params"]:
                 for key, value in self.optimiser.state.get(p, {}).items():
                     tensors[f"optimiser.{names[id(p)]}.{key}"] = value
-        return tensors
+        return tensors | {f"data.{key}": value for key, value in self.data_state().items()}
 
     def save(self) -> None:
+        if rank() > 0:
+            return
         aside = self.folder / "state.tmp"
         metadata = {"step": str(self.step), "best": repr(self.best)}
         save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
@@ -112,13 +131,12 @@ class TrainingRun:
             self.step = int(file.metadata()["step"])
             self.best = float(file.metadata().get("best", "-inf"))
         tensors = load_weights(self.folder, self.model)
-        for name, parameter in self.model.named_parameters():
-            prefix = f"optimiser.{name}."
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            if state:
-                self.optimiser.state[parameter] = state
+        load_moments(tensors, self.model, self.optimiser)
+        self.kept_data = {k.removeprefix("data."): v for k, v in tensors.items() if k.startswith("data.")}
 
     def log(self, **values: object) -> None:
+        if rank() > 0:
+            return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
 
@@ -134,23 +152,27 @@ class TrainingRun:
         gradients: Callable[[Batch], Tensor],
         *,
         rate: Callable[[int], float],
-        clip: float = 1.0,
+        clip: float | None = 1.0,
         save_every: int = 500,
         report: Callable[[int, float], bool],
     ) -> None:
         """Steps until `steps`, or until `report`, called after each, says so.
 
         batches: from the batch of `self.step` on. gradients: adds a batch's gradients to the parameters and
-        returns its loss.
+        returns its loss; under torchrun each process brings its own batch, and both are averaged over all.
+        clip: the greatest norm of the gradients, None for any.
         """
         for batch in batches:
             if self.step >= steps:
                 break
             self.set_rate(rate(self.step))
             loss = gradients(batch)
+            if world_size() > 1:
+                self._average(loss)
             if not torch.isfinite(loss):
                 raise ArgumentError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self.step += 1
@@ -159,3 +181,11 @@ class TrainingRun:
                 self.save()
             if done:
                 break
+
+    def _average(self, loss: Tensor) -> None:
+        """Loss and gradients become their means over all processes; one that has no gradient brings zeros."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        average([loss, *(p.grad for p in parameters if p.grad is not None)])

@@ -22,7 +22,7 @@ COMMANDS = {
     "doctor": "retriever.cli.doctor:doctor_command",
     "evaluate": "retriever.cli.evaluate:evaluate_command",
     "compare": "retriever.cli.compare:compare_command",
-    "train": "retriever.cli.train:app",
+    "train": "retriever.cli.train_commands:app",
 }
 
 

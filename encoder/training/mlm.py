@@ -1,0 +1,345 @@
+"""Pre-training by masked tokens, after Warner et al. 2024 (arXiv 2412.13663): `latewood train mlm`.
+
+A phase (pre-training, extension to longer texts, decay) is one run; the next one starts from its folder.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from encoder.checkpoint import mask_token_name, tokenizer_config
+from encoder.config import EncoderConfig
+from encoder.errors import ArgumentError, CheckpointError
+from encoder.folder import write_json
+from encoder.heads import MaskedLanguageModel, load_heads, read_config, save_heads
+from encoder.packing import PackedBatch, pack
+from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.distributed import average, rank, world_size
+from encoder.training.loop import TrainingRun, load_moments, load_weights
+from encoder.training.optimiser import batch_size_at, stable_adamw, trapezoid
+from encoder.training.stream import Bin, PackedText, held_out_texts
+from encoder.training.teacher import fast_matmul
+from encoder.training.tiling import tile_model
+
+Ids = npt.NDArray[np.int64]
+Masked = tuple[list[list[int]], Ids]  # a bin's masked sequences, and the labels of its tokens
+
+__all__ = ["SIZES", "MlmConfig", "mask_tokens", "mlm_loss", "open_model", "plain_tokenizer", "train_mlm"]
+
+# hidden_size, intermediate_size, num_layers, num_heads
+SIZES = {
+    "tiny": (256, 384, 7, 4),
+    "base": (768, 1152, 22, 12),
+    "large": (1024, 2624, 28, 16),
+}
+IGNORED = -100  # the label of a token that is not predicted, as F.cross_entropy has it
+EVAL_RATE = 0.15  # the part masked for the held-out loss, whatever the part in training
+EVAL_TEXTS = 64  # of each source
+REPORT_EVERY = 20
+
+
+@dataclass(frozen=True)
+class MlmConfig:
+    """The first four say where the model comes from: a new one of some shape with a tokenizer, or `model`.
+
+    batch_size: bins of `length` tokens a step, over all processes. thetas: 0 keeps the model's, or 10,000.
+    """
+
+    model: str = ""  # a model folder or the folder of a run, whose optimiser goes on too
+    tokenizer: str = ""  # tokenizer.json or a folder that has one; a new model needs it
+    tile_from: str = ""  # the folder of a smaller model
+    shape: tuple[int, int, int, int] = SIZES["base"]  # as in SIZES
+    length: int = 1024
+    batch_size: int = 64
+    batch_size_start: int = 0  # 0: batch_size from the first step
+    batch_warmup: int = 0  # steps until batch_size
+    micro_batch: int = 8  # bins a forward pass
+    steps: int = 1000
+    warmup: int = 100
+    decay: int = 0
+    lr: float = 8e-4
+    weight_decay: float = 1e-5
+    mask_rate: float = 0.3
+    global_rope_theta: float = 0.0
+    local_rope_theta: float = 0.0
+    seed: int = 0
+
+
+def plain_tokenizer(path: Path) -> LateTokenizer:
+    """A tokenizer as pre-training uses it: no markers, no expansion. path: tokenizer.json or its folder."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; pass a tokenizer.json or a folder that has one")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    settings = TokenizerSettings("", "", do_query_expansion=False, skiplist_words=())
+    named = mask_token_name(file.parent)
+    mask = named if tokenizer.token_to_id(named) is not None else "<mask>"
+    return LateTokenizer(tokenizer, settings, mask_token=mask)
+
+
+def open_model(config: MlmConfig) -> tuple[MaskedLanguageModel, LateTokenizer]:
+    """The model before its first step: continued, tiled from a smaller one, or new, Megatron-style."""
+    generator = torch.Generator().manual_seed(config.seed)
+    if bool(config.model) == bool(config.tokenizer):
+        raise ArgumentError("pass either model, to go on with one, or tokenizer, to make a new one")
+    if config.model and config.tile_from:
+        raise ArgumentError("tile_from makes a new model; leave model out and pass tokenizer")
+    if config.model:
+        folder = Path(config.model)
+        shape, tokenizer = EncoderConfig.from_hf(read_config(folder), str(folder)), plain_tokenizer(folder)
+    else:
+        tokenizer = plain_tokenizer(Path(config.tokenizer))
+        shape = _new_shape(config, tokenizer)
+    if tokenizer.expansion_id in (-1, *tokenizer.before, *tokenizer.after):
+        raise CheckpointError("the tokenizer has no mask token ([MASK] or <mask>); add one to tokenizer.json")
+    shape = replace(
+        shape,
+        max_positions=max(shape.max_positions, config.length),
+        global_rope_theta=config.global_rope_theta or shape.global_rope_theta,
+        local_rope_theta=config.local_rope_theta or shape.local_rope_theta,
+    )
+    model = MaskedLanguageModel(shape)
+    model.initialise(generator=generator)
+    if config.model and _is_run(folder):
+        load_weights(folder, model)
+    elif config.model:
+        load_heads(folder, model)
+    elif config.tile_from:
+        folder = Path(config.tile_from)
+        small = MaskedLanguageModel(EncoderConfig.from_hf(read_config(folder), str(folder)))
+        small.initialise(generator=generator)
+        if _is_run(folder):
+            load_weights(folder, small)
+        else:
+            load_heads(folder, small)
+        tile_model(model, small)
+    return model, tokenizer
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "state.safetensors").is_file()
+
+
+def _new_shape(config: MlmConfig, tokenizer: LateTokenizer) -> EncoderConfig:
+    hidden, intermediate, layers, heads = config.shape
+    if not (tokenizer.before and tokenizer.after):
+        raise CheckpointError(
+            "the tokenizer puts no CLS and SEP around a text; give it a post-processor that does"
+        )
+    pad = [tokenizer.tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>")]
+    return EncoderConfig(
+        vocab_size=-(-tokenizer.vocab_size // 64) * 64,  # matrix products like round sizes
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        max_positions=config.length,
+        global_rope_theta=10_000.0,
+        pad_id=next((i for i in pad if i is not None), tokenizer.after[-1]),
+        cls_id=tokenizer.before[0],
+        sep_id=tokenizer.after[-1],
+    )
+
+
+def mask_tokens(
+    ids: Ids, tokenizer: LateTokenizer, rate: float, random: np.random.Generator
+) -> tuple[Ids, Ids]:
+    """(inputs, labels) of token ids (n,): `rate` of all but CLS and SEP are labelled with what they were, and
+    of those 80 % are MASK, 10 % a random token, 10 % themselves (Devlin et al. 2019). Other labels: IGNORED."""
+    special = np.isin(ids, [*tokenizer.before, *tokenizer.after])
+    chosen = (random.random(len(ids)) < rate) & ~special
+    fate = random.random(len(ids))
+    inputs = np.where(chosen & (fate < 0.8), tokenizer.expansion_id, ids)
+    anything = random.integers(0, tokenizer.vocab_size, len(ids))
+    inputs = np.where(chosen & (fate >= 0.9), anything, inputs)
+    return inputs, np.where(chosen, ids, IGNORED)
+
+
+def _mask_bin(sequences: Bin, tokenizer: LateTokenizer, rate: float, seed: tuple[int, ...]) -> Masked:
+    ids = np.array([i for s in sequences for i in s])
+    inputs, labels = mask_tokens(ids, tokenizer, rate, np.random.default_rng(seed))
+    cuts = np.cumsum([len(s) for s in sequences])[:-1]
+    return [part.tolist() for part in np.split(inputs, cuts)], labels
+
+
+def _collate(bins: Sequence[Masked], device: torch.device) -> tuple[PackedBatch, Tensor]:
+    batch = pack([s for sequences, _ in bins for s in sequences]).to(device)
+    return batch, torch.from_numpy(np.concatenate([labels for _, labels in bins])).to(device)
+
+
+def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross entropy of the predicted tokens: (n, vocab_size), (n,) → ()."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def train_mlm(
+    sources: Sequence[tuple[Path, float]],
+    out: Path,
+    run_folder: Path,
+    config: MlmConfig,
+    *,
+    save_every: int = 500,
+    checkpoint_every: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Train on the texts of `sources` and save the model, with its head, to `out`.
+
+    checkpoint_every: steps between models kept in run_folder/checkpoints; 0 keeps none.
+    Started again with the same settings and run folder, it goes on from the last saved step to the bit. Under
+    torchrun every process takes its part of each batch; the number of processes changes nothing but rounding.
+    Returns held-out loss before and after (15 % masked), the part of the bins filled, and tokens a second.
+    """
+    _check(config, sources)
+    model, tokenizer = open_model(config)
+    device = torch.device(device)
+    model.to(device).train()
+    optimiser = stable_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+    if config.model and _is_run(Path(config.model)):
+        load_moments(load_weights(Path(config.model), model), model, optimiser)
+    settings = asdict(config) | {
+        "shape": list(config.shape),
+        "sources": [f"{p.name}:{share:g}" for p, share in sources],
+    }
+    run = TrainingRun(run_folder, model, optimiser, settings)
+    if rank() == 0:  # with these a run's folder is all that the next phase needs
+        write_json(run_folder / "config.json", model.config.to_hf())
+        tokenizer.tokenizer.save(str(run_folder / "tokenizer.json"))
+        write_json(run_folder / "tokenizer_config.json", tokenizer_config(model.config, tokenizer))
+    text = PackedText(sources, tokenizer, config.length, seed=config.seed, state=run.kept_data)
+    run.data_state = text.state
+    held_out = _held_out(sources, tokenizer, config)
+
+    def loss_of(bins: Sequence[Masked]) -> Tensor:
+        batch, labels = _collate(bins, device)
+        where = labels != IGNORED
+        with fast_matmul(device.type):
+            return mlm_loss(model(batch, where), labels[where])
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        if not held_out:
+            return math.nan
+        total = sum(float(loss_of(part)) for part in _micro(held_out, config.micro_batch))
+        return total / max(1, sum(_predicted(held_out)))
+
+    seen = [0]  # tokens since the last report
+
+    def gradients(batch: list[Bin]) -> Tensor:
+        masked = [
+            _mask_bin(sequences, tokenizer, config.mask_rate, (config.seed, run.step, i))
+            for i, sequences in enumerate(batch)
+            if i % world_size() == rank()
+        ]
+        # The mean over processes of sums over this is the mean over all predicted tokens, wherever they are.
+        count = torch.tensor(float(sum(_predicted(masked))), device=device)
+        average([count])
+        loss = torch.zeros((), device=device)
+        for part in _micro(masked, config.micro_batch):
+            piece = loss_of(part) / count.clamp(min=1.0)
+            piece.backward()  # type: ignore[no-untyped-call]
+            loss += piece.detach()
+        seen[0] += sum(len(s) for sequences in batch for s in sequences)
+        return loss
+
+    def size(step: int) -> int:
+        start = config.batch_size_start or config.batch_size
+        return batch_size_at(step, start, config.batch_size, config.batch_warmup)
+
+    before = held_out_loss()
+    run.log(held_out_loss=before)
+    _say(f"step {run.step}: held-out loss {before:.4f}, {world_size()} process(es)")
+    since = [time.perf_counter()]
+    losses: list[float] = []
+    speeds: list[float] = []
+
+    def report(step: int, loss: float) -> bool:
+        run.log(loss=loss, batch_size=size(step - 1))
+        losses.append(loss)
+        if step % REPORT_EVERY == 0:
+            speeds.append(seen[0] / (time.perf_counter() - since[0]))
+            run.log(tokens_per_second=round(speeds[-1]), filled=text.filled)
+            _say(
+                f"step {step}/{config.steps}: loss {sum(losses) / len(losses):.4f}, {speeds[-1]:,.0f} tokens/s, "
+                f"bins {100 * text.filled:.2f} % full"
+            )
+            losses.clear()
+            since[0], seen[0] = time.perf_counter(), 0
+        began = time.perf_counter()
+        if checkpoint_every and step % checkpoint_every == 0 and rank() == 0:
+            save_heads(run_folder / "checkpoints" / f"step-{step:08d}", model, tokenizer, {})
+        if step % save_every == 0:
+            value = held_out_loss()
+            run.log(held_out_loss=value)
+            _say(f"step {step}: held-out loss {value:.4f}")
+        since[0] += time.perf_counter() - began
+        return False
+
+    run.train(
+        config.steps,
+        text.batches(size, start=run.step),
+        gradients,
+        rate=lambda step: trapezoid(step, config.steps, config.warmup, config.decay),
+        clip=None,
+        save_every=save_every,
+        report=report,
+    )
+    after = held_out_loss()
+    run.log(held_out_loss=after)
+    if rank() == 0:
+        save_heads(out, model, tokenizer, {})
+    return {
+        "held_out_loss_before": before,
+        "held_out_loss": after,
+        "filled": text.filled,
+        "tokens_per_second": float(np.median(speeds)) if speeds else math.nan,
+    }
+
+
+def _check(config: MlmConfig, sources: Sequence[tuple[Path, float]]) -> None:
+    if not sources:
+        raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
+    if bad := [(p, share) for p, share in sources if not 0 < share <= 1]:
+        raise ArgumentError(f"{bad[0][0]}: share={bad[0][1]}; pass a share above 0 and at most 1")
+    if not 0 < config.mask_rate < 1:
+        raise ArgumentError(f"mask_rate={config.mask_rate}; pass a part between 0 and 1, as 0.3")
+    if config.warmup + config.decay > config.steps:
+        raise ArgumentError(
+            f"warmup={config.warmup} and decay={config.decay} exceed steps={config.steps}; pass fewer or more steps"
+        )
+    batch_size_at(0, config.batch_size_start or config.batch_size, config.batch_size, config.batch_warmup)
+
+
+def _held_out(
+    sources: Sequence[tuple[Path, float]], tokenizer: LateTokenizer, config: MlmConfig
+) -> list[Masked]:
+    """Held-out texts, cut at the length, a bin each, masked once and for all."""
+    around = len(tokenizer.before) + len(tokenizer.after)
+    encoded = [e.ids[: config.length - around] for e in tokenizer.encode(held_out_texts(sources, EVAL_TEXTS))]
+    bins = [[[*tokenizer.before, *ids, *tokenizer.after]] for ids in encoded if ids]
+    bins.sort(key=lambda sequences: len(sequences[0]))  # equal lengths side by side are one call of attention
+    return [_mask_bin(b, tokenizer, EVAL_RATE, (config.seed, i)) for i, b in enumerate(bins)]
+
+
+def _predicted(bins: Sequence[Masked]) -> Iterator[int]:
+    return (int((labels != IGNORED).sum()) for _, labels in bins)
+
+
+def _micro(bins: Sequence[Masked], size: int) -> Iterator[Sequence[Masked]]:
+    return (bins[i : i + size] for i in range(0, len(bins), size))
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, flush=True)
