@@ -43,11 +43,13 @@ def _faiss() -> Any:
 
 
 def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
-    """Centroids for a corpus of n_tokens: 16 * sqrt(n_tokens), down to a power of two, as ColBERTv2 chooses.
+    """Centroids for a corpus of n_tokens, a power of two: about 16 * sqrt(n_tokens), as ColBERTv2 chooses, and
+    twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
 
     At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
     """
-    wanted = min(16 * math.sqrt(n_tokens), min(n_tokens, most_rows) / 8)
+    root = math.sqrt(n_tokens)
+    wanted = min(16 * root * min(max(root / 512, 1), 2), min(n_tokens, most_rows) / 8)
     return int(2 ** math.floor(math.log2(max(wanted, 2))))
 
 
@@ -102,7 +104,8 @@ class Codec:
 
         sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing.
         nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
-        The same sample and seed give the same codec on the same machine.
+        The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
+        found by a graph that several threads build, nearly the same.
         """
         faiss = _faiss()
         n, dim = sample.shape
@@ -115,18 +118,12 @@ class Codec:
         if m < 1 or dim % m != 0:
             raise ArgumentError(f"m={m} does not divide dim={dim}; pass m={choose_m(dim)}")
         sample = np.ascontiguousarray(sample, dtype=np.float32)
-        kmeans = faiss.Kmeans(
-            dim,
-            nlist,
-            niter=KMEANS_ITERATIONS,
-            spherical=True,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=n,
-        )
-        kmeans.train(sample)
+        kmeans = faiss.Clustering(dim, nlist)
+        kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
+        kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
+        kmeans.train(sample, _nearest(dim, nlist, links=16, construction=40))
         codec = cls(
-            _as_stored(kmeans.centroids.reshape(nlist, dim)),
+            _as_stored(faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)),
             np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32),
         )
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
@@ -185,14 +182,8 @@ class Codec:
         From nlist 16,384 on a graph search finds it, which about one time in a hundred settles for the
         runner-up; the residual code absorbs the difference.
         """
-        faiss = _faiss()
         if self._quantizer is None:
-            if self.nlist >= HNSW_NLIST:
-                self._quantizer = faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
-                self._quantizer.hnsw.efConstruction = 100
-                self._quantizer.hnsw.efSearch = HNSW_EF
-            else:
-                self._quantizer = faiss.IndexFlatIP(self.dim)
+            self._quantizer = _nearest(self.dim, self.nlist, links=32, construction=100)
             self._quantizer.add(self.centroids)
         _, ids = self._quantizer.search(np.ascontiguousarray(vectors, dtype=np.float32), 1)
         return np.asarray(ids[:, 0], dtype=np.int64)
@@ -298,6 +289,16 @@ class _Owned:
     def __init__(self, array: npt.NDArray[np.uint8], owner: Any) -> None:
         self.__array_interface__ = array.__array_interface__
         self.owner = owner
+
+
+def _nearest(dim: int, nlist: int, *, links: int, construction: int) -> Any:
+    """An empty index that finds a vector's centroid, exactly or by a graph; k-means does with a coarser graph."""
+    faiss = _faiss()
+    if nlist < HNSW_NLIST:
+        return faiss.IndexFlatIP(dim)
+    index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = construction, HNSW_EF
+    return index
 
 
 def _half_quantizer(centroids: npt.NDArray[np.float32]) -> Any:

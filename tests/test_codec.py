@@ -106,13 +106,13 @@ def test_packed_codes_come_back_from_a_mapped_file(
 
 
 def test_sizes_follow_the_corpus() -> None:
-    assert choose_nlist(879_639) == 8192  # 16 * sqrt(n) is 15,006
-    assert choose_nlist(1 << 20) == 16384
+    assert choose_nlist(879_639) == 16384  # 16 * sqrt(n) is 15,006, and half of the doubling is in
+    assert choose_nlist(1 << 20) == 32768
     assert choose_nlist(1 << 18) == 8192
     assert choose_nlist(100) == 8  # eight rows a centroid
     assert choose_nlist(0) == 2
     assert choose_nlist(10**12) == (1 << 20) // 8
-    assert sample_size(879_639) == 8192 * 16
+    assert sample_size(879_639) == 16384 * 16
     assert sample_size(1000) == 1000
     assert sample_size(10**12) == 1 << 20
 
