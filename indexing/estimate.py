@@ -186,6 +186,5 @@ def _codec_seconds(
     started = clock()
     trial.assign(some)
     one = (clock() - started) / len(some) / known  # a token against a centroid
-    # From HNSW_NLIST on a graph assigns, measured at half the time there and growing little from then on.
-    assign = one * min(nlist, HNSW_NLIST // 2) * tokens
-    return float(train + code + assign + KMEANS_ITERATIONS * rows * nlist * one)
+    # From HNSW_NLIST on a graph finds centroids, measured at half the time there and growing little from then on.
+    return float(train + code + one * known * (tokens + KMEANS_ITERATIONS * rows))
