@@ -80,7 +80,10 @@ def steps() -> list[Any]:
         lambda index: index.add(docs[:20]),
         lambda index: index.add([record(1, "w1 w2"), record(2, docs[2]["text"], new=True)]),
         lambda index: index.delete(["d3", "d4"]),
+        lambda index: index.update_metadata({"d5": {"n": -5}, "d6": {"n": 6, "note": "é"}}),
         lambda index: index.add(docs[20:]),  # trains the codec
+        lambda index: index.create_metadata_index("n"),
+        lambda index: index.delete(filter="n >= 30"),
         lambda index: index.compact(),
     ]
 
@@ -90,8 +93,10 @@ def models() -> list[dict[str, tuple[str, dict[str, Any]]]]:
     first = {f"d{i}": docs[f"d{i}"] for i in range(20)}
     second = {**first, "d1": ("w1 w2", {}), "d2": (docs["d2"][0], {"new": True})}
     third = {k: v for k, v in second.items() if k not in ("d3", "d4")}
-    fourth = {**third, **{f"d{i}": docs[f"d{i}"] for i in range(20, 35)}}
-    return [{}, first, second, third, fourth, fourth]
+    fourth = {**third, "d5": (docs["d5"][0], {"n": -5}), "d6": (docs["d6"][0], {"n": 6, "note": "é"})}
+    fifth = {**fourth, **{f"d{i}": docs[f"d{i}"] for i in range(20, 35)}}
+    seventh = {k: v for k, v in fifth.items() if k not in {f"d{i}" for i in range(30, 35)}}
+    return [{}, first, second, third, fourth, fifth, fifth, seventh, seventh]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

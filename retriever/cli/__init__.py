@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "retriever.cli.index:index_command",
     "search": "retriever.cli.search:search_command",
     "watch": "retriever.cli.update:watch_command",
+    "estimate": "retriever.cli.estimate:estimate_command",
     "info": "retriever.cli.index:info_command",
     "tune": "retriever.cli.tune:tune_command",
     "doctor": "retriever.cli.doctor:doctor_command",

@@ -1,0 +1,75 @@
+"""`latewood estimate`: tokens, time, disk and memory of a build, before it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder import Encoder
+from indexing.corpus import read_source
+from indexing.estimate import estimate
+from retriever.cli.options import (
+    AsJson,
+    DocumentLength,
+    Memory,
+    Model,
+    PoolFactor,
+    Precision,
+    Workers,
+    encoder_arguments,
+)
+from retriever.cli.update import Exclude
+
+__all__ = ["estimate_command"]
+
+
+def estimate_command(
+    source: Annotated[
+        Path, typer.Argument(help="A .jsonl file, a BEIR folder, or a folder of text or code.")
+    ],
+    model: Model = "bundled",
+    document_length: DocumentLength = None,
+    pool_factor: PoolFactor = 1,
+    precision: Precision = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    exclude: Exclude = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what `latewood index` with these options would take: it reads the source, encodes a sample, keeps nothing.
+
+    Example: latewood estimate ./src --document-length 1024
+    """
+    passages = read_source(source, exclude=exclude or [])
+    encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
+    try:
+        encoder.encode_documents(["a text"])  # loads what the first call loads
+        found = estimate(passages, encoder, memory=memory, resident=_resident())
+    finally:
+        encoder.close()
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"seconds": found.seconds}, indent=2))
+        return
+    typer.echo(f"{found.passages:,} passages, about {found.tokens:,} token vectors")
+    kind = "kept as float16" if found.nlist is None else f"coded with {found.nlist:,} centroids"
+    typer.echo(
+        f"time    {found.seconds:,.0f} s on this machine as busy as it is now "
+        f"(encoding {found.encode_seconds:,.0f}, indexing {found.index_seconds:,.0f})"
+    )
+    typer.echo(
+        f"disk    {found.disk_bytes / 1e6:,.1f} MB, {kind}; {found.disk_peak_bytes / 1e6:,.1f} MB meanwhile"
+    )
+    typer.echo(f"memory  {found.memory_bytes / 1e6:,.0f} MB")
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has, where the system tells; else what indexing/memory.py sets aside."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        from indexing.memory import BASE, ENCODER
+
+        return BASE + ENCODER
