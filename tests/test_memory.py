@@ -34,4 +34,5 @@ def test_8192_tokens_through_the_base_model_stay_under_3_gb():
 def test_memory_of_local_layers_is_linear_in_the_length():
     loaded, (short, long) = peaks("local:1", 2048, 8192)
     assert short > loaded + 5
-    assert long - loaded < 5 * (short - loaded)  # 4 if linear, 16 if quadratic
+    # Linear are about 60 and 240 MiB, give or take what the allocator keeps; one mask of 8,192 x 8,192 has 256 more.
+    assert long - loaded < 400
