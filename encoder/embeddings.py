@@ -61,6 +61,15 @@ class TokenEmbeddings:
         """Tokens of each text: (n,) int64."""
         return np.diff(self.offsets)
 
+    def means(self) -> npt.NDArray[np.float32]:
+        """One vector a text, the mean of its tokens' scaled to unit length: (n, dim). Zeros where there is no token."""
+        sums = np.zeros((len(self), self.dim), np.float32)
+        for row, vectors in zip(sums, self, strict=True):
+            row[:] = vectors.sum(axis=0)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        means: npt.NDArray[np.float32] = np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
+        return means
+
     @classmethod
     def from_list(cls, arrays: Iterable[npt.ArrayLike], dim: int) -> "TokenEmbeddings":
         """Pack one (n_tokens, dim) array a text. An empty text may be given as shape (0, dim)."""

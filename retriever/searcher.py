@@ -218,7 +218,11 @@ class Searcher:
             ranking = self._late(vectors, depth, settings, lives)
             if mode == "hybrid":
                 lexical = self.index.lexical(text, depth, lives)
-                ranking = reciprocal_rank_fusion([ranking[0][:depth], lexical[0]], weights or (1.0, 1.0), k)
+                # Fused are the rankings as each mode shows them, equal scores in the order of doc_id.
+                shown = [[d.pid for _, d in self._best(one, depth)] for one in (ranking, lexical)]
+                ranking = reciprocal_rank_fusion(
+                    [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), k
+                )
             return self._hits(ranking, k, text, vectors)
 
         total = len(queries) if isinstance(queries, Mapping) else None
@@ -269,10 +273,7 @@ class Searcher:
         return self._hits(self._late(query, k, settings, self.index.matching(filter)), k, None, query)
 
     def _hits(self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None) -> list[Hit]:
-        """The k best of a ranking, equal scores in the order of doc_id."""
-        pids, scores = ranking
-        found = zip(scores, self.index.documents(pids.tolist()), strict=True)
-        best = sorted(found, key=lambda pair: (-pair[0], pair[1].doc_id))[:k]
+        best = self._best(ranking, k)
         segments, codec = self.index.segments, self.index.codec  # a refresh gives pids another meaning
         hits = []
         for rank, (score, document) in enumerate(best, 1):
@@ -281,6 +282,12 @@ class Searcher:
                 hit = hit._with(partial(self._explain, segments, codec, document, text, vectors))
             hits.append(hit)
         return hits
+
+    def _best(self, ranking: Ranking, k: int) -> list[tuple[float, Document]]:
+        """The k best of a ranking with their scores, equal scores in the order of doc_id."""
+        pids, scores = ranking
+        found = zip(scores, self.index.documents(pids.tolist()), strict=True)
+        return sorted(found, key=lambda pair: (-pair[0], pair[1].doc_id))[:k]
 
     def _explain(
         self,

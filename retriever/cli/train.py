@@ -51,6 +51,10 @@ EvaluateEvery = Annotated[int, typer.Option(min=0, help="Steps between evaluatio
 Patience = Annotated[
     int, typer.Option(min=0, help="End after so many evaluations without a better nDCG@10; 0: never.")
 ]
+Negatives = Annotated[
+    int, typer.Option(min=0, help="Hard negatives of each query in a batch, drawn from its own.")
+]
+Half = Annotated[bool, typer.Option("--half", help="Save the weights as float16.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between saves of the run's state.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")]
 Seed = Annotated[int, typer.Option()]
@@ -152,9 +156,7 @@ def colbert_command(
     model: Model = "bundled",
     steps: Steps = RETRIEVAL.steps,
     batch_size: BatchSize = RETRIEVAL.batch_size,
-    negatives: Annotated[
-        int, typer.Option(min=0, help="Hard negatives of each query in a batch, drawn from its own.")
-    ] = RETRIEVAL.n_negatives,
+    negatives: Negatives = RETRIEVAL.n_negatives,
     document_lengths: Lengths = "128,192,256",
     query_length: Annotated[int, typer.Option(min=8)] = RETRIEVAL.query_length,
     temperature: Annotated[
@@ -186,7 +188,7 @@ def colbert_command(
     eval_every: EvaluateEvery = RETRIEVAL.eval_every,
     patience: Patience = RETRIEVAL.patience,
     save_every: SaveEvery = 200,
-    half: Annotated[bool, typer.Option("--half", help="Save the weights as float16.")] = False,
+    half: Half = False,
     threads: Threads = 0,
     seed: Seed = RETRIEVAL.seed,
 ) -> None:
@@ -229,9 +231,7 @@ def dense_command(
     model: Model = "bundled",
     steps: Steps = RETRIEVAL.steps,
     batch_size: BatchSize = RETRIEVAL.batch_size,
-    negatives: Annotated[
-        int, typer.Option(min=0, help="Hard negatives of each query in a batch, drawn from its own.")
-    ] = RETRIEVAL.n_negatives,
+    negatives: Negatives = RETRIEVAL.n_negatives,
     document_lengths: Lengths = "128,192,256",
     temperature: Annotated[float, typer.Option(help="Divides cosines.")] = 0.05,
     lr: Rate = RETRIEVAL.lr,
@@ -242,7 +242,7 @@ def dense_command(
     eval_every: EvaluateEvery = RETRIEVAL.eval_every,
     patience: Patience = RETRIEVAL.patience,
     save_every: SaveEvery = 200,
-    half: Annotated[bool, typer.Option("--half", help="Save the weights as float16.")] = False,
+    half: Half = False,
     threads: Threads = 0,
     seed: Seed = RETRIEVAL.seed,
 ) -> None:

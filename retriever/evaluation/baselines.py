@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from encoder import Encoder, TokenEmbeddings
+from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
 from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.evaluation.systems import LateInteraction, System
@@ -101,29 +100,18 @@ class Dense:
         started = time.perf_counter()
         passages = iter(_bar(data.passages(), data, "dense index", "passage", show_progress))
         while some := list(itertools.islice(passages, AT_ONCE)):
-            index.add(_pooled(encoder.encode_documents([p["text"] for p in some])))
+            index.add(encoder.encode_documents([p["text"] for p in some]).means())
             ids += [p["doc_id"] for p in some]
         indexed = time.perf_counter()
         depth = min(self.k + data.drops_self_hits, len(ids))
         run: Run = {}
         queries = iter(_bar(data.queries.items(), data, "dense search", "query", show_progress))
         while pairs := list(itertools.islice(queries, AT_ONCE)):
-            scores, found = index.search(_pooled(encoder.encode_queries([text for _, text in pairs])), depth)
+            scores, found = index.search(encoder.encode_queries([text for _, text in pairs]).means(), depth)
             for (qid, _), rows, values in zip(pairs, found, scores, strict=True):
                 run[qid] = {ids[i]: float(score) for i, score in zip(rows, values, strict=True)}
         size = len(ids) * encoder.dim * 4
         return run, _figures(data, len(ids), size, started, indexed, time.perf_counter())
-
-
-def _pooled(embeddings: TokenEmbeddings) -> npt.NDArray[np.float32]:
-    """(n, dim), of unit length; a text without a vector gets zeros, which score 0."""
-    means = np.zeros((len(embeddings), embeddings.dim), np.float32)
-    for row, vectors in zip(means, embeddings, strict=True):
-        if len(vectors):
-            row[:] = vectors.mean(axis=0)
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    pooled: npt.NDArray[np.float32] = np.divide(means, norms, out=np.zeros_like(means), where=norms > 0)
-    return pooled
 
 
 def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, show: bool) -> Iterator[Any]:

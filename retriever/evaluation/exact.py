@@ -1,6 +1,5 @@
 """Evaluation without an index, for a model that changes from minute to minute: every passage is scored."""
 
-import numpy as np
 import torch
 
 from encoder import Encoder
@@ -50,14 +49,6 @@ def evaluate_exact(data: EvaluationSet, encoder: Encoder, *, pooled: bool = Fals
 def _scores(queries: TokenEmbeddings, passages: TokenEmbeddings, pooled: bool) -> torch.Tensor:
     """(n_queries, n_passages)."""
     if pooled:
-        return torch.from_numpy(_means(queries) @ _means(passages).T)
+        return torch.from_numpy(queries.means() @ passages.means().T)
     vectors, offsets = torch.from_numpy(passages.vectors), torch.from_numpy(passages.offsets)
     return torch.stack([maxsim(torch.from_numpy(queries[i]), vectors, offsets) for i in range(len(queries))])
-
-
-def _means(texts: TokenEmbeddings) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(n, dim) unit means; zero where a text has no token."""
-    sums = np.zeros((len(texts), texts.dim), dtype=np.float32)
-    np.add.at(sums, np.repeat(np.arange(len(texts)), texts.lengths), texts.vectors)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.asarray(sums / np.maximum(norms, 1e-12))
