@@ -13,8 +13,10 @@ __all__ = [
     "delete_texts",
     "insert_texts",
     "match_expression",
+    "quoted",
     "rebuild",
     "split_words",
+    "word_spans",
 ]
 
 RUN = re.compile(r"\w+")
@@ -38,13 +40,31 @@ def split_words(text: str) -> str:
     return " ".join(words)
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text stand, in order and apart: an identifier with parts gives only these.
+
+    >>> [("max_line = 2"[start:stop]) for start, stop in word_spans("max_line = 2")]
+    ['max', 'line', '2']
+    """
+    spans = []
+    for run in RUN.finditer(text):
+        parts = [part.span() for part in PART.finditer(text, *run.span())]
+        spans += parts or [run.span()]
+    return spans
+
+
 def match_expression(query: str) -> str | None:
     """An FTS5 query for passages with any of a text's words; None where it has none.
 
     Words are quoted: nothing in a query is an operator.
     """
     words = dict.fromkeys(split_words(query).lower().split())
-    return " OR ".join(f'"{word}"' for word in words) or None
+    return " OR ".join(quoted(word) for word in words) or None
+
+
+def quoted(word: str) -> str:
+    """An FTS5 query for one word, whatever it is; words have no quotation marks (RUN)."""
+    return f'"{word}"'
 
 
 def create_table(connection: sqlite3.Connection) -> None:

@@ -236,6 +236,10 @@ class Index:
         """
         return self._snapshot.lexical(text, n, lives)
 
+    def document_frequencies(self, words: Sequence[str]) -> list[int]:
+        """How many passages have each word, by its stem as in full text."""
+        return self._snapshot.document_frequencies(words)
+
     def documents(self, pids: Sequence[int]) -> list[Document]:
         """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
         return self._store.documents(pids)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from encoder.errors import IndexFormatError
 from indexing.codec import Codec
 from indexing.filters import parse_filter
-from indexing.fulltext import match_expression
+from indexing.fulltext import match_expression, quoted
 from indexing.rewriting import Live, live_tokens
 from indexing.segment import Segment
 from indexing.store import Store
@@ -17,6 +17,7 @@ from indexing.store import Store
 __all__ = ["Snapshot"]
 
 ATTEMPTS = 10
+WORDS_KEPT = 100_000
 
 
 class Snapshot:
@@ -34,6 +35,7 @@ class Snapshot:
         self.segments: tuple[Segment, ...] = ()
         self._codec_file: str | None = None
         self._lives: dict[int, Live] = {}
+        self._frequencies: dict[str, int] = {}
         self._open()
 
     def __len__(self) -> int:
@@ -77,6 +79,18 @@ class Snapshot:
             if int(fine.sum()) >= n or len(pids) < wanted:
                 return pids[fine][:n], scores[fine][:n]
             wanted *= 8  # the filter leaves out some of them
+
+    def document_frequencies(self, words: Sequence[str]) -> list[int]:
+        """See Index.document_frequencies."""
+        known = self._frequencies  # this moment's, shared by threads: a refresh makes another
+        found = []
+        for word in words:
+            if (frequency := known.get(word)) is None:
+                frequency = self.store.document_frequency(quoted(word))
+                if len(known) < WORDS_KEPT:
+                    known[word] = frequency
+            found.append(frequency)
+        return found
 
     def _among(self, pids: npt.NDArray[np.int64], lives: Sequence[Live]) -> npt.NDArray[np.bool_]:
         """For each pid whether it is True in the bitmaps of the segments."""
@@ -132,4 +146,4 @@ class Snapshot:
             segments.append(segment)
             lives[row.segment_id] = live
         self.codec, self._codec_file = codec, name
-        self.segments, self._lives = tuple(segments), lives
+        self.segments, self._lives, self._frequencies = tuple(segments), lives, {}

@@ -222,6 +222,10 @@ class Store:
             [s for _, s in rows], dtype=np.float64
         )
 
+    def document_frequency(self, match: str) -> int:
+        """How many documents an FTS5 query finds."""
+        return int(self._rows("SELECT count(*) FROM fulltext WHERE fulltext MATCH ?", [match])[0][0])
+
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
         try:

@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from retriever.fusion import reciprocal_rank_fusion
 from retriever.hits import Hit
 from retriever.knobs import Mode, SearchSettings, check_mode, choose
 from retriever.scoring import score_compressed, score_flat, top
+from retriever.weighting import idf_weights
 
 if TYPE_CHECKING:
     from retriever.device import DeviceIndex
@@ -56,9 +58,12 @@ class Searcher:
         index: Index,
         encoder: QueryEncoder | None = None,
         *,
+        idf: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
         """encoder: where None, the index's own is loaded when a text is first searched.
+        idf: a query's tokens weigh by how rare their words are in the index (`weighting.idf_weights`); False
+        for plain MaxSim. Vectors given as such, and encoders without `query_tokens`, are never weighted.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
         processor, with compiled kernels and mapped files (docs/search.md).
 
@@ -66,6 +71,7 @@ class Searcher:
         ArgumentError where the device has no room for the index.
         """
         self.index = index
+        self.idf = idf
         self._encoder = encoder
         self._loading = threading.Lock()
         # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
@@ -81,12 +87,13 @@ class Searcher:
         path: str | Path,
         encoder: QueryEncoder | None = None,
         *,
+        idf: bool = True,
         device: str | torch.device | None = None,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         index = Index.open(path)
         try:
-            return cls(index, encoder, device=device)
+            return cls(index, encoder, idf=idf, device=device)
         except BaseException:
             index.close()
             raise
@@ -243,7 +250,13 @@ class Searcher:
     def _encode(self, texts: list[str]) -> TokenEmbeddings:
         encoder = self.encoder
         with self._encoding:
-            return encoder.encode_queries(texts)
+            encoded = encoder.encode_queries(texts)
+            tokens = getattr(encoder, "query_tokens", None)
+            if not self.idf or tokens is None:
+                return encoded
+            n, frequencies = len(self.index), self.index.document_frequencies
+            weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
+        return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
 
     def _each(
         self,

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,7 +33,7 @@ RegexOption = Annotated[
 
 
 def print_code(
-    folder: Path,
+    searcher: Searcher,
     queries: Sequence[str],
     k: int,
     languages: Sequence[str],
@@ -44,13 +43,12 @@ def print_code(
     mode: Mode,
     as_json: bool,
 ) -> None:
-    with Searcher.open(folder) as searcher:
-        answers = {
-            text: search_code(
-                searcher, text, k=k, languages=languages, paths=paths, regex=regex, filter=where, mode=mode
-            )
-            for text in queries
-        }
+    answers = {
+        text: search_code(
+            searcher, text, k=k, languages=languages, paths=paths, regex=regex, filter=where, mode=mode
+        )
+        for text in queries
+    }
     if as_json:
         found = [{"query": text, "hits": [_json(hit) for hit in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))

@@ -14,6 +14,7 @@ from encoder.errors import ArgumentError, CorpusError
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
+    Idf,
     Model,
     ModeOption,
     PoolFactor,
@@ -80,6 +81,7 @@ def evaluate_command(
     nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
     nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
     mode: ModeOption = "late",
+    idf: Idf = True,
     cache: Annotated[Path, typer.Option(help="Where named data sets are kept.")] = DEFAULT_CACHE,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +101,8 @@ def evaluate_command(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
     encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
-    systems: list[System] = [LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder)]
+    late = LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder, idf)
+    systems: list[System] = [late]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
     results = evaluate_all(
         systems,

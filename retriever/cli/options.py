@@ -10,6 +10,7 @@ from retriever.knobs import Mode
 __all__ = [
     "AsJson",
     "DocumentLength",
+    "Idf",
     "Memory",
     "ModeOption",
     "Model",
@@ -41,6 +42,9 @@ Workers = Annotated[
 ]
 ModeOption = Annotated[
     str, typer.Option(help="late (token vectors), lexical (BM25), or hybrid (both, fused by rank).")
+]
+Idf = Annotated[
+    bool, typer.Option("--idf/--no-idf", help="Weigh query tokens by how rare their words are in the index.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

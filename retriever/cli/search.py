@@ -14,7 +14,7 @@ import typer
 
 from encoder.errors import ArgumentError
 from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
-from retriever.cli.options import AsJson, ModeOption, search_mode
+from retriever.cli.options import AsJson, Idf, ModeOption, search_mode
 from retriever.explaining import Explanation
 from retriever.folding import search_documents
 from retriever.hits import Hit
@@ -32,6 +32,7 @@ def search_command(
         typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
     ] = None,
     mode: ModeOption = "late",
+    idf: Idf = True,
     code: CodeOption = False,
     languages: LanguageOption = None,
     paths: PathOption = None,
@@ -51,9 +52,10 @@ def search_command(
     if code or languages or paths or regex is not None:
         if explain:
             raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
-        print_code(folder, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
+        with Searcher.open(folder, idf=idf) as searcher:
+            print_code(searcher, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
         return
-    with _scipy_hidden(), Searcher.open(folder) as searcher:
+    with _scipy_hidden(), Searcher.open(folder, idf=idf) as searcher:
         answers = search_documents(
             searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
         )

@@ -41,6 +41,7 @@ class LateInteraction:
 
     k: depth of the run. flat: keep vectors as float16 and score all of them. index_folder: keep the index
     there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
+    idf: as in `Searcher`.
     """
 
     encoder: Encoder
@@ -50,6 +51,7 @@ class LateInteraction:
     nprobe: int | None = None
     nrerank: int | None = None
     index_folder: Path | None = None
+    idf: bool = True
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class LateInteraction:
                 "flat": self.flat,
                 "nprobe": self.nprobe,
                 "nrerank": self.nrerank,
+                "idf": self.idf,
                 "query_length": encoder.query_length,
                 "document_length": encoder.document_length,
                 "skiplist_words": "".join(encoder.tokenizer.settings.skiplist_words),
@@ -95,7 +98,7 @@ class LateInteraction:
             started = time.perf_counter()
             info = self._index(path, data, encoder, show_progress)
             indexed = time.perf_counter()
-            with Searcher.open(path, encoder) as searcher:
+            with Searcher.open(path, encoder, idf=self.idf) as searcher:
                 run, seconds = self._search(searcher, data, show_progress)
         sizes = info["bytes"]
         return run, {

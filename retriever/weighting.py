@@ -1,0 +1,48 @@
+"""Weights of query tokens: a word that few passages of the index have says more than one that all have."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.tokenizer import Token
+from indexing.fulltext import word_spans
+
+__all__ = ["idf_weights"]
+
+LEAST_IDF = 0.3  # of a word in every passage, and of punctuation
+
+
+def idf_weights(
+    text: str,
+    tokens: Sequence[Token],
+    n_passages: int,
+    frequencies: Callable[[Sequence[str]], Sequence[int]],
+) -> npt.NDArray[np.float32]:
+    """A weight for each token of a query: (len(tokens),) float32.
+
+    frequencies: words → in how many of the `n_passages` each is. A token weighs the square root of the
+    inverse document frequency, ln((n + 1) / (df + 1)), of its word, the rarest where it touches several;
+    these weights are then divided by their mean. Markers, expansion tokens and the like weigh 1.
+
+    MaxSim with IDF weights is Weighted Chamfer (arXiv 2511.16106); the square root, and words in place of
+    a tokenizer's pieces, measured better here (docs/search.md).
+    """
+    spans = word_spans(text)
+    words = [text[start:stop] for start, stop in spans]
+    idf = [math.log((n_passages + 1) / (df + 1)) for df in frequencies(words)]
+    weights = np.ones(len(tokens), dtype=np.float32)
+    owned = []
+    for i, token in enumerate(tokens):
+        if token.span is None:
+            continue
+        first, last = token.span
+        touched = [
+            own for own, (start, stop) in zip(idf, spans, strict=True) if start < last and first < stop
+        ]
+        weights[i] = math.sqrt(max([LEAST_IDF, *touched]))
+        owned.append(i)
+    if owned:
+        weights[owned] /= weights[owned].mean()
+    return weights
