@@ -82,7 +82,7 @@ def main(place: Path) -> tuple[float, float]:
     # 1. Pre-training by masked words, and the mean of the last checkpoints.
     text_file = write_lines(place / "texts.jsonl", [{"text": text} for text in texts])
     mlm = MlmConfig(
-        tokenizer=str(tokenizer), shape=(64, 96, 3, 2), length=256, batch_size=8, steps=MLM_STEPS, warmup=10, decay=40, lr=3e-3
+        tokenizer=str(tokenizer), shape=(64, 96, 3, 2), length=256, batch_size=8, steps=60, warmup=10, decay=40, lr=3e-3
     )  # fmt: skip
     run = place / "runs" / "mlm"
     train_mlm([(text_file, 1.0)], place / "models" / "mlm", run, mlm, checkpoint_every=10)
@@ -96,7 +96,7 @@ def main(place: Path) -> tuple[float, float]:
 
     # 3. Late interaction: InfoNCE over the batch and a hard negative.
     late = RetrievalConfig(
-        model=str(pretrained), steps=LATE_STEPS, batch_size=24, query_length=32, document_lengths=(64, 96), lr=2e-3,
+        model=str(pretrained), steps=150, batch_size=24, query_length=32, document_lengths=(64, 96), lr=2e-3,
         embedding_lr=2e-3, warmup=10,
     )  # fmt: skip
     trained = place / "models" / "late"
@@ -106,7 +106,7 @@ def main(place: Path) -> tuple[float, float]:
     after = evaluate_exact(held_out, Encoder.load(trained))["nDCG@10"]
     print(f"nDCG@10 on {len(held_out.queries)} held-out docstrings: {before:.3f} before, {after:.3f} after")
     return before, after
-MLM_STEPS=60; LATE_STEPS=150
+
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
