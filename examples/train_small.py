@@ -36,10 +36,10 @@ def docstring_pairs() -> list[dict[str, str]]:
     pairs = []
     for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and len(node.body) > 1:
-                if docstring := ast.get_docstring(node):
-                    node.body = node.body[1:]
-                    pairs.append({"query": docstring.split("\n\n")[0], "pos": ast.unparse(node)})
+            long_enough = isinstance(node, ast.FunctionDef | ast.ClassDef) and len(node.body) > 1
+            if long_enough and (docstring := ast.get_docstring(node)):
+                node.body = node.body[1:]
+                pairs.append({"query": docstring.split("\n\n")[0], "pos": ast.unparse(node)})
     return pairs
 
 
