@@ -1,4 +1,4 @@
-"""One contender of encoding.py in a process of its own: requests as JSON lines in, answers as JSON lines out.
+"""One contender of encoding.py or teacher_speed.py, in a process of its own: JSON lines in, JSON lines out.
 
 Every contender does the same work, texts → unit token vectors in float32 numpy, on the same token ids.
 """
@@ -124,10 +124,49 @@ def sentence_transformers(folder: str, _: str) -> Encode:
     return encode
 
 
+def bert_transformers(folder: str, _: str) -> Encode:
+    """A BERT folder by BertModel: texts sorted by length, padded batches, a vector for every token."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
+        ids = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        rows: Rows = [np.empty(0)] * len(ids)
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            padded = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
+            vectors = F.normalize(model(**padded).last_hidden_state, dim=-1).numpy()
+            for i, row in zip(chosen, vectors, strict=True):
+                rows[i] = row[: len(ids[i])]
+        return rows
+
+    return encode
+
+
+def bert_sentence_transformers(folder: str, _: str) -> Encode:
+    """A BERT folder by SentenceTransformer, as its users load it, but asked for the vector of every token."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(folder, device="cpu")
+
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
+        model.max_seq_length = length
+        rows = model.encode(texts, batch_size=batch, output_value="token_embeddings", show_progress_bar=False)
+        return [F.normalize(row, dim=-1).numpy() for row in rows]
+
+    return encode
+
+
 CONTENDERS: dict[str, Callable[[str, str], Encode]] = {
     "latewood": latewood,
     "transformers": transformers,
     "sentence-transformers": sentence_transformers,
+    "bert-transformers": bert_transformers,
+    "bert-sentence-transformers": bert_sentence_transformers,
 }
 
 if __name__ == "__main__":

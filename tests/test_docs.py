@@ -14,6 +14,7 @@ import examples.long_documents
 import examples.own_vectors
 import examples.search_code
 import examples.search_texts
+import examples.train_small
 from retriever.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,11 @@ def test_example_search_code(tmp_path):
     before, after = places[: len(places) // 2], places[len(places) // 2 :]
     assert before
     assert after == [place.replace("metrics.py", "scores.py") for place in before]
+
+
+def test_example_train_small(tmp_path):
+    before, after = examples.train_small.main(tmp_path)
+    assert after > before + 0.1
 
 
 def test_example_long_documents(tmp_path):

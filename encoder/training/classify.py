@@ -15,7 +15,7 @@ from encoder.config import EncoderConfig
 from encoder.errors import ArgumentError, CorpusError
 from encoder.heads import Classifier, load_heads, read_config, save_heads
 from encoder.packing import length_sorted_batches, pack
-from encoder.training.distributed import rank, world_size
+from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
 from encoder.training.loop import TrainingRun, warmup_linear
 from encoder.training.mlm import plain_tokenizer
@@ -118,8 +118,8 @@ def train_classifier(
         loss = float(classification_loss(logits, dev_targets)) / len(dev_texts)
         return loss, score(dev_targets.numpy(), found.numpy())
 
-    before, _ = evaluate()
-    _say(f"step {run.step}: dev loss {before:.4f}; {len(texts):,} texts, {steps} steps")
+    before = run.at_start("dev_loss", lambda: evaluate()[0])
+    say(f"step {run.step}: dev loss {before:.4f} at the start; {len(texts):,} texts, {steps} steps")
 
     def report(step: int, loss: float) -> bool:
         run.log(loss=loss)
@@ -127,7 +127,7 @@ def train_classifier(
             return False
         dev_loss, value = evaluate()
         run.log(dev_loss=dev_loss, metric=value)
-        _say(f"step {step}/{steps}: loss {loss:.4f}, dev loss {dev_loss:.4f}, metric {value:.4f}")
+        say(f"step {step}/{steps}: loss {loss:.4f}, dev loss {dev_loss:.4f}, metric {value:.4f}")
         if value > run.best:
             run.best = value
             if rank() == 0:
@@ -184,8 +184,3 @@ def _batches(n: int, config: ClassifyConfig, start: int) -> Iterator[list[int]]:
             else:
                 yield order[i : i + config.batch_size]
         epoch += 1
-
-
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, flush=True)

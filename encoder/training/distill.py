@@ -23,9 +23,10 @@ from encoder.config import EncoderConfig
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.model import Dense, DenseConfig, LateInteractionModel
 from encoder.modernbert import ModernBert
-from encoder.packing import PackedBatch
+from encoder.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.data import Chunks, read_texts
+from encoder.training.distributed import rank, say, wait_for_all, world_size
 from encoder.training.loop import TrainingRun, adamw, load_weights, warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
@@ -42,7 +43,7 @@ class DistillConfig:
     num_heads: int = 4
     dim: int = 128
     chunk_lengths: tuple[int, ...] = (64, 128, 128, 128, 256, 512)
-    batch_tokens: int = 4096
+    batch_tokens: int = 4096  # a step, over all processes
     steps: int = 4600
     warmup: int = 200
     lr: float = 1.5e-3
@@ -107,30 +108,38 @@ def distill(
     *,
     half_precision_weights: bool = True,
     save_every: int = 500,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Train on the texts of `sources` and save the student to `out`.
 
     sources: .jsonl or .jsonl.gz files, each with the share of its texts to take, 0 < share <= 1.
 
-    Started again with the same settings and run folder, it goes on from the last saved step.
+    Started again with the same settings and run folder, it goes on from the last saved step. Under torchrun
+    every process takes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean cosine on held-out chunks, before and after.
     """
     if bad := [(p, share) for p, share in sources if not 0 < share <= 1]:
         raise ArgumentError(f"{bad[0][0]}: share={bad[0][1]}; pass a share above 0 and at most 1")
     if not sources:
         raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
-    teacher = Teacher(teacher_folder(config.teacher))
+    device = torch.device(device)
+    teacher = Teacher(teacher_folder(config.teacher), device=str(device))
     if max(config.chunk_lengths) > teacher.max_length:
         raise ArgumentError(
             f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions"
         )
     run_folder.mkdir(parents=True, exist_ok=True)
+    if rank() > 0:
+        wait_for_all()  # the first process makes the files that all read
     if config.start_from:
         _take_teacher(Path(config.start_from), run_folder)
     singles, directions = _teacher_statistics(teacher, sources, run_folder, config)
     checkpoint = build_student(config, teacher, singles, directions)
     held_out, chunks = _chunks(sources, checkpoint.tokenizer, run_folder, config)
-    model = checkpoint.model.train()
+    if rank() == 0:
+        wait_for_all()
+    directions = directions.to(device)
+    model = checkpoint.model.to(device).train()
     if config.start_from:
         load_weights(Path(config.start_from), model)
 
@@ -141,8 +150,8 @@ def distill(
     def cosine() -> float:
         values, tokens = 0.0, 0
         for _, batch in zip(range(16), held_out.batches(config.batch_tokens, seed=1), strict=False):
-            with fast_matmul("cpu"):
-                values += float((model(batch) * target(batch)).sum())
+            with fast_matmul(device.type):
+                values += float((model(batch.to(device)) * target(batch)).sum())
             tokens += len(batch.input_ids)
         return values / tokens
 
@@ -152,17 +161,25 @@ def distill(
         "chunk_lengths": list(config.chunk_lengths),
     }
     run = TrainingRun(run_folder, model, optimiser, settings)
-    before = cosine()
-    run.log(held_out_cosine=before, tokens_in_sources=int(chunks.offsets[-1]))
-    print(
-        f"step {run.step}: held-out cosine {before:.4f}; {len(chunks):,} chunks, {chunks.offsets[-1]:,} tokens"
+    run.log(tokens_in_sources=int(chunks.offsets[-1]))
+    before = run.at_start("held_out_cosine", cosine)
+    say(
+        f"step {run.step}: held-out cosine {before:.4f} at the start; {len(chunks):,} chunks, "
+        f"{chunks.offsets[-1]:,} tokens, {world_size()} process(es)"
     )
     clock = [time.perf_counter(), 0.0, 0.0]  # since, tokens, summed loss
 
     def gradients(batch: PackedBatch) -> Tensor:
-        clock[1] += len(batch.input_ids)
-        with fast_matmul("cpu"):
-            loss = token_cosine_loss(model(batch), target(batch))
+        tokens = len(batch.input_ids)
+        clock[1] += tokens
+        sequences = torch.split(batch.input_ids, list(batch.lengths))[rank() :: world_size()]
+        if not sequences:
+            return torch.zeros((), device=device)
+        own = pack([ids.tolist() for ids in sequences]).to(device)
+        with fast_matmul(device.type):
+            loss = token_cosine_loss(model(own), target(own))
+        # The mean over processes of this is the mean over the batch's tokens.
+        loss = loss * (len(own.input_ids) * world_size() / tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -171,19 +188,15 @@ def distill(
         if step % 50 == 0:
             seconds = time.perf_counter() - clock[0]
             run.log(loss=round(clock[2] / 50, 5), tokens_per_second=round(clock[1] / seconds))
-            print(
-                f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s",
-                flush=True,
-            )
+            say(f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s")
             clock[:] = [time.perf_counter(), 0.0, 0.0]
         if step % save_every == 0:
             value = cosine()
             run.log(held_out_cosine=value)
-            print(f"step {step}: held-out cosine {value:.4f}", flush=True)
+            say(f"step {step}: held-out cosine {value:.4f}")
             clock[0] = time.perf_counter()
-            model.eval()
-            save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
-            model.train()
+            if rank() == 0:
+                save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
         return False
 
     dtype = torch.float16 if half_precision_weights else torch.float32
@@ -197,8 +210,8 @@ def distill(
     )
     after = cosine()
     run.log(held_out_cosine=after)
-    model.eval()
-    save_checkpoint(out, checkpoint, dtype=dtype)
+    if rank() == 0:
+        save_checkpoint(out, checkpoint, dtype=dtype)
     return {"held_out_cosine_before": before, "held_out_cosine": after}
 
 

@@ -1,14 +1,28 @@
-"""torchrun: which process this is, of how many, and means over all of them. Without a launcher there is one."""
+"""torchrun: which process this is, of how many, and what they tell one another. Without a launcher there is one."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average", "process_group", "rank", "world_size"]
+__all__ = [
+    "average",
+    "first_says",
+    "gather_rows",
+    "process_group",
+    "rank",
+    "say",
+    "wait_for_all",
+    "world_size",
+]
+
+PATIENCE = timedelta(
+    hours=4
+)  # others wait while the first process evaluates; torch gives up after 10 minutes
 
 
 def _joined() -> bool:
@@ -32,7 +46,7 @@ def process_group() -> Iterator[torch.device]:
     if cuda:
         torch.cuda.set_device(device)
     if launched:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield device
     finally:
@@ -48,3 +62,38 @@ def average(tensors: Iterable[Tensor]) -> None:
     for tensor, work in pending:
         work.wait()
         tensor.div_(world_size())
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Every process's rows, in the order of the processes; no gradient flows through.
+
+    rows: (n, dim), n this process's own number in `counts`, which all processes know.
+    """
+    if world_size() == 1:
+        return [rows]
+    padded = rows.new_zeros(max(counts), rows.shape[1])  # gloo gathers equal shapes only
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(found, padded)
+    return [part[:n] for part, n in zip(found, counts, strict=True)]
+
+
+def first_says(value: float, device: torch.device | str = "cpu") -> float:
+    """The first process's value, on all processes. device: where this one computes."""
+    if world_size() == 1:
+        return value
+    told = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(told, 0)
+    return float(told)
+
+
+def wait_for_all() -> None:
+    """No process goes on before all are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def say(line: str) -> None:
+    """Print, once for all processes."""
+    if rank() == 0:
+        print(line, flush=True)

@@ -85,6 +85,7 @@ class TrainingRun:
         self.optimiser = optimiser
         self.step = 0
         self.best = -math.inf  # the highest nDCG@10, or other metric, so far, where a run is evaluated
+        self.before = math.nan  # what `at_start` measured
         self.data_state: Callable[[], dict[str, Tensor]] = dict
         self.kept_data: dict[str, Tensor] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class TrainingRun:
         if rank() > 0:
             return
         aside = self.folder / "state.tmp"
-        metadata = {"step": str(self.step), "best": repr(self.best)}
+        metadata = {"step": str(self.step), "best": repr(self.best), "before": repr(self.before)}
         save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
         aside.rename(self.folder / "state.safetensors")
 
@@ -130,6 +131,7 @@ class TrainingRun:
         with safe_open(path, framework="pt") as file:
             self.step = int(file.metadata()["step"])
             self.best = float(file.metadata().get("best", "-inf"))
+            self.before = float(file.metadata().get("before", "nan"))
         tensors = load_weights(self.folder, self.model)
         load_moments(tensors, self.model, self.optimiser)
         self.kept_data = {k.removeprefix("data."): v for k, v in tensors.items() if k.startswith("data.")}
@@ -139,6 +141,13 @@ class TrainingRun:
             return
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def at_start(self, name: str, measure: Callable[[], float]) -> float:
+        """What `measure` gave when the run began: kept with the state, so that going on costs no measurement."""
+        if math.isnan(self.before):
+            self.before = measure()
+            self.log(**{name: self.before})
+        return self.before
 
     def set_rate(self, factor: float) -> None:
         for group in self.optimiser.param_groups:

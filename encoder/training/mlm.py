@@ -23,7 +23,7 @@ from encoder.folder import write_json
 from encoder.heads import MaskedLanguageModel, load_heads, read_config, save_heads
 from encoder.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
-from encoder.training.distributed import average, rank, world_size
+from encoder.training.distributed import average, rank, say, world_size
 from encoder.training.loop import TrainingRun, load_moments, load_weights
 from encoder.training.optimiser import batch_size_at, stable_adamw, trapezoid
 from encoder.training.stream import Bin, PackedText, held_out_texts
@@ -257,9 +257,8 @@ def train_mlm(
         start = config.batch_size_start or config.batch_size
         return batch_size_at(step, start, config.batch_size, config.batch_warmup)
 
-    before = held_out_loss()
-    run.log(held_out_loss=before)
-    _say(f"step {run.step}: held-out loss {before:.4f}, {world_size()} process(es)")
+    before = run.at_start("held_out_loss", held_out_loss)
+    say(f"step {run.step}: held-out loss {before:.4f} at the start, {world_size()} process(es)")
     since = [time.perf_counter()]
     losses: list[float] = []
     speeds: list[float] = []
@@ -270,7 +269,7 @@ def train_mlm(
         if step % REPORT_EVERY == 0:
             speeds.append(seen[0] / (time.perf_counter() - since[0]))
             run.log(tokens_per_second=round(speeds[-1]), filled=text.filled)
-            _say(
+            say(
                 f"step {step}/{config.steps}: loss {sum(losses) / len(losses):.4f}, {speeds[-1]:,.0f} tokens/s, "
                 f"bins {100 * text.filled:.2f} % full"
             )
@@ -282,7 +281,7 @@ def train_mlm(
         if step % save_every == 0:
             value = held_out_loss()
             run.log(held_out_loss=value)
-            _say(f"step {step}: held-out loss {value:.4f}")
+            say(f"step {step}: held-out loss {value:.4f}")
         since[0] += time.perf_counter() - began
         return False
 
@@ -338,8 +337,3 @@ def _predicted(bins: Sequence[Masked]) -> Iterator[int]:
 
 def _micro(bins: Sequence[Masked], size: int) -> Iterator[Sequence[Masked]]:
     return (bins[i : i + size] for i in range(0, len(bins), size))
-
-
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, flush=True)

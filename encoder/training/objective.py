@@ -20,6 +20,7 @@ from encoder.checkpoint import Checkpoint
 from encoder.errors import ArgumentError
 from encoder.packing import length_sorted_batches, pack
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
+from encoder.training.distributed import first_says, gather_rows, rank, wait_for_all, world_size
 from encoder.training.losses import (
     contrastive_loss,
     kl_loss,
@@ -110,43 +111,52 @@ class RetrievalLoss:
         map (Procrustes) that fits the model as it is, found once a run and kept in its folder."""
         if self.teacher is None or not self.config.token_weight:
             return
-        if not self.projection_file.is_file():
+        if first_says(not self.projection_file.is_file(), self.device):
             product = torch.zeros(self.teacher.hidden_size, self.model.dim, device=self.device)
             with torch.no_grad():
                 for step, batch in enumerate(islice(batches, PROJECTION_BATCHES)):
                     texts = self._texts(batch, step)
-                    product += self._teacher_vectors(texts).T @ torch.cat(
-                        self._vectors(texts, self._all(texts))
-                    )
+                    own = self._vectors(texts, self._shares(texts)[rank()])
+                    vectors = torch.cat(self._gathered(texts, own, self.model.dim))
+                    product += self._teacher_vectors(texts).T @ vectors
             u, _, v = torch.linalg.svd(product, full_matrices=False)
-            save_file({"projection": (u @ v).contiguous().cpu()}, self.projection_file)
+            if rank() == 0:
+                save_file({"projection": (u @ v).contiguous().cpu()}, self.projection_file)
+            wait_for_all()
         self.projection = load_file(self.projection_file)["projection"].to(self.device)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         texts = self._texts(batch, step)
-        return self._loss(texts, self._vectors(texts, self._all(texts)))
+        own = self._vectors(texts, self._shares(texts)[rank()])
+        return self._loss(texts, self._gathered(texts, own, self.model.dim))
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
-        """Add the loss's gradients to the model's parameters; returns the loss."""
+        """Add the loss's gradients to the model's parameters; returns the loss.
+
+        Of several processes each encodes its share and has the loss on all vectors of the batch; the mean over
+        processes of what they add is the gradient.
+        """
         texts = self._texts(batch, step)
-        if not self.config.chunk_tokens:
-            loss = self._loss(texts, self._vectors(texts, self._all(texts)))
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+        own = self._shares(texts)[rank()]
         # GradCache (Gao et al. 2021): the loss needs all vectors at once, their graphs need not live at once.
-        pieces = list(length_sorted_batches([len(i) for i in texts.tokens.ids], self.config.chunk_tokens))
-        vectors: list[Tensor] = [torch.empty(0)] * len(texts.tokens.ids)
-        with torch.no_grad():
+        cached = self.config.chunk_tokens > 0
+        pieces = [own]
+        if cached:
+            lengths = [len(texts.tokens.ids[i]) for i in own]
+            budget = self.config.chunk_tokens
+            pieces = [[own[j] for j in piece] for piece in length_sorted_batches(lengths, budget)]
+        made: dict[int, Tensor] = {}
+        with torch.set_grad_enabled(not cached):
             for piece in pieces:
-                for i, rows in zip(piece, self._vectors(texts, piece), strict=True):
-                    vectors[i] = rows
-        for rows in vectors:
-            rows.requires_grad_()
+                made.update(zip(piece, self._vectors(texts, piece), strict=True))
+        vectors = self._gathered(texts, [made[i].detach() for i in own], self.model.dim)
+        for i in own:
+            vectors[i].requires_grad_()
         loss = self._loss(texts, vectors)
         loss.backward()  # type: ignore[no-untyped-call]
         for piece in pieces:
-            again = self._vectors(texts, piece)
-            torch.autograd.backward(again, [vectors[i].grad for i in piece])
+            graphs = self._vectors(texts, piece) if cached else [made[i] for i in piece]
+            torch.autograd.backward(graphs, [vectors[i].grad * world_size() for i in piece])  # type: ignore[operator]
         return loss.detach()
 
     def _texts(self, batch: Batch, step: int) -> _Texts:
@@ -167,11 +177,32 @@ class RetrievalLoss:
         scores = None if batch.scores is None else torch.tensor(batch.scores)
         return _Texts(tokens, n, width, ignored, scores)
 
-    def _all(self, texts: _Texts) -> list[int]:
-        return list(range(len(texts.tokens.ids)))
+    def _shares(self, texts: _Texts) -> list[list[int]]:
+        """The texts that each process encodes: dealt out by length, so that all have as much to do."""
+        ids = texts.tokens.ids
+        longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        return [sorted(longest_first[r :: world_size()]) for r in range(world_size())]
+
+    def _gathered(self, texts: _Texts, own: list[Tensor], dim: int) -> list[Tensor]:
+        """Every text's vectors, (tokens kept, dim) each in the texts' order, from this process's own."""
+        if world_size() == 1:
+            return own
+        kept = texts.tokens.kept
+        counts = [len(ids) for ids in texts.tokens.ids] if kept is None else [sum(k) for k in kept]
+        shares = self._shares(texts)
+        rows = torch.cat([torch.empty(0, dim, device=self.device), *own])
+        out: list[Tensor] = [torch.empty(0)] * len(counts)
+        for share, part in zip(
+            shares, gather_rows(rows, [sum(counts[i] for i in share) for share in shares]), strict=True
+        ):
+            for i, vectors in zip(share, part.split([counts[i] for i in share]), strict=True):
+                out[i] = vectors.detach()
+        return out
 
     def _vectors(self, texts: _Texts, wanted: list[int]) -> list[Tensor]:
         """(tokens kept, dim) of each wanted text, in the order asked."""
+        if not wanted:  # fewer texts than processes
+            return []
         order = sorted(wanted, key=lambda i: -len(texts.tokens.ids[i]))  # equal lengths side by side
         batch = pack([texts.tokens.ids[i] for i in order], [texts.tokens.n_keys[i] for i in order])
         with fast_matmul(self.device.type):
@@ -188,14 +219,15 @@ class RetrievalLoss:
         """(kept tokens of all texts, teacher hidden), in the texts' order. Expansion tokens are left to it too:
         a teacher sees them as masks."""
         assert self.teacher is not None
-        out: list[Tensor] = [torch.empty(0)] * len(texts.tokens.ids)
-        for piece in length_sorted_batches([len(i) for i in texts.tokens.ids], TEACHER_TOKENS):
-            batch = pack([texts.tokens.ids[i] for i in piece]).to(self.device)
+        own = self._shares(texts)[rank()]
+        out: list[Tensor] = [torch.empty(0)] * len(own)
+        for piece in length_sorted_batches([len(texts.tokens.ids[i]) for i in own], TEACHER_TOKENS):
+            batch = pack([texts.tokens.ids[own[j]] for j in piece]).to(self.device)
             with fast_matmul(self.device.type):
                 rows = torch.split(self.teacher(batch), list(batch.lengths))
-            for i, own in zip(piece, rows, strict=True):
-                out[i] = self._kept(texts, i, own)
-        return torch.cat(out)
+            for j, vectors in zip(piece, rows, strict=True):
+                out[j] = self._kept(texts, own[j], vectors)
+        return torch.cat(self._gathered(texts, out, self.teacher.hidden_size))
 
     def _loss(self, texts: _Texts, vectors: list[Tensor]) -> Tensor:
         config = self.config

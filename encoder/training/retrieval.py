@@ -12,6 +12,7 @@ import torch
 
 from encoder.checkpoint import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.errors import ArgumentError
+from encoder.training.distributed import first_says, rank, say, world_size
 from encoder.training.loop import TrainingRun, adamw, warmup_linear
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
 from encoder.training.pairs import Batch, Example, batches, read_examples
@@ -30,12 +31,14 @@ def train_retrieval(
     evaluate: Evaluate | None = None,
     half_precision_weights: bool = False,
     save_every: int = 200,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Train `config.model` on examples and save it to `out`: the best by nDCG@10 where `evaluate` is given.
 
     sources: what `read_examples` reads, each with the share of its examples that an epoch takes.
-    evaluate: the model → metrics, "nDCG@10" among them; called every `eval_every` steps.
-    Started again with the same settings and run folder, it goes on from the last saved step.
+    evaluate: the model → metrics, "nDCG@10" among them; called every `eval_every` steps, by the first process.
+    Started again with the same settings and run folder, it goes on from the last saved step. Under torchrun
+    every process encodes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean loss on held-out batches, before and after, and the best nDCG@10.
     """
     _check(config, sources, evaluate)
@@ -45,7 +48,7 @@ def train_retrieval(
         examples.append(kept)
         held_out.append(held)
     checkpoint = load_checkpoint(resolve_folder(config.model))
-    model = checkpoint.model.train()
+    model = checkpoint.model.to(device).train()
     settings = asdict(config) | {
         "sources": [f"{p.name}:{share:g}" for p, share in sources],
         "document_lengths": list(config.document_lengths),
@@ -74,12 +77,16 @@ def train_retrieval(
         return sum(losses) / len(losses) if losses else math.nan
 
     def save(folder: Path) -> None:
-        save_checkpoint(folder, checkpoint, dtype=torch.float16 if half_precision_weights else torch.float32)
+        if rank() == 0:
+            dtype = torch.float16 if half_precision_weights else torch.float32
+            save_checkpoint(folder, checkpoint, dtype=dtype)
 
     objective.fit_projection(plan(0))
-    before = held_out_loss()
-    run.log(held_out_loss=before)
-    print(f"step {run.step}: held-out loss {before:.4f}; {sum(map(len, examples)):,} examples", flush=True)
+    before = run.at_start("held_out_loss", held_out_loss)
+    say(
+        f"step {run.step}: held-out loss {before:.4f} at the start; {sum(map(len, examples)):,} examples, "
+        f"{world_size()} process(es)"
+    )
     clock = [time.perf_counter(), 0.0]
     without_better = 0
 
@@ -90,21 +97,24 @@ def train_retrieval(
         if step % 20 == 0:
             seconds = (time.perf_counter() - clock[0]) / 20
             run.log(loss=round(clock[1] / 20, 5), seconds_a_step=round(seconds, 3))
-            print(f"step {step}/{config.steps}: loss {clock[1] / 20:.4f}, {seconds:.2f} s a step", flush=True)
+            say(f"step {step}/{config.steps}: loss {clock[1] / 20:.4f}, {seconds:.2f} s a step")
             clock[:] = [time.perf_counter(), 0.0]
         if step % save_every == 0:
             save(run_folder / "model")
         if evaluate is None or not config.eval_every or step % config.eval_every:
             return False
-        model.eval()
-        found = evaluate(checkpoint)
-        model.train()
+        found = {"nDCG@10": math.nan}
+        if rank() == 0:
+            model.eval()
+            found = evaluate(checkpoint)
+            model.train()
         run.log(**found)
-        print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()), flush=True)
+        say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         clock[:] = [time.perf_counter(), 0.0]
         without_better += 1
-        if found["nDCG@10"] > run.best:
-            run.best, without_better = found["nDCG@10"], 0
+        value = first_says(found["nDCG@10"], device)
+        if value > run.best:
+            run.best, without_better = value, 0
             save(run_folder / "best")
         return bool(config.patience) and without_better >= config.patience
 
@@ -118,7 +128,7 @@ def train_retrieval(
     )
     after = held_out_loss()
     run.log(held_out_loss=after)
-    if (run_folder / "best").is_dir():
+    if rank() == 0 and (run_folder / "best").is_dir():
         shutil.copytree(run_folder / "best", out, dirs_exist_ok=True)
     else:
         save(out)

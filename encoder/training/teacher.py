@@ -59,7 +59,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Packed ids → (total_tokens, hidden), float32. The teacher itself pads."""
-        rows = torch.split(batch.input_ids, list(batch.lengths))
+        rows = torch.split(batch.input_ids.to(self.model.device), list(batch.lengths))
         ids = pad_sequence(list(rows), batch_first=True)
         lengths = torch.tensor(batch.lengths, device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
@@ -76,7 +76,7 @@ class Teacher:
         out = torch.empty(size, self.hidden_size)
         for batch in length_sorted_batches([3] * size, 3 * 1024):
             vectors = self(pack([[around[0], i, around[-1]] for i in batch]))
-            out[batch] = vectors.view(-1, 3, self.hidden_size)[:, 1]
+            out[batch] = vectors.view(-1, 3, self.hidden_size)[:, 1].cpu()
         return out
 
 
