@@ -64,7 +64,7 @@ class Windows:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """[start, end) of each window in characters; one of the whole text where it fits."""
-        offsets = self.tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = self._offsets(text)
         if len(offsets) <= self.room:
             return [(0, len(text))]
         spans = []
@@ -74,11 +74,20 @@ class Windows:
             if end < len(offsets):
                 near = range(end, end - self.room // 4, -1)
                 end = next((i for i in near if _begins_word(text, offsets[i][0])), end)
+            # Cut out, a word may be read in more pieces than within its text.
+            while end > start + 1 and self._too_long(text[offsets[start][0] : offsets[end - 1][1]]):
+                end -= 1
             spans.append((offsets[start][0], offsets[end - 1][1]))
             if end == len(offsets):
                 return spans
             again = range(max(end - self.overlap, start + 1), end)
             start = next((i for i in again if _begins_word(text, offsets[i][0])), end)
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        return self.tokenizer.tokenizer.encode(text, add_special_tokens=False).offsets
+
+    def _too_long(self, text: str) -> bool:
+        return len(self._offsets(text)) > self.room
 
     def drop_stale(self, index: Index) -> int:
         """Delete what earlier and longer versions of the documents in `counts` left in an index; how many."""

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["reciprocal_rank_fusion"]
+__all__ = ["fusion_depth", "reciprocal_rank_fusion"]
 
 CONSTANT = 60  # of the paper: how little the first few ranks differ
+FUSED = 100  # hits of each ranking that are fused, or k if that is more
+
+
+def fusion_depth(k: int, ncandidates: int | None, nrerank: int | None) -> int:
+    """How many hits of each ranking a hybrid search for k fuses; no more than the user lets it look at."""
+    return max(k, min(FUSED, FUSED if nrerank is None else nrerank, ncandidates or FUSED))
 
 
 def reciprocal_rank_fusion(

@@ -40,9 +40,9 @@ class Hit:
         self.__dict__["_explainer"] = explainer
         return self
 
-    def moved(self, rank: int, doc_id: str) -> "Hit":
-        """The same hit in another ranking, which explains itself as before."""
-        other = replace(self, rank=rank, doc_id=doc_id)
+    def moved(self, rank: int, doc_id: str, score: float | None = None) -> "Hit":
+        """The same hit in another ranking, which explains itself as before. score: of that ranking, if another."""
+        other = replace(self, rank=rank, doc_id=doc_id, score=self.score if score is None else score)
         other.__dict__.update(self.__dict__ | other.__dict__)
         return other
 

@@ -22,7 +22,7 @@ from indexing.codec import Codec
 from indexing.segment import Segment
 from indexing.store import Document
 from retriever.explaining import Explanation, explain
-from retriever.fusion import reciprocal_rank_fusion
+from retriever.fusion import fusion_depth, reciprocal_rank_fusion
 from retriever.hits import Hit
 from retriever.knobs import Mode, SearchSettings, check_mode, choose
 from retriever.scoring import score_compressed, score_flat, top
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Mode", "SearchSettings", "Searcher"]
 
 QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_many and search_stream
-FUSED = 100  # hits of each ranking that hybrid search fuses, or k if that is more
 
 Q = TypeVar("Q", bound=Hashable)
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -212,9 +211,7 @@ class Searcher:
         # All this first, so as to refuse before encoding.
         knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
         check_mode(mode, weights, knobs)
-        depth = k
-        if mode == "hybrid":
-            depth = max(k, min(FUSED, FUSED if nrerank is None else nrerank, ncandidates or FUSED))
+        depth = fusion_depth(k, ncandidates, nrerank) if mode == "hybrid" else k
         settings = self._settings(depth, knobs)
         lives = self.index.matching(filter)
 
@@ -227,8 +224,9 @@ class Searcher:
                 lexical = self.index.lexical(text, depth, lives)
                 # Fused are the rankings as each mode shows them, equal scores in the order of doc_id.
                 shown = [[d.pid for _, d in self._best(one, depth)] for one in (ranking, lexical)]
+                # All of them, so that doc_id also decides between equal ones at the cut.
                 ranking = reciprocal_rank_fusion(
-                    [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), k
+                    [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), 2 * depth
                 )
             return self._hits(ranking, k, text, vectors)
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
+from indexing import Index
+from indexing.windows import Windows
 from retriever.cli import app
 from retriever.evaluation import (
     METRICS,
@@ -27,7 +29,9 @@ from retriever.evaluation import (
 )
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
-from retriever.evaluation.results import averages, markdown
+from retriever.evaluation.results import averages, markdown, side_by_side
+from retriever.folding import search_documents
+from retriever.searcher import Searcher
 
 DOCUMENTS = {
     "d1": "The heart pumps blood through the body.",
@@ -173,7 +177,7 @@ def test_several_sets_with_baselines_are_resumed(tmp_path: Path) -> None:
     assert [(r["dataset"], r["system"]) for r in report.results] == [
         (name, system) for name in ("one", "two") for system in ("latewood", "bm25", "dense")
     ]
-    assert (out / "report.md").read_text() == markdown(report.results)
+    assert (out / "report.md").read_text() == side_by_side(report.results) + "\n" + markdown(report.results)
     assert {path.name for path in (out / "runs").iterdir()} == {
         f"{name}.test.{system}.trec" for name in ("one", "two") for system in ("latewood", "bm25", "dense")
     }
@@ -206,6 +210,86 @@ def test_a_report_that_was_cut_off_holds_what_was_done(tmp_path: Path) -> None:
     out = cli("evaluate", tmp_path / "b", "--out", tmp_path / "out")
     assert "no run file: doc_id 'd1 x' is empty or holds white space" in out.output
     assert "(from the report)" in cli("evaluate", tmp_path / "b", "--out", tmp_path / "out").output
+
+
+FILLER = "Nothing of interest was said about the weather. " * 12
+LONG = {"d1": f"{FILLER}{DOCUMENTS['d1']} {FILLER}", "d2": DOCUMENTS["d2"], "d3": FILLER + DOCUMENTS["d3"]}
+
+
+@pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
+def test_windows_are_folded_into_documents(bundled: Encoder, tmp_path: Path, mode: Any) -> None:
+    folder = collection(tmp_path / "long", LONG)
+    run = tmp_path / "run.trec"
+    result = evaluate_folder(bundled, folder, mode=mode, window=48, overlap=8, run_file=run)
+    windows = Windows(bundled.tokenizer, 48, 8)
+    with Index.create(tmp_path / "x", bundled) as index:
+        index.add(windows.cut(EvaluationSet.load(folder).passages()))
+        assert result["passages"] == len(index) > 5
+    with Searcher.open(tmp_path / "x", bundled) as searcher:
+        expected = search_documents(searcher, QUERIES, k=100, mode=mode)
+    found = read_run(run)
+    for qid, hits in expected.items():
+        assert found[qid] == {hit.doc_id: pytest.approx(hit.score, abs=1e-5) for hit in hits}
+        assert set(found[qid]) <= LONG.keys()
+    assert result["system"] == ("latewood-w48" if mode == "late" else f"latewood-{mode}-w48")
+    assert (result["settings"]["window"], result["settings"]["overlap"], result["cut"]) == (48, 8, 0)
+
+
+def test_windows_that_cannot_be_are_refused_before_anything_is_read(bundled: Encoder) -> None:
+    for options in ({"window": 513}, {"window": 64, "overlap": 40}, {"overlap": 8}):
+        with pytest.raises(ArgumentError, match=r"window=|overlap="):
+            evaluate_folder(bundled, "no folder", **options)  # type: ignore[arg-type]
+
+
+def test_modes_share_an_index_and_windows_are_of_a_results_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Encoder.load(document_length=64)
+    loads: list[Any] = []
+    monkeypatch.setattr(Encoder, "load", lambda *a, **k: loads.append(k) or short)
+    folder, out = collection(tmp_path / "long", LONG), tmp_path / "out"
+    command = ["evaluate", folder, "--out", out, "--mode", "late", "--mode", "hybrid", "--baseline", "bm25"]
+    plain = cli(*command, "--document-length", 64)
+    assert plain.exit_code == 0, plain.output
+    assert "2 passages were longer than 64 tokens and were cut" in plain.output
+    first = cli(*command, "--window", 64)
+    assert first.output.count("(from the report)") == 1  # bm25's
+    assert "and were cut" not in first.output
+    names = [r["system"] for r in Report.load(out / "report.json").results]
+    assert names == ["latewood", "latewood-hybrid", "bm25", "latewood-w64", "latewood-hybrid-w64"]
+    late, hybrid = Report.load(out / "report.json").results[-2:]
+    assert late["index_seconds"] == hybrid["index_seconds"] > 0  # built once
+    assert late["encoded_tokens"] == hybrid["encoded_tokens"] == late["tokens"]
+    assert loads == [{"document_length": 64}] * 2  # a window is as much as need be read
+    assert cli(*command, "--window", 64).output.count("(from the report)") == 3
+    again = json.loads(cli(*command, "--window", 64, "--overlap", 8, "--json").stdout)
+    assert [r["mode"] for r in again["modes"]] == ["hybrid"]
+    assert [r["settings"]["overlap"] for r in (again, *again["modes"])] == [
+        8,
+        8,
+    ]  # not the report's of before
+    assert [r["system"] for r in again["baselines"]] == ["bm25"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_index_that_is_kept_loses_windows_that_are_gone(tmp_path: Path) -> None:
+    folder = collection(tmp_path / "long", LONG)
+    command = ["evaluate", folder, "--index", tmp_path / "x", "--json"]
+    first = json.loads(cli(*command, "--window", 32).stdout)
+    second = json.loads(cli(*command, "--window", 64).stdout)
+    assert first["passages"] > second["passages"]
+    assert (
+        second["passages"] == json.loads(cli("evaluate", folder, "--json", "--window", 64).stdout)["passages"]
+    )
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_folder_without_test_is_measured_on_dev(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        collection(tmp_path / name)
+    qrels = tmp_path / "b" / "qrels"
+    (qrels / "test.tsv").rename(qrels / "dev.tsv")
+    assert [r["split"] for r in json.loads(cli("evaluate", tmp_path, "--json").stdout)] == ["test", "dev"]
 
 
 @pytest.mark.usefixtures("loaded")
@@ -274,6 +358,25 @@ def test_a_mean_counts_cqadupstack_once() -> None:
     assert lines[2].startswith("| cqadupstack-unix | s | 0.2000 | 0.2000 | 0.2000 | 1.0 |")
     assert "| **0.5000** |" in lines[5]
     assert lines[7] == "- s: model m (0123456789ab); k 100; 2026-11-24, a CPU, 1 threads; numpy 2."
+
+
+def test_systems_stand_side_by_side() -> None:
+    results = [
+        result("nq", "a", 0.2),
+        result("nq", "b", 0.3),
+        result("fiqa", "a", 0.1),
+        result("tex", "a", 0.4),
+    ]
+    results += [result("tex", "b", 0.1) | {"split": "dev"}, result("fiqa", "b", 0.1)]
+    assert side_by_side(results).splitlines() == [
+        "| nDCG@10 | a | b |",
+        "|---|---|---|",
+        "| nq | 0.2000 | **0.3000** |",
+        "| fiqa | **0.1000** | **0.1000** |",
+        "| tex | **0.4000** |  |",
+        "| tex (dev) |  | **0.1000** |",
+        "| mean of 2 | 0.1500 | **0.2000** |",
+    ]
 
 
 def test_plots_need_a_set_that_all_systems_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

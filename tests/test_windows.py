@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -18,7 +18,7 @@ from indexing.windows import Windows
 from retriever.cli import app
 from retriever.folding import fold, search_documents
 from retriever.searcher import Hit, Searcher
-from tests.fakes import FakeEncoder
+from tests.fakes import FakeEncoder, corpus
 
 WORDS = ["word", "antidisestablishmentarianism", "é", "a.b", " ", "\n", "x" * 90]
 
@@ -36,6 +36,7 @@ def tokenizer() -> LateTokenizer:
     window=st.integers(8, 64),
     part=st.sampled_from([0, 0.2, 0.5]),
 )
+@example(text="antidisestablishmentarianism " * 2 + "word word", window=8, part=0)
 def test_windows_cover_the_text_and_fit(
     tokenizer: LateTokenizer, text: str, window: int, part: float
 ) -> None:
@@ -115,18 +116,21 @@ def test_a_document_that_gets_shorter_leaves_no_windows(tokenizer: LateTokenizer
 def test_folding_keeps_the_best_window_of_each() -> None:
     names = [("d#2", "d"), ("e", None), ("d#1", "d"), ("f#1", "f")]
     hits = [
-        Hit(i, 9.0 - i, doc_id, "", {"parent": parent} if parent else {})
+        Hit(i, 9.0 - i, doc_id, "", {"parent": parent, "window": int(doc_id[2:])} if parent else {})
         for i, (doc_id, parent) in enumerate(names, 1)
     ]
+    hits.append(Hit(5, 1.0, "reply", "", {"parent": "e", "window": "left"}))  # a user's own keys: no window
     folded = fold(hits)
-    assert [(h.rank, h.doc_id, h.score) for h in folded] == [(1, "d", 8.0), (2, "e", 7.0), (3, "f", 5.0)]
+    shown = [(h.rank, h.doc_id, h.score) for h in folded]
+    assert shown == [(1, "d", 8.0), (2, "e", 7.0), (3, "f", 5.0), (4, "reply", 1.0)]
 
 
 def test_k_documents_come_back_however_many_windows_one_has(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     with Index.create(tmp_path / "x", encoder) as index:
         windows = [
-            {"doc_id": f"long#{i}", "text": "w1 w2", "metadata": {"parent": "long"}} for i in range(50)
+            {"doc_id": f"long#{i}", "text": "w1 w2", "metadata": {"parent": "long", "window": i}}
+            for i in range(50)
         ]
         index.add([*windows, *({"doc_id": f"d{i}", "text": "w1"} for i in range(8))])
     with Searcher.open(tmp_path / "x", encoder) as searcher:
@@ -136,6 +140,62 @@ def test_k_documents_come_back_however_many_windows_one_has(tmp_path: Path) -> N
         assert [len({h.doc_id for h in hits}) for hits in found.values()] == [3, 3]
         everything = search_documents(searcher, {"q": "w1 w2"}, k=100)["q"]
         assert [h.rank for h in everything] == list(range(1, 10))
+        # No deeper than the user lets it look: all 4 are windows of one document.
+        assert [h.doc_id for h in search_documents(searcher, {"q": "w1 w2"}, k=3, nrerank=4)["q"]] == ["long"]
+
+
+def window(doc_id: str, n: int, text: str) -> dict[str, Any]:
+    return {"doc_id": f"{doc_id}#{n}", "text": text, "metadata": {"parent": doc_id, "window": n}}
+
+
+def test_hybrid_fuses_the_ranks_of_documents(tmp_path: Path) -> None:
+    """Vectors find one window of "both", words another; as windows neither would be found twice."""
+    encoder = FakeEncoder()
+    encoder.word = lambda word: FakeEncoder.word(encoder, "w1" if word == "near" else word)  # type: ignore
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add([window("both", 1, "near near"), window("both", 2, "filler w1 w1")])
+        index.add([window("words", 1, "w1"), window("words", 2, "filler")])
+        index.add([{"doc_id": "vectors", "text": "near"}, {"doc_id": "none", "text": "filler filler"}])
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        late = search_documents(searcher, {"q": "w1"}, k=10)["q"]
+        lexical = search_documents(searcher, {"q": "w1"}, k=10, mode="lexical")["q"]
+        for weights in (None, (1.0, 3.0)):
+            expected: dict[str, float] = {}
+            for weight, ranking in zip(weights or (1, 1), (late, lexical), strict=True):
+                for hit in ranking:
+                    expected[hit.doc_id] = expected.get(hit.doc_id, 0) + weight / (60 + hit.rank)
+            found = search_documents(searcher, {"q": "w1"}, k=10, mode="hybrid", weights=weights)["q"]
+            order = sorted(expected.items(), key=lambda pair: (-pair[1], pair[0]))
+            assert [(h.doc_id, h.score) for h in found] == [(d, pytest.approx(s)) for d, s in order]
+            assert [h.rank for h in found] == list(range(1, len(found) + 1))
+        with pytest.raises(ArgumentError, match="weights="):
+            search_documents(searcher, {"q": "w1"}, mode="hybrid", weights=(0, 0))
+
+
+def test_without_windows_hybrid_is_the_searchers(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add(corpus(150))
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        queries = {"q": "w1 w2", "r": "w3", "s": "unknown"}
+        for options in ({"k": 7}, {"k": 120}, {"k": 5, "weights": (2.0, 0.5)}, {"k": 5, "nrerank": 20}):
+            folded = search_documents(searcher, queries, mode="hybrid", **options)  # type: ignore[arg-type]
+            plain = searcher.search_many(queries, mode="hybrid", **options)  # type: ignore[arg-type]
+            assert folded == plain
+
+
+def test_a_window_that_words_found_is_explained_by_vectors(tmp_path: Path) -> None:
+    encoder = Encoder.load()
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add(window("it's", n, text) for n, text in enumerate(["A cat.", "The heart pumps blood."], 1))
+        index.add({"doc_id": f"d{i}", "text": f"blood pressure {i}"} for i in range(9))
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        options: dict[str, Any] = {"k": 1, "nrerank": 1, "mode": "hybrid", "weights": (0.1, 1.0)}
+        [hit] = search_documents(searcher, {"q": "pumps"}, **options)["q"]
+        assert (hit.doc_id, hit.text) == ("it's", "The heart pumps blood.")
+        explained = hit.explain()
+        assert explained.text == hit.text
+        assert "pumps" in {match.passage_token.strip(" ĠÂ") for match in explained.matches}
 
 
 def run(*arguments: Any) -> str:

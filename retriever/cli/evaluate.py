@@ -16,9 +16,10 @@ from retriever.cli.options import (
     DocumentLength,
     Idf,
     Model,
-    ModeOption,
+    Overlap,
     PoolFactor,
     Precision,
+    Window,
     Workers,
     encoder_arguments,
     search_mode,
@@ -28,7 +29,7 @@ from retriever.evaluation.baselines import BASELINES, baseline
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
 from retriever.evaluation.published import DEFAULT_CACHE, Published, fetch, published
-from retriever.evaluation.results import markdown
+from retriever.evaluation.results import markdown, side_by_side
 from retriever.evaluation.runner import evaluate_all
 from retriever.evaluation.systems import LateInteraction, System
 
@@ -46,7 +47,8 @@ def evaluate_command(
     ],
     model: Model = "bundled",
     split: Annotated[
-        str | None, typer.Option(help="Which qrels/SPLIT.tsv; test, or what a named set is measured on.")
+        str | None,
+        typer.Option(help="Which qrels/SPLIT.tsv; test (else dev), or what a named set is measured on."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=10, help="Depth of the run; R@100 needs 100.")] = 100,
     out: Annotated[
@@ -80,16 +82,26 @@ def evaluate_command(
     ] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
     nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
-    mode: ModeOption = "late",
+    modes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mode", help="late (the default), lexical or hybrid; repeatable, with one index for all."
+        ),
+    ] = None,
+    window: Window = None,
+    overlap: Overlap = 0,
     idf: Idf = True,
     cache: Annotated[Path, typer.Option(help="Where named data sets are kept.")] = DEFAULT_CACHE,
     as_json: AsJson = False,
 ) -> None:
     """Index test collections, run their queries, print nDCG@10, R@100 and RR@10.
 
+    Documents longer than --document-length are cut there, as by `latewood index`, or by --window into windows,
+    of which the best stands for its document.
+
     Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
     """
-    chosen_mode = search_mode(mode)
+    chosen_modes = [search_mode(mode) for mode in dict.fromkeys(modes or ["late"])]
     if unknown := [name for name in baselines or () if name not in BASELINES]:
         raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
     if out is not None and report_file is not None:
@@ -100,9 +112,14 @@ def evaluate_command(
         raise ArgumentError(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
-    encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
-    late = LateInteraction(encoder, k, chosen_mode, flat, nprobe, nrerank, index_folder, idf)
-    systems: list[System] = [late]
+    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    if window is not None:
+        chosen.setdefault("document_length", window)
+    encoder = Encoder.load(model, **chosen)
+    systems: list[System] = [
+        LateInteraction(encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, window, overlap)
+        for mode in chosen_modes
+    ]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
     results = evaluate_all(
         systems,
@@ -114,13 +131,18 @@ def evaluate_command(
         say=_silent if as_json else _say,
     )
     if out is not None:
-        (out / "report.md").write_text(markdown(results), encoding="utf-8")
+        (out / "report.md").write_text(_tables(results), encoding="utf-8")
     if plot_file is not None:
         plot(plot_file, results)
     if as_json:
-        typer.echo(json.dumps(_as_json(results, len(targets), bool(baselines)), indent=2))
+        typer.echo(json.dumps(_as_json(results, len(targets), len(chosen_modes)), indent=2))
     elif len(results) > 1:
-        typer.echo("\n" + markdown(results), nl=False)
+        typer.echo("\n" + _tables(results), nl=False)
+
+
+def _tables(results: list[dict[str, Any]]) -> str:
+    several = len({result["system"] for result in results}) > 1
+    return (side_by_side(results) + "\n" if several else "") + markdown(results)
 
 
 @dataclass(frozen=True)
@@ -147,7 +169,7 @@ def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target
         if Path(source).is_dir():
             if not (folders := beir_folders(source)):
                 raise CorpusError(f"{source} is no BEIR folder and holds none; pass one with corpus.jsonl")
-            targets |= {_Target(folder, split or "test"): None for folder in folders}
+            targets |= {_Target(folder, split or _split(folder)): None for folder in folders}
         elif "/" in source.removeprefix("mteb:") and not source.startswith("mteb:"):
             raise CorpusError(f"{source} does not exist; pass a BEIR folder, or the name of a data set")
         else:
@@ -162,6 +184,12 @@ def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target
     return list(targets)
 
 
+def _split(folder: Path) -> str:
+    """test, but dev where a folder has that and no test, as msmarco has."""
+    named = {path.stem for path in folder.glob("qrels/*.tsv")}
+    return "dev" if "dev" in named and "test" not in named else "test"
+
+
 def _say(result: dict[str, Any], found: bool) -> None:
     for name in METRICS:
         typer.echo(f"{name:8s} {result[name]:.4f}")
@@ -173,6 +201,11 @@ def _say(result: dict[str, Any], found: bool) -> None:
         f"{result['passages']:,} passages, {size}; index {result['index_seconds']:.1f} s, search "
         f"{result['search_seconds']:.1f} s" + (" (from the report)" if found else "")
     )
+    if result.get("cut"):
+        typer.echo(
+            f"{result['cut']:,} passages were longer than {result['settings']['document_length']} tokens and were "
+            "cut; pass --document-length to keep more, or --window to keep all"
+        )
     if "run_error" in result:
         typer.echo(f"no run file: {result['run_error']}", err=True)
 
@@ -181,10 +214,13 @@ def _silent(result: dict[str, Any], found: bool) -> None:
     pass
 
 
-def _as_json(results: list[dict[str, Any]], n_sets: int, with_baselines: bool) -> Any:
-    """An object for one data set, a list for several; a set's baselines within it."""
+def _as_json(results: list[dict[str, Any]], n_sets: int, n_modes: int) -> Any:
+    """An object for one data set, a list for several; a set's further modes and baselines within it."""
     plain = [{key: value for key, value in r.items() if key != "per_query"} for r in results]
     each = len(plain) // n_sets
     sets = [plain[start : start + each] for start in range(0, len(plain), each)]
-    objects = [first | ({"baselines": rest} if with_baselines else {}) for first, *rest in sets]
+    objects = []
+    for some in sets:
+        further = {"modes": some[1:n_modes], "baselines": some[n_modes:]}
+        objects.append(some[0] | {name: own for name, own in further.items() if own})
     return objects[0] if n_sets == 1 else objects

@@ -18,8 +18,10 @@ from retriever.cli.options import (
     DocumentLength,
     Memory,
     Model,
+    Overlap,
     PoolFactor,
     Precision,
+    Window,
     Workers,
     encoder_arguments,
 )
@@ -40,10 +42,8 @@ def index_command(
     workers: Workers = None,
     memory: Memory = None,
     exclude: Exclude = None,
-    window: Annotated[
-        int | None, typer.Option(min=8, help="Cut longer documents into windows of so many tokens.")
-    ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a window repeats of the last one.")] = 0,
+    window: Window = None,
+    overlap: Overlap = 0,
     update: Annotated[
         bool, typer.Option("--update", help="Follow a folder: read what changed, drop what is gone.")
     ] = False,
@@ -54,6 +54,8 @@ def index_command(
     Example: latewood index ./src --out src.index
     """
     chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    if overlap and window is None:
+        raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
     if update:
         if window is not None:
             raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
@@ -87,7 +89,7 @@ def index_command(
         if added.truncated:
             typer.echo(
                 f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
-                "pass --document-length to keep more"
+                "pass --document-length to keep more, or --window to keep all"
             )
         typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
 

@@ -14,8 +14,10 @@ __all__ = [
     "Memory",
     "ModeOption",
     "Model",
+    "Overlap",
     "PoolFactor",
     "Precision",
+    "Window",
     "Workers",
     "encoder_arguments",
     "parse_document_length",
@@ -40,6 +42,10 @@ Precision = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Encoding processes; one by default, on GPUs one for each.")
 ]
+Window = Annotated[
+    int | None, typer.Option(min=8, help="Cut longer documents into windows of so many tokens.")
+]
+Overlap = Annotated[int, typer.Option(min=0, help="Tokens that a window repeats of the last one.")]
 ModeOption = Annotated[
     str, typer.Option(help="late (token vectors), lexical (BM25), or hybrid (both, fused by rank).")
 ]

@@ -17,7 +17,7 @@ from encoder.errors import CorpusError
 from indexing.durable import publish_file
 from retriever.evaluation.metrics import METRICS
 
-__all__ = ["Report", "averages", "environment", "markdown"]
+__all__ = ["Report", "averages", "environment", "markdown", "side_by_side"]
 
 FORMAT = 1
 IDENTITY = (
@@ -120,13 +120,39 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(listed) / len(listed)
 
 
+def side_by_side(results: Sequence[Mapping[str, Any]], metric: str = METRICS[0]) -> str:
+    """A Markdown table of one metric: a row for each data set, a column for each system, the row's best in bold.
+
+    The last row has the means over the data sets that every system has.
+    """
+    systems = list(dict.fromkeys(r["system"] for r in results))
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for r in results:
+        rows.setdefault(_set_name(r), {})[r["system"]] = r
+    lines = [f"| {metric} | " + " | ".join(systems) + " |", "|" + "---|" * (1 + len(systems))]
+    values = {name: {s: float(r[metric]) for s, r in row.items()} for name, row in rows.items()}
+    shared = [name for name, row in rows.items() if len(row) == len(systems)]
+    if len(shared) > 1:
+        label = f"mean of {len(shared)}"
+        values[label] = {s: averages([rows[n][s] for n in shared], [metric])[metric] for s in systems}
+    for name, row in values.items():
+        shown = {system: f"{value:.4f}" for system, value in row.items()}
+        best = max(shown.values())
+        cells = [f"**{v}**" if (v := shown.get(s, "")) == best else v for s in systems]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _set_name(result: Mapping[str, Any]) -> str:
+    return result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
+
+
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table with a row for each data set and system, means below, and what it was measured with."""
     columns = ["data set", "system", *METRICS, "ms/query", "index MB", "index s", "queries", "passages"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in results:
-        name = r["dataset"] if r["split"] == "test" else f"{r['dataset']} ({r['split']})"
-        cells = [name, r["system"], *(f"{r[metric]:.4f}" for metric in METRICS)]
+        cells = [_set_name(r), r["system"], *(f"{r[metric]:.4f}" for metric in METRICS)]
         cells += [f"{r['ms_per_query']:.1f}", f"{r['index_bytes'] / 1e6:.1f}", f"{r['index_seconds']:.1f}"]
         cells += [f"{r['queries']:,}", f"{r['passages']:,}"]
         lines.append("| " + " | ".join(cells) + " |")

@@ -1,6 +1,7 @@
 """Evaluating: one system on one data set → one result, as training and notebooks call it; or many, resumed."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
 from retriever.evaluation.report import write_run
 from retriever.evaluation.results import Report, environment
-from retriever.evaluation.systems import LateInteraction, System
+from retriever.evaluation.systems import Build, LateInteraction, System
 from retriever.searcher import Mode
 
 __all__ = ["evaluate_all", "evaluate_folder", "evaluate_system"]
@@ -28,6 +29,8 @@ def evaluate_folder(
     nprobe: int | None = None,
     nrerank: int | None = None,
     index_folder: str | os.PathLike[str] | None = None,
+    window: int | None = None,
+    overlap: int = 0,
     run_file: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
@@ -38,9 +41,8 @@ def evaluate_folder(
     measured with: dataset, split, data (a digest), model, fingerprint, settings, times in seconds, sizes.
     Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
     """
-    system = LateInteraction(
-        encoder, k, mode, flat, nprobe, nrerank, None if index_folder is None else Path(index_folder)
-    )
+    place = None if index_folder is None else Path(index_folder)
+    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, window, overlap)
     data = EvaluationSet.load(folder, split)
     return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
 
@@ -90,6 +92,8 @@ def evaluate_all(
 ) -> list[dict[str, Any]]:
     """Every system on every data set; the results in this order, as `evaluate_system` gives them.
 
+    Late interaction in several modes shares one index a data set; each result has the seconds of building it.
+
     report_file: written after each result, so that a run that was cut off can be run again: what is in it of
     the same weights, settings and data is not run anew. What it holds of other data sets stays.
     run_folder: runs go there, as DATASET.SPLIT.SYSTEM.trec; where ids have white space, which TREC's form
@@ -103,23 +107,30 @@ def evaluate_all(
         Path(run_folder).mkdir(parents=True, exist_ok=True)
     results = []
     for data in sets:
-        for system in systems:
-            file = Path(run_file) if run_file is not None and system is systems[0] else None
-            if run_folder is not None:
-                file = Path(run_folder) / f"{data.name}.{data.split}.{system.name}.trec"
-            found = report.find(_identity(system, data))
-            if found is not None and file is not None and not file.is_file() and "run_error" not in found:
-                found = None
-            result = found or evaluate_system(
-                system, data, run_file=file, must_write=run_folder is None, show_progress=show_progress
-            )
-            results.append(result)
-            if found is None:
-                report.put(result)
-                if report_file is not None:
-                    report.save(report_file)
-            say(result, found is not None)
+        with tempfile.TemporaryDirectory(prefix="latewood-") as place:
+            for i, system in enumerate(_sharing(systems, Path(place))):
+                file = Path(run_file) if run_file is not None and i == 0 else None
+                if run_folder is not None:
+                    file = Path(run_folder) / f"{data.name}.{data.split}.{system.name}.trec"
+                found = report.find(_identity(system, data))
+                if found is not None and file is not None and not file.is_file() and "run_error" not in found:
+                    found = None
+                result = found or evaluate_system(
+                    system, data, run_file=file, must_write=run_folder is None, show_progress=show_progress
+                )
+                results.append(result)
+                if found is None:
+                    report.put(result)
+                    if report_file is not None:
+                        report.save(report_file)
+                say(result, found is not None)
     return results
+
+
+def _sharing(systems: Sequence[System], place: Path) -> list[System]:
+    """Late interaction in several modes needs one index of a data set, which lasts while it is measured."""
+    built: dict[Path, Build] = {}
+    return [s.sharing(place, built) if isinstance(s, LateInteraction) else s for s in systems]
 
 
 def _identity(system: System, data: EvaluationSet) -> dict[str, Any]:

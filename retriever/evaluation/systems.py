@@ -4,20 +4,24 @@ import math
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from tqdm import tqdm
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from indexing import Index
+from indexing.records import AddReport
+from indexing.windows import Windows
 from retriever.evaluation.datasets import EvaluationSet, Run
+from retriever.folding import search_documents
 from retriever.searcher import Mode, Searcher
 
-__all__ = ["LateInteraction", "System"]
+__all__ = ["Build", "LateInteraction", "System"]
 
+Build: TypeAlias = tuple[dict[str, Any], AddReport, float]  # Index.info(), what was added, seconds
 QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
 
 
@@ -42,6 +46,10 @@ class LateInteraction:
     k: depth of the run. flat: keep vectors as float16 and score all of them. index_folder: keep the index
     there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
     idf: as in `Searcher`.
+    window, overlap: cut documents longer than window into windows, as `latewood index` does; the run holds
+    documents, each by its best window. built: what `sharing` sets.
+
+    Raises ArgumentError for a window that the encoder cannot read, or an overlap without one.
     """
 
     encoder: Encoder
@@ -52,10 +60,31 @@ class LateInteraction:
     nrerank: int | None = None
     index_folder: Path | None = None
     idf: bool = True
+    window: int | None = None
+    overlap: int = 0
+    built: dict[Path, Build] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            Windows(self.encoder.tokenizer, self.window, self.overlap)
+        elif self.overlap:
+            raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
 
     @property
     def name(self) -> str:
-        return "latewood" + ("" if self.mode == "late" else f"-{self.mode}") + ("-flat" if self.flat else "")
+        parts = [
+            "latewood",
+            "" if self.mode == "late" else self.mode,
+            "flat" if self.flat else "",
+            "" if self.window is None else f"w{self.window}",
+        ]
+        return "-".join(part for part in parts if part)
+
+    def sharing(self, place: Path, built: dict[Path, Build]) -> "LateInteraction":
+        """The same with its index in place, for all that search the same vectors of one data set: the first to
+        run builds it, and puts into `built` what that took."""
+        name = f"{id(self.encoder)}-{self.flat}-{self.window}-{self.overlap}"
+        return replace(self, index_folder=self.index_folder or place / name, built=built)
 
     def encoder_for(self, data: EvaluationSet) -> Encoder:
         """The encoder with the query length that results on this data set are published with.
@@ -80,6 +109,8 @@ class LateInteraction:
                 "nprobe": self.nprobe,
                 "nrerank": self.nrerank,
                 "idf": self.idf,
+                # Left out where there is none, so that results without windows are still found.
+                **({} if self.window is None else {"window": self.window, "overlap": self.overlap}),
                 "query_length": encoder.query_length,
                 "document_length": encoder.document_length,
                 "skiplist_words": "".join(encoder.tokenizer.settings.skiplist_words),
@@ -95,9 +126,10 @@ class LateInteraction:
             place = tempfile.TemporaryDirectory(prefix="latewood-")
         with place as folder:
             path = self.index_folder or Path(folder) / "index"
-            started = time.perf_counter()
-            info = self._index(path, data, encoder, show_progress)
-            indexed = time.perf_counter()
+            built = {} if self.built is None else self.built
+            if path not in built:
+                built[path] = self._index(path, data, encoder, show_progress)
+            info, added, index_seconds = built[path]
             with Searcher.open(path, encoder, idf=self.idf) as searcher:
                 run, seconds = self._search(searcher, data, show_progress)
         sizes = info["bytes"]
@@ -107,32 +139,37 @@ class LateInteraction:
             "tokens": info["tokens"],
             "bytes_per_token": round(info["bytes_per_token"], 3),
             "index_bytes": sum(sizes[part] for part in sizes if part != "database"),
-            "index_seconds": round(indexed - started, 2),
+            "index_seconds": round(index_seconds, 2),
+            "encoded_tokens": added.tokens,
+            "cut": added.truncated,
             "search_seconds": round(seconds, 2),
             "ms_per_query": round(1000 * seconds / len(data.queries), 3),
         }
 
-    def _index(
-        self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool
-    ) -> dict[str, Any]:
-        if (path / "index.db").is_file():
+    def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool) -> Build:
+        started = time.perf_counter()
+        windows = None if self.window is None else Windows(encoder.tokenizer, self.window, self.overlap)
+        if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
         else:
             never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
             opened = Index.create(path, encoder, **never)
         with opened as index:
             bar = tqdm(data.passages(), unit="passage", desc=f"{data.name}: index", disable=not show_progress)
-            index.add(bar)
+            added = index.add(bar if windows is None else windows.cut(bar))
+            if windows is not None and exists:
+                windows.drop_stale(index)
             info = index.info()
         if self.flat and info["kind"] != "flat":
             raise ArgumentError(
                 f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
             )
-        return info
+        return info, added, time.perf_counter() - started
 
     def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
         def hits(queries: dict[str, str]) -> Run:
-            found = searcher.search_many(
+            found = search_documents(
+                searcher,
                 queries,
                 k=self.k + data.drops_self_hits,
                 mode=self.mode,
