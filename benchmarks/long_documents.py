@@ -1,53 +1,70 @@
-"""Long documents whole against windows: nDCG@10, passages, tokens, size and time on a BEIR folder.
+"""Long documents whole against windows on a BEIR folder: quality, time and size side by side, as Markdown.
 
-Run: python benchmarks/long_documents.py qmsum_summ --whole 8192 --windows 512 2048 --out long.json
+Run: python benchmarks/long_documents.py qmsum_summ --whole 8192 --windows 512 2048 --out long
+
+Each way of cutting is `latewood evaluate` with that --document-length or --window, in each --mode over one index.
+OUT holds a report of each, the index that is being built, and table.md, which is printed anew after each result. Run
+again, it goes on where it was; what was encoded twice has no time. --documents and --queries take the first so many
+(documents: that answer a query), for a trial.
 """
 
 import argparse
+import itertools
 import json
-import tempfile
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 from encoder import Encoder
-from indexing import Index
-from indexing.windows import Windows
-from retriever.evaluation import EvaluationSet, evaluate
-from retriever.folding import search_documents
-from retriever.searcher import Searcher
+from retriever.evaluation import METRICS, EvaluationSet, LateInteraction, evaluate_all
+
+NDCG, RECALL = METRICS[:2]
 
 
-def measure(data: EvaluationSet, model: str, length: int, overlap: int | None, place: Path) -> dict[str, Any]:
-    """One row. overlap: None indexes whole documents, cut at length."""
-    encoder = Encoder.load(model, document_length=length)
-    windows = None if overlap is None else Windows(encoder.tokenizer, length, overlap)
-    started, cpu = time.perf_counter(), time.process_time()
-    with Index.create(place, encoder) as index:
-        report = index.add(windows.cut(data.passages()) if windows else data.passages())
-        info = index.info()
-    indexed, indexed_cpu = time.perf_counter() - started, time.process_time() - cpu
-    with Searcher.open(place, encoder) as searcher:
-        search_documents(searcher, dict(list(data.queries.items())[:1]), k=100)  # compiles the kernels
-        started = time.perf_counter()
-        found = search_documents(searcher, data.queries, k=100)
-        searched = time.perf_counter() - started
-    run = {qid: {hit.doc_id: hit.score for hit in hits} for qid, hits in found.items()}
-    scores = evaluate(data.qrels, run)
-    return {
-        "passages": "whole" if overlap is None else "windows",
-        "tokens_a_passage": length,
-        "overlap": overlap,
-        **{name: round(value, 4) for name, value in scores.items()},
-        "n_passages": info["passages"],
-        "n_tokens": info["tokens"],
-        "cut": report.truncated,
-        "bytes": sum(n for part, n in info["bytes"].items() if part != "database"),
-        "bytes_database": info["bytes"]["database"],
-        "index_seconds": round(indexed, 1),
-        "index_cpu_seconds": round(indexed_cpu, 1),
-        "search_ms_a_query": round(1000 * searched / len(data.queries), 1),
+def first_of(data: EvaluationSet, documents: int, queries: int, folder: Path) -> Path:
+    """A BEIR folder of the first so many documents that answer a query, and the first so many queries of these."""
+    answers = {d for judged in data.qrels.values() for d, score in judged.items() if score > 0}
+    passages = list(itertools.islice((p for p in data.passages() if p["doc_id"] in answers), documents))
+    known = {p["doc_id"] for p in passages}
+    judged = {
+        qid: own
+        for qid in data.queries
+        if (own := {d: score for d, score in data.qrels[qid].items() if d in known and score > 0})
     }
+    chosen = dict(list(judged.items())[:queries])
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, texts in (
+        ("corpus", {p["doc_id"]: p["text"] for p in passages}),
+        ("queries", {qid: data.queries[qid] for qid in chosen}),
+    ):
+        lines = "".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in texts.items())
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    rows = "".join(f"{qid}\t{d}\t{score}\n" for qid, own in chosen.items() for d, score in own.items())
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows, encoding="utf-8")
+    return folder
+
+
+def table(ways: dict[str, list[dict[str, Any]]], modes: list[str]) -> str:
+    """A row for each way of cutting that has a result; a mode that has none yet is left open."""
+    columns = ["documents", *(f"{NDCG}, {m}" for m in modes), *(f"{RECALL}, {m}" for m in modes)]
+    columns += ["passages", "tokens", "documents cut", "index MB", "index s", "of it processor"]
+    columns += [f"ms/query, {m}" for m in modes]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for label, results in ways.items():
+        by_mode = {r["mode"]: r for r in results}
+        built = max(results, key=lambda r: r["encoded_tokens"])
+        whole = (
+            built["encoded_tokens"] >= built["tokens"]
+        )  # encoded in one go, so that its time says something
+        cells = [label]
+        for metric in (NDCG, RECALL):
+            cells += [f"{by_mode[m][metric]:.4f}" if m in by_mode else "" for m in modes]
+        cells += [f"{built['passages']:,}", f"{built['tokens']:,}"]
+        cells += [f"{built['cut']:,}" if whole else "", f"{built['index_bytes'] / 1e6:.1f}"]
+        cells += [f"{built[key]:.0f}" if whole else "" for key in ("index_seconds", "index_cpu_seconds")]
+        cells += [f"{by_mode[m]['ms_per_query']:.1f}" if m in by_mode else "" for m in modes]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -56,21 +73,45 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="a BEIR folder")
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--precision", help="as in Encoder.load")
     parser.add_argument("--whole", type=int, nargs="*", default=[], help="lengths for whole documents")
     parser.add_argument("--windows", type=int, nargs="*", default=[], help="lengths of windows")
     parser.add_argument("--overlap", type=float, default=0.125, help="part of a window that the next repeats")
-    parser.add_argument("--out", type=Path, help="JSON; rows are added to those it has")
+    parser.add_argument("--modes", nargs="*", default=["late", "hybrid"])
+    parser.add_argument("--documents", type=int, help="only the first so many")
+    parser.add_argument("--queries", type=int, help="only the first so many")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
     arguments = parser.parse_args()
     data = EvaluationSet.load(arguments.folder)
-    wanted = [(n, None) for n in arguments.whole]
-    wanted += [(n, int(n * arguments.overlap)) for n in arguments.windows]
-    rows = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else []
-    for length, overlap in wanted:
-        with tempfile.TemporaryDirectory() as place:
-            rows.append(measure(data, arguments.model, length, overlap, Path(place) / "x"))
-        print(json.dumps(rows[-1]), flush=True)
-        if arguments.out:
-            arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.documents or arguments.queries:
+        part = first_of(
+            data, arguments.documents or 1 << 40, arguments.queries or 1 << 40, arguments.out / "part"
+        )
+        data = EvaluationSet.load(part, name=f"part of {data.name}")
+    wanted: list[tuple[str, int, int | None, int]] = [
+        (f"whole, {n:,} tokens", n, None, 0) for n in arguments.whole
+    ]
+    for n in arguments.windows:
+        overlap = int(n * arguments.overlap)
+        wanted.append((f"windows of {n:,}, overlap {overlap:,}", n, n, overlap))
+    ways: dict[str, list[dict[str, Any]]] = {}
+
+    for label, length, window, overlap in wanted:
+        encoder = Encoder.load(arguments.model, document_length=length, precision=arguments.precision)
+        name = f"{'whole' if window is None else 'windows'}-{length}-{overlap}"
+        index = arguments.out / f"{name}.index"
+        systems = [
+            LateInteraction(encoder, mode=mode, index_folder=index, window=window, overlap=overlap)
+            for mode in arguments.modes
+        ]
+
+        def say(result: dict[str, Any], found: bool, label: str = label) -> None:
+            ways.setdefault(label, []).append(result)
+            (arguments.out / "table.md").write_text(table(ways, arguments.modes), encoding="utf-8")
+            print("\n" + table(ways, arguments.modes), flush=True)
+
+        evaluate_all(systems, [data], report_file=arguments.out / f"{name}.json", show_progress=True, say=say)
+        shutil.rmtree(index, ignore_errors=True)
 
 
 if __name__ == "__main__":

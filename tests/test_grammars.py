@@ -2,6 +2,7 @@
 
 import random
 import string
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -359,30 +360,74 @@ def test_a_long_method_is_split_with_overlap() -> None:
     assert all(a.end_line >= b.start_line for a, b in pairwise(methods))
 
 
-def test_encodings_and_line_ends_of_files(tmp_path: Path) -> None:
-    for name, data in {
-        "crlf.java": SAMPLES["java"].replace("\n", "\r\n").encode(),
-        "wide.java": SAMPLES["java"].encode("utf-16"),
-        "plain.java": SAMPLES["java"].encode(),
-    }.items():
-        (tmp_path / name).write_bytes(data)
-    (tmp_path / "empty.java").write_bytes(b"")
-    passages = list(read_source(tmp_path))
-    texts = {
-        name: [p["text"] for p in passages if p["metadata"]["path"] == name]
-        for name in ("crlf.java", "wide.java", "plain.java", "empty.java")
-    }
-    assert texts["crlf.java"] == texts["wide.java"] == texts["plain.java"] != []
-    assert texts["empty.java"] == []
-    assert chunk_tree("", "java") == []
+SUFFIXES = {
+    "python": "py",
+    "javascript": "js",
+    "typescript": "ts",
+    "tsx": "tsx",
+    "java": "java",
+    "go": "go",
+    "rust": "rs",
+    "c": "c",
+    "cpp": "cpp",
+    "csharp": "cs",
+    "ruby": "rb",
+    "php": "php",
+}
 
 
-@pytest.mark.parametrize("kind", ["valid", "junk", "nested"])
-def test_five_megabytes_are_cut(kind: str) -> None:
-    """In a few seconds: what is too large for a parser is cut by indentation, and said to be."""
+@pytest.mark.parametrize("language", GRAMMARS)
+def test_encodings_and_line_ends_of_files(tmp_path: Path, language: str) -> None:
+    """Valid, broken and empty files, by every line end and encoding: the same passages, every line in one."""
+    valid = SAMPLES[language]
+    for state, source in {"valid": valid, "broken": valid[: len(valid) * 2 // 3] + "\n}} )é\n"}.items():
+        for how, data in {
+            "plain": source.encode(),
+            "crlf": source.replace("\n", "\r\n").encode(),
+            "cr": source.replace("\n", "\r").encode(),
+            "marked": source.encode("utf-8-sig"),
+            "utf16": source.encode("utf-16"),
+            "utf16crlf": b"\xfe\xff" + source.replace("\n", "\r\n").encode("utf-16-be"),
+        }.items():
+            (tmp_path / f"{state}-{how}.{SUFFIXES[language]}").write_bytes(data)
+    (tmp_path / f"empty.{SUFFIXES[language]}").write_bytes(b"")
+    (tmp_path / f"blank.{SUFFIXES[language]}").write_bytes(b"\r\n \r\n")
+    found: dict[str, list[tuple[str, list[tuple[int, int]]]]] = {}
+    for p in read_source(tmp_path):
+        meta = p["metadata"]
+        assert meta["language"] == language
+        lines = [(a, b) for a, b in meta.get("lines", [(meta["start_line"], meta["end_line"])])]
+        found.setdefault(Path(meta["path"]).stem, []).append((p["text"], lines))
+    assert len(found) == 12  # of 14: nothing comes of the empty ones
+    for state in ("valid", "broken"):
+        ways = [passages for name, passages in found.items() if name.startswith(f"{state}-")]
+        assert len(ways) == 6
+        assert all(way == ways[0] for way in ways)
+        times = Counter(n for _, lines in ways[0] for a, b in lines for n in range(a, b + 1))
+        source = (tmp_path / f"{state}-plain.{SUFFIXES[language]}").read_text(encoding="utf-8")
+        for n, line in enumerate(source.split("\n"), 1):
+            assert times[n] == 1 or not line.strip(), (state, n, line)
+
+
+@pytest.mark.parametrize("language", GRAMMARS)
+@pytest.mark.parametrize("size", [MAX_PARSED_CHARS, 5_000_000])
+def test_large_files_of_each_language(language: str, size: int) -> None:
+    """The largest that is parsed, and 5 MB, which is cut by indentation and said to be."""
+    source = SAMPLES[language] * (size // len(SAMPLES[language]))
+    chunks, reason = chunk_source(source, language, overlap_chars=0)
+    if size > MAX_PARSED_CHARS:
+        assert reason == "too large"
+    else:
+        assert reason == ("no parse" if language == "python" else "")
+    check_once(source, chunks)
+    assert max(len(c.text) for c in chunks) <= 1_500
+
+
+@pytest.mark.parametrize("kind", ["junk", "nested"])
+def test_five_megabytes_of_nonsense_are_cut(kind: str) -> None:
+    """In a few seconds: what is too large for a parser is cut by indentation."""
     rng = random.Random(0)
     source = {
-        "valid": SAMPLES["java"] * (5_000_000 // len(SAMPLES["java"])),
         "junk": "".join(rng.choices(string.printable, k=5_000_000)),
         "nested": "".join(" " * (i % 900) + "x {\n\n" for i in range(11_000)),
     }[kind]

@@ -121,6 +121,15 @@ def evaluate_command(
         for mode in chosen_modes
     ]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
+    done: list[dict[str, Any]] = []
+
+    def say(result: dict[str, Any], found: bool) -> None:
+        if not as_json:
+            _say(result, found)
+        done.append(result)
+        if out is not None:  # after each, so that a run of hours can be read before its end
+            (out / "report.md").write_text(_tables(done), encoding="utf-8")
+
     results = evaluate_all(
         systems,
         (target.load(cache) for target in targets),
@@ -128,10 +137,8 @@ def evaluate_command(
         run_folder=None if out is None else out / "runs",
         run_file=run_file,
         show_progress=sys.stderr.isatty(),
-        say=_silent if as_json else _say,
+        say=say,
     )
-    if out is not None:
-        (out / "report.md").write_text(_tables(results), encoding="utf-8")
     if plot_file is not None:
         plot(plot_file, results)
     if as_json:
@@ -208,10 +215,6 @@ def _say(result: dict[str, Any], found: bool) -> None:
         )
     if "run_error" in result:
         typer.echo(f"no run file: {result['run_error']}", err=True)
-
-
-def _silent(result: dict[str, Any], found: bool) -> None:
-    pass
 
 
 def _as_json(results: list[dict[str, Any]], n_sets: int, n_modes: int) -> Any:

@@ -29,6 +29,7 @@ def evaluate_folder(
     nprobe: int | None = None,
     nrerank: int | None = None,
     index_folder: str | os.PathLike[str] | None = None,
+    idf: bool = True,
     window: int | None = None,
     overlap: int = 0,
     run_file: str | os.PathLike[str] | None = None,
@@ -42,7 +43,7 @@ def evaluate_folder(
     Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
     """
     place = None if index_folder is None else Path(index_folder)
-    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, window, overlap)
+    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, idf, window, overlap)
     data = EvaluationSet.load(folder, split)
     return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
 

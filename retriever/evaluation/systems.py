@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ from retriever.searcher import Mode, Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]
 
-Build: TypeAlias = tuple[dict[str, Any], AddReport, float]  # Index.info(), what was added, seconds
 QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
 
 
@@ -37,6 +36,17 @@ class System(Protocol):
 
     def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
         """Hits of every query, and figures: at least passages, index_bytes, index_seconds, search_seconds."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """How an index was made. info: `Index.info()`. added: what this run added; nothing, if it was there already.
+    seconds: by the clock, cpu_seconds: of this process's threads, which other programs do not lengthen."""
+
+    info: dict[str, Any]
+    added: AddReport
+    seconds: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -129,25 +139,26 @@ class LateInteraction:
             built = {} if self.built is None else self.built
             if path not in built:
                 built[path] = self._index(path, data, encoder, show_progress)
-            info, added, index_seconds = built[path]
+            build = built[path]
             with Searcher.open(path, encoder, idf=self.idf) as searcher:
                 run, seconds = self._search(searcher, data, show_progress)
-        sizes = info["bytes"]
+        info, sizes = build.info, build.info["bytes"]
         return run, {
             "kind": info["kind"],
             "passages": info["passages"],
             "tokens": info["tokens"],
             "bytes_per_token": round(info["bytes_per_token"], 3),
             "index_bytes": sum(sizes[part] for part in sizes if part != "database"),
-            "index_seconds": round(index_seconds, 2),
-            "encoded_tokens": added.tokens,
-            "cut": added.truncated,
+            "index_seconds": round(build.seconds, 2),
+            "index_cpu_seconds": round(build.cpu_seconds, 2),
+            "encoded_tokens": build.added.tokens,
+            "cut": build.added.truncated,
             "search_seconds": round(seconds, 2),
             "ms_per_query": round(1000 * seconds / len(data.queries), 3),
         }
 
     def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool) -> Build:
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         windows = None if self.window is None else Windows(encoder.tokenizer, self.window, self.overlap)
         if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
@@ -164,7 +175,7 @@ class LateInteraction:
             raise ArgumentError(
                 f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
             )
-        return info, added, time.perf_counter() - started
+        return Build(info, added, time.perf_counter() - started, time.process_time() - started_cpu)
 
     def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
         def hits(queries: dict[str, str]) -> Run:
