@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--whole", type=int, nargs="*", default=[], help="lengths for whole documents")
     parser.add_argument("--windows", type=int, nargs="*", default=[], help="lengths of windows")
     parser.add_argument("--overlap", type=float, default=0.125, help="part of a window that the next repeats")
-    parser.add_argument("--modes", nargs="*", default=["late", "hybrid"])
+    parser.add_argument("--modes", nargs="*", default=["late", "hybrid", "lexical"])
     parser.add_argument("--documents", type=int, help="only the first so many")
     parser.add_argument("--queries", type=int, help="only the first so many")
     parser.add_argument("--out", type=Path, required=True, help="a folder")

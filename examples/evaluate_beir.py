@@ -2,39 +2,53 @@
 
 Run: python examples/evaluate_beir.py [BEIR_FOLDER]
 
-Without a folder it makes one of this project's own documentation: each section is a document, its heading the
-query that should find it.
+Without a folder it makes one of code that comes with Python: each function is a document, without its docstring, the
+first line of which is the query that should find it.
 """
 
+import ast
+import bisect
+import fnmatch
+import glob
+import heapq
+import inspect
 import json
-import re
+import shutil
 import sys
 import tempfile
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from encoder import Encoder
 from retriever.evaluation import Bm25, Dense, EvaluationSet, LateInteraction, compare, evaluate_all
-from retriever.evaluation.results import markdown
+from retriever.evaluation.results import markdown, side_by_side
 
-DOCS = Path(__file__).parent.parent / "docs"
+MODULES = (bisect, fnmatch, glob, heapq, shutil, textwrap)
 
 
-def documentation(folder: Path) -> Path:
-    """docs/*.md as a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
-    sections = [
-        (heading.strip(), text.strip())
-        for path in sorted(DOCS.glob("*.md"))
-        for heading, text in re.findall(
-            r"^## (.+)\n((?:(?!^## ).*\n?)*)", path.read_text("utf-8"), re.MULTILINE
-        )
-    ]
+def functions() -> Iterator[tuple[str, str]]:
+    """The docstring's first line, and the source without it, of each function that has a docstring."""
+    for module in MODULES:
+        source = inspect.getsource(module)
+        lines = source.splitlines(keepends=True)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and (docstring := ast.get_docstring(node)):
+                own = node.body[0]
+                code = lines[node.lineno - 1 : own.lineno - 1] + lines[own.end_lineno or 0 : node.end_lineno]
+                yield docstring.splitlines()[0], textwrap.dedent("".join(code))
+
+
+def collection(folder: Path) -> Path:
+    """These as a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+    pairs = list(functions())
     (folder / "qrels").mkdir(parents=True)
-    documents = [{"_id": f"d{i}", "text": text} for i, (_, text) in enumerate(sections)]
-    queries = [{"_id": f"q{i}", "text": heading} for i, (heading, _) in enumerate(sections)]
+    documents = [{"_id": f"d{i}", "text": text} for i, (_, text) in enumerate(pairs)]
+    queries = [{"_id": f"q{i}", "text": line} for i, (line, _) in enumerate(pairs)]
     for name, rows in (("corpus", documents), ("queries", queries)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(len(sections)))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(len(pairs)))
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, encoding="utf-8")
     return folder
 
@@ -42,8 +56,9 @@ def documentation(folder: Path) -> Path:
 def main(folder: Path, report: Path) -> dict[str, float]:
     """nDCG@10 of each system. What the report holds already is not run again."""
     encoder = Encoder.load()
-    systems = [LateInteraction(encoder), Bm25(), Dense(encoder)]
+    systems = [LateInteraction(encoder), LateInteraction(encoder, mode="hybrid"), Bm25(), Dense(encoder)]
     results = evaluate_all(systems, [EvaluationSet.load(folder)], report_file=report)
+    print(side_by_side(results))
     print(markdown(results))
     late = results[0]
     for other in results[1:]:
@@ -54,5 +69,5 @@ def main(folder: Path, report: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        source = Path(sys.argv[1]) if len(sys.argv) > 1 else documentation(Path(place) / "docs")
+        source = Path(sys.argv[1]) if len(sys.argv) > 1 else collection(Path(place) / "functions")
         main(source, Path(place) / "report.json")

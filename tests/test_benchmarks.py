@@ -68,3 +68,41 @@ def test_a_search_row_pools_rounds_and_says_what_is_lost(benchmark):
     assert row["nDCG@10"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
     assert row["nDCG@10 lost"] == pytest.approx((1 - 1 / np.log2(3)) / 2)
     json.dumps(row)
+
+
+def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, capsys):
+    """End to end on a slice, and again: a row for each way, nothing measured twice, no index left."""
+    long_documents = benchmark("long_documents")
+    filler = "Nothing of interest was said about the weather. " * 9
+    texts = {"a": f"{filler}The heart pumps blood.", "b": f"{filler}Interest rates rose.", "c": "A cat."}
+    (tmp_path / "set" / "qrels").mkdir(parents=True)
+    queries = {"q": "blood and the heart", "r": "a rise of interest rates", "s": "cats"}
+    for name, some in (("corpus", {"x": "no answer", **texts}), ("queries", queries)):
+        lines = "".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in some.items())
+        (tmp_path / "set" / f"{name}.jsonl").write_text(lines)
+    (tmp_path / "set" / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq\ta\t1\nr\tb\t1\ns\tc\t1\n"
+    )
+    out = tmp_path / "out"
+    arguments = ["x", str(tmp_path / "set"), "--whole", "64", "--windows", "32", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--documents", "2", "--modes", "late", "hybrid"])
+    for _ in range(2):
+        long_documents.main()
+    assert [path.name for path in sorted(out.iterdir())] == [
+        "part",
+        "table.md",
+        "whole-64-0.json",
+        "windows-32-4.json",
+    ]
+    _, _, whole, windows = (out / "table.md").read_text().splitlines()
+    assert whole.startswith("| whole, 64 tokens | ")
+    assert windows.startswith("| windows of 32, overlap 4 | 1.0000 | 1.0000 | 1.0000 | 1.0000 | ")
+    assert [row.split(" | ")[7] for row in (whole, windows)] == ["2", "0"]  # documents cut
+    assert capsys.readouterr().out.count("windows of 32") == 4
+
+
+def test_an_index_that_was_there_has_no_time(benchmark):
+    one = {"mode": "late", "encoded_tokens": 3, "tokens": 9, "passages": 2, "cut": 0, "index_bytes": 10**6}
+    one |= {"nDCG@10": 0.5, "R@100": 1.0, "index_seconds": 5, "index_cpu_seconds": 4, "ms_per_query": 1}
+    [cells] = benchmark("long_documents").table({"whole": [one]}, ["late", "hybrid"]).splitlines()[2:]
+    assert cells == "| whole | 0.5000 |  | 1.0000 |  | 2 | 9 |  | 1.0 |  |  | 1.0 |  |"

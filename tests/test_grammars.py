@@ -364,7 +364,6 @@ SUFFIXES = {
     "python": "py",
     "javascript": "js",
     "typescript": "ts",
-    "tsx": "tsx",
     "java": "java",
     "go": "go",
     "rust": "rs",
@@ -415,10 +414,7 @@ def test_large_files_of_each_language(language: str, size: int) -> None:
     """The largest that is parsed, and 5 MB, which is cut by indentation and said to be."""
     source = SAMPLES[language] * (size // len(SAMPLES[language]))
     chunks, reason = chunk_source(source, language, overlap_chars=0)
-    if size > MAX_PARSED_CHARS:
-        assert reason == "too large"
-    else:
-        assert reason == ("no parse" if language == "python" else "")
+    assert reason == ("too large" if size > MAX_PARSED_CHARS else "")
     check_once(source, chunks)
     assert max(len(c.text) for c in chunks) <= 1_500
 
