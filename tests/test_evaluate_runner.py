@@ -236,7 +236,7 @@ def test_windows_are_folded_into_documents(bundled: Encoder, tmp_path: Path, mod
 
 
 def test_windows_that_cannot_be_are_refused_before_anything_is_read(bundled: Encoder) -> None:
-    for options in ({"window": 513}, {"window": 64, "overlap": 40}, {"overlap": 8}):
+    for options in ({"window": 8193}, {"window": 64, "overlap": 40}, {"overlap": 8}):
         with pytest.raises(ArgumentError, match=r"window=|overlap="):
             evaluate_folder(bundled, "no folder", **options)  # type: ignore[arg-type]
 
