@@ -96,7 +96,7 @@ def main(place: Path) -> tuple[float, float]:
 
     # 3. Late interaction: InfoNCE over the batch and a hard negative.
     late = RetrievalConfig(
-        model=str(pretrained), steps=100, batch_size=24, query_length=32, document_lengths=(48, 64), lr=3e-3,
+        model=str(pretrained), steps=60, batch_size=24, query_length=32, document_lengths=(48, 64), lr=3e-3,
         embedding_lr=3e-3, warmup=10,
     )  # fmt: skip
     trained = place / "models" / "late"

@@ -94,7 +94,7 @@ def test_example_search_code(tmp_path):
 
 def test_example_train_small(tmp_path):
     before, after = examples.train_small.main(tmp_path)
-    assert after > before + 0.1
+    assert after > before + 0.06  # measured: 0.14 to 0.15 more
 
 
 def test_example_long_documents(tmp_path):

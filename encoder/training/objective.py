@@ -156,7 +156,8 @@ class RetrievalLoss:
         loss.backward()  # type: ignore[no-untyped-call]
         for piece in pieces:
             graphs = self._vectors(texts, piece) if cached else [made[i] for i in piece]
-            torch.autograd.backward(graphs, [vectors[i].grad * world_size() for i in piece])  # type: ignore[operator]
+            found = [vectors[i].grad for i in piece]
+            torch.autograd.backward(graphs, [None if g is None else g * world_size() for g in found])
         return loss.detach()
 
     def _texts(self, batch: Batch, step: int) -> _Texts:
@@ -195,7 +196,7 @@ class RetrievalLoss:
         for share, part in zip(
             shares, gather_rows(rows, [sum(counts[i] for i in share) for share in shares]), strict=True
         ):
-            for i, vectors in zip(share, part.split([counts[i] for i in share]), strict=True):
+            for i, vectors in zip(share, torch.split(part, [counts[i] for i in share]), strict=True):
                 out[i] = vectors.detach()
         return out
 
