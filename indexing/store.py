@@ -1,7 +1,6 @@
 """The index's SQLite file: documents, tombstones, the lists of segments and files, the one commit point."""
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from sqlite_utils import Database
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import fulltext
+from indexing.database import BUSY_SECONDS, connect, connect_reader, damaged
 from indexing.durable import FileRecord
 from indexing.filters import Filter
 from indexing.segment import SegmentRow
@@ -24,7 +24,6 @@ __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "S
 DATABASE = "index.db"
 FORMAT_VERSION = 1
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
-BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -100,22 +99,22 @@ class Store:
         self._reader: Database | None = None
         try:
             # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
-            self._writer = _connect(path, "rw") if writable else None
+            self._writer = connect(path, "rw") if writable else None
             if self._writer is not None:
                 fulltext.define_function(self._writer.conn)
-            self._reader = _connect_reader(path)
+            self._reader = connect_reader(path)
             self.settings: dict[str, Any] = self._read_settings()
             self._read_state()
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.DatabaseError):
-                raise _damaged(path, error) from error
+                raise damaged(path, error) from error
             raise
 
     @staticmethod
     def create(path: Path, settings: dict[str, Any]) -> None:
         """Make the tables. A crash in the midst leaves none, and it may be tried again."""
-        db = _connect(path, "rwc")
+        db = connect(path, "rwc")
         db.execute("PRAGMA journal_mode = WAL")
         with db.atomic():
             db.table("settings").create({"key": str, "value": str}, pk="key")
@@ -148,7 +147,7 @@ class Store:
         if not path.exists() or path.stat().st_size == 0:
             return False
         try:
-            db = _connect(path, "ro")
+            db = connect(path, "ro")
         except sqlite3.DatabaseError:
             return True
         names = db.table_names()
@@ -231,9 +230,9 @@ class Store:
         try:
             told = self._rows("PRAGMA integrity_check(1)")[0][0]
         except sqlite3.DatabaseError as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         if told != "ok":
-            raise _damaged(self.path, told)
+            raise damaged(self.path, told)
 
     def close(self) -> None:
         with self._lock:
@@ -384,43 +383,5 @@ class Store:
             self.files = [FileRecord(*row) for row in rows]
 
 
-def _connect(path: Path, mode: str) -> Database:
-    conn = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        check_same_thread=False,
-    )
-    db = Database(conn, execute_plugins=False)
-    try:
-        # FULL forces the log to disk at each commit; NORMAL may lose the last ones in a power cut.
-        db.execute("PRAGMA synchronous = FULL")
-        db.table_names()  # SQLite opens the file no earlier than this
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _connect_reader(path: Path) -> Database:
-    try:
-        return _connect(path, "ro")
-    except sqlite3.OperationalError:
-        # A reader, too, writes SQLite's -shm file. Where none can be made, and no log tells of a writer, the
-        # database file is all there is. Never otherwise: this way SQLite looks at neither log nor locks.
-        log = path.with_name(path.name + "-wal")
-        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size > 0):
-            raise
-        return _connect(path, "ro&immutable=1")
-
-
 def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[i : i + VARIABLES] for i in range(0, len(values), VARIABLES))
-
-
-def _damaged(path: Path, found: object) -> IndexFormatError:
-    if isinstance(found, sqlite3.OperationalError):  # locked, no permission, the medium
-        return IndexFormatError(
-            f"{path} cannot be read ({found}); check its permissions and who else has it open"
-        )
-    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")
