@@ -47,8 +47,4 @@ def connect_reader(path: Path) -> Database:
 
 def damaged(path: Path, found: object) -> IndexFormatError:
     """What to raise for a database that SQLite cannot read, and what it said."""
-    if isinstance(found, sqlite3.OperationalError):  # locked, no permission, the medium
-        return IndexFormatError(
-            f"{path} cannot be read ({found}); check its permissions and who else has it open"
-        )
     return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")

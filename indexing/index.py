@@ -30,6 +30,7 @@ from indexing.records import (
     read_record,
     read_records,
 )
+from indexing.refusals import refusals
 from indexing.segment import Segment
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.snapshot import Snapshot
@@ -94,7 +95,7 @@ class Index:
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
         size of the corpus; not stored. The rest is explained at IndexSettings.
-        Raises ArgumentError where there is an index already.
+        Raises ArgumentError where there is an index already, StorageError where the disk refuses.
         """
         folder = Path(path)
         if (encoder is None) == (dim is None):
@@ -122,10 +123,11 @@ class Index:
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
-            (folder / "segments").mkdir(exist_ok=True)
-            Store.create(folder / DATABASE, asdict(settings))
-            fsync_folder(folder)
-            fsync_folder(folder.parent)
+            with refusals(folder):
+                (folder / "segments").mkdir(exist_ok=True)
+                Store.create(folder / DATABASE, asdict(settings))
+                fsync_folder(folder)
+                fsync_folder(folder.parent)
             return cls(folder, encoder, lock, memory)
         except BaseException:
             lock.release()
@@ -270,7 +272,7 @@ class Index:
         A doc_id that exists is replaced; the last of several in the stream wins. What has not changed is not
         encoded again, so an interrupted add may simply be run again. Commits every settings.commit_tokens
         and at the end; after an error, what the last of these commits stored stays, and nothing after it.
-        Raises ArgumentError, naming the record, for one that cannot be stored.
+        Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing() as writer:
             encoder = self._document_encoder()

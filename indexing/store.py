@@ -17,6 +17,7 @@ from indexing import fulltext
 from indexing.database import BUSY_SECONDS, connect, connect_reader, damaged
 from indexing.durable import FileRecord
 from indexing.filters import Filter
+from indexing.refusals import refusals, refused
 from indexing.segment import SegmentRow
 
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
@@ -91,7 +92,8 @@ class Store:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Raises IndexFormatError if `path` is not an index's database or is of a newer version."""
+        """Raises IndexFormatError if `path` is not an index's database or is of a newer version, StorageError
+        where the system refuses to read it."""
         self.path = path
         self.uncertain = writable  # whether a commit, ours or of a killed writer, may have half happened
         self._lock = threading.RLock()
@@ -108,7 +110,7 @@ class Store:
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.DatabaseError):
-                raise damaged(path, error) from error
+                raise (refused(path, error) or damaged(path, error)) from error
             raise
 
     @staticmethod
@@ -253,15 +255,19 @@ class Store:
         """
         db = self._writer
         assert db is not None
-        with db.atomic():
+        with refusals(self.path), db.atomic():
             db.execute("UPDATE settings SET value = value + 1 WHERE key = 'burials'")
         self.uncertain = False
 
     def commit(self, change: Change) -> None:
-        """The one commit point: all of `change` becomes visible, and durable, or none of it."""
+        """The one commit point: all of `change` becomes visible, and durable, or none of it.
+
+        Raises StorageError where the disk refuses; the next writing then begins with `bury`.
+        """
         assert not self.uncertain
         self.uncertain = True  # until it has ended well
-        self._commit(change)
+        with refusals(self.path):
+            self._commit(change)
         self.uncertain = False
 
     def _commit(self, change: Change) -> None:
@@ -326,7 +332,7 @@ class Store:
         assert self._writer is not None
         if not always and self._rows("PRAGMA freelist_count")[0][0] == 0:
             return
-        with self._lock:
+        with self._lock, refusals(self.path):
             self._reading().rollback()  # a snapshot of our own would keep the log from being cut
             self._writer.execute("VACUUM")
             # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
@@ -343,7 +349,7 @@ class Store:
         return self._reader
 
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, refusals(self.path):
             rows: list[tuple[Any, ...]] = self._reading().execute(sql, list(parameters)).fetchall()
             return rows
 

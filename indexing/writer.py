@@ -54,14 +54,7 @@ class Writer:
         """See Index.add. stream: batches of records; vectors_of: the vectors of those that are new."""
         report, pending = AddReport(), Pending()
         for batch in stream:
-            stored = self.store.find(list({record.doc_id for record in batch}))
-            todo = pending.plan(batch, stored, report)
-            if todo:
-                embeddings = vectors_of(todo)
-                check_vectors(embeddings, [record.doc_id for record in todo], self.settings.dim)
-                report.truncated += embeddings.truncated
-                report.tokens += len(embeddings.vectors)
-                pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
+            self._take(pending, batch, vectors_of, report)
             if pending.tokens >= self.settings.commit_tokens:
                 self.commit(pending)
                 pending = Pending()  # its memory is wanted for training
@@ -156,6 +149,22 @@ class Writer:
         self.store.shrink(always=True)
 
     # Inside -------------------------------------------------------------------------------------------------
+
+    def _take(
+        self,
+        pending: Pending,
+        batch: list[Record],
+        vectors_of: Callable[[list[Record]], TokenEmbeddings],
+        report: AddReport,
+    ) -> None:
+        # A method of its own, so that the last batch's float32 vectors are gone when a codec is trained.
+        todo = pending.plan(batch, self.store.find(list({record.doc_id for record in batch})), report)
+        if todo:
+            embeddings = vectors_of(todo)
+            check_vectors(embeddings, [record.doc_id for record in todo], self.settings.dim)
+            report.truncated += embeddings.truncated
+            report.tokens += len(embeddings.vectors)
+            pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
 
     def _change(self) -> Change:
         state = self.store.state
