@@ -12,7 +12,7 @@ __all__ = ["refusals", "refused"]
 
 FULL = "free space on that disk and run the same again: it goes on from what was committed"
 READ_ONLY = "change its permissions and run the same again; what was committed is kept"
-FAILING = "check that disk, then run the same again; what was committed is kept"
+FAILING = "check that disk and the room on it, then run the same again; what was committed is kept"
 LOCKED = "let the other program finish and run the same again; what was committed is kept"
 
 # EFBIG: larger than a user's limit, or than the file system can hold.
