@@ -46,10 +46,13 @@ def half(name: str, source: str) -> dict[str, Any]:
 def predict(source: str) -> dict[str, Any]:
     encoder = Encoder.load()
     encoder.encode_documents(["a text"])
-    status = Path("/proc/self/status").read_text().splitlines()
-    resident = int(next(line for line in status if line.startswith("VmRSS")).split()[1]) * 1024
     found = estimate(read_source(source), encoder, clock=time.process_time, resident=resident)
     return {what: getattr(found, what) for what in WHAT}
+
+
+def resident() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) * 1024
 
 
 def build(source: str) -> dict[str, Any]:

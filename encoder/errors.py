@@ -9,6 +9,7 @@ __all__ = [
     "IndexLockedError",
     "LatewoodError",
     "MissingDependencyError",
+    "StorageError",
 ]
 
 
@@ -42,3 +43,7 @@ class IndexLockedError(LatewoodError):
 
 class MissingDependencyError(LatewoodError, ImportError):
     """A package of an extra is needed: names the install command."""
+
+
+class StorageError(LatewoodError, OSError):
+    """A full or failing disk, or one that may not be written. What was committed stays; the CLI exits with 1."""

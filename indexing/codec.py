@@ -242,8 +242,7 @@ class Codec:
 
     def save(self, path: Path) -> None:
         """Write an Index2Layer without codes; its coarse quantiser holds the centroids in float16."""
-        faiss = _faiss()
-        faiss.write_index(self._layers(_half_quantizer(self.centroids)), str(path))
+        _write(self._layers(_half_quantizer(self.centroids)), path)
 
     @classmethod
     def load(cls, path: Path) -> "Codec":
@@ -274,7 +273,7 @@ def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
     index = codec._layers(faiss.IndexFlatL2(codec.dim))
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
-    faiss.write_index(index, str(path))
+    _write(index, path)
 
 
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
@@ -287,6 +286,13 @@ def read_codes(path: Path) -> npt.NDArray[np.uint8]:
     codes: npt.NDArray[np.uint8] = np.asarray(_Owned(raw, index)).reshape(index.ntotal, index.code_size)
     codes.flags.writeable = False
     return codes
+
+
+def _write(index: Any, path: Path) -> None:
+    # Through a file of Python's: FAISS's own tells nobody when the last block of a file finds no room.
+    faiss = _faiss()
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _read_layers(path: Path, flags: int) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexing.refusals import refusals
+
 __all__ = ["FileRecord", "fsync_folder", "hash_file", "publish_file", "publish_folder", "remove"]
 
 ASIDE = ".aside"  # suffix of what is not yet in view
@@ -22,29 +24,34 @@ class FileRecord:
 
 
 def publish_folder(root: Path, name: str, write: Callable[[Path], None]) -> list[FileRecord]:
-    """Make the folder root/name with what `write(folder)` puts there. A commit shows it to readers."""
+    """Make the folder root/name with what `write(folder)` puts there. A commit shows it to readers.
+
+    Raises StorageError where the system refuses.
+    """
     final = root / name
     aside = final.with_name(final.name + ASIDE)
     # Either may be left from a failed attempt; no commit names them, or the name would not be free.
     remove(aside)
     remove(final)
-    aside.mkdir(parents=True)
-    write(aside)
-    records = [_settle(path, f"{name}/{path.name}") for path in sorted(aside.iterdir())]
-    fsync_folder(aside)
-    aside.rename(final)
-    fsync_folder(final.parent)
+    with refusals(final):
+        aside.mkdir(parents=True)
+        write(aside)
+        records = [_settle(path, f"{name}/{path.name}") for path in sorted(aside.iterdir())]
+        fsync_folder(aside)
+        aside.rename(final)
+        fsync_folder(final.parent)
     return records
 
 
 def publish_file(root: Path, name: str, write: Callable[[Path], None]) -> FileRecord:
-    """Make the file root/name with what `write(path)` puts there."""
+    """Make the file root/name with what `write(path)` puts there. Raises StorageError where the system refuses."""
     final = root / name
     aside = final.with_name(final.name + ASIDE)
-    write(aside)
-    record = _settle(aside, name)
-    aside.replace(final)
-    fsync_folder(final.parent)
+    with refusals(final):
+        write(aside)
+        record = _settle(aside, name)
+        aside.replace(final)
+        fsync_folder(final.parent)
     return record
 
 

@@ -24,7 +24,8 @@ from indexing.codec import (
 )
 from indexing.codec import sample_size as training_rows
 from indexing.index import Index
-from indexing.memory import limit
+from indexing.memory import ROW_BYTES, limit
+from indexing.records import BATCH_CHARS, BATCH_RECORDS
 from indexing.settings import DocumentEncoder, IndexSettings
 
 __all__ = ["Estimate", "estimate"]
@@ -32,7 +33,8 @@ __all__ = ["Estimate", "estimate"]
 SAMPLE = 1000  # passages whose tokens are counted and whose texts are stored for a trial
 TIMED_TOKENS = 16_384  # encoded for a trial
 LIST_BYTES = 2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/index.md)
-ROW_BYTES = 10  # of a training row, a dimension: see indexing/memory.py
+FAISS_BYTES = 15_000_000  # resident once it is imported, which a flat index does without
+BATCH_BYTES = 6  # of a token that was just encoded, a dimension: in float32, then in float16
 MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passages sorted by centroid
 
 
@@ -64,12 +66,12 @@ def estimate(
     *,
     memory: int | str | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    resident: int = 0,
+    resident: Callable[[], int] = lambda: 0,
 ) -> Estimate:
     """Read the passages once, encode and store a sample of them aside, and work out what all would take.
 
-    memory: as at Index.create. clock: seconds, as time.perf_counter or time.process_time. resident: bytes that
-    the process takes once the encoder is loaded; memory_bytes counts from there.
+    memory: as at Index.create. clock: seconds, as time.perf_counter or time.process_time. resident: asked once
+    the sample is encoded for the bytes that the process then takes; memory_bytes counts from there.
     Raises CorpusError where there is no passage.
     """
     sample, n, chars = _reservoir(passages)
@@ -81,6 +83,7 @@ def estimate(
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
     vectors, encode_seconds = _timed_encoding(texts, encoder, clock)
     timed = len(vectors)
+    taken = resident()
     tokens = round(n * len(vectors.vectors) / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)
     database, index_seconds = stored_bytes * n / len(sample), stored_seconds * n / len(sample)
@@ -90,7 +93,9 @@ def estimate(
     pending = min(tokens, settings.commit_tokens) * half
     if flat:
         nlist, disk = None, tokens * half + 8 * n + database
-        memory_peak, disk_peak = pending, disk
+        # A batch that was just encoded lies beside what is pending.
+        batch = min(tokens, BATCH_RECORDS * tokens // n, BATCH_CHARS * tokens // max(chars, 1))
+        memory_peak, disk_peak = pending + BATCH_BYTES * dim * batch, disk
     else:
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
@@ -99,7 +104,9 @@ def estimate(
         segments = 1 + (tokens - held) // settings.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
         disk = tokens * (id_bytes(nlist) + settings.m) + lists + 8 * n + codec + database
-        memory_peak = max(pending, held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held))
+        training = held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held)
+        # What pending vectors took stays resident while the codec is trained: see indexing/memory.py.
+        memory_peak = FAISS_BYTES + pending + training
         disk_peak = disk + held * half
     return Estimate(
         passages=n,
@@ -110,7 +117,7 @@ def estimate(
         index_seconds=index_seconds,
         disk_bytes=round(disk),
         disk_peak_bytes=round(disk_peak),
-        memory_bytes=resident + memory_peak,
+        memory_bytes=taken + memory_peak,
     )
 
 

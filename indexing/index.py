@@ -1,8 +1,7 @@
 """Index: a folder of passages and their token vectors. Create or open it, add, delete, compact, read."""
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,27 +13,29 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from encoder.embeddings import TokenEmbeddings
-from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
+from encoder.errors import ArgumentError, IndexFormatError
 from indexing.codec import Codec, choose_m
 from indexing.durable import fsync_folder
-from indexing.filters import parse_filter, parse_key
+from indexing.filters import parse_key
 from indexing.inspection import describe, verify
 from indexing.lock import WriterLock
 from indexing.memory import limit
+from indexing.pending import deletion, new_metadata, renaming
 from indexing.records import (
     AddReport,
     Record,
     batches,
     check_vectors,
-    metadata_json,
+    hash_salt,
     read_record,
     read_records,
 )
+from indexing.refusals import refusals
 from indexing.segment import Segment
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.snapshot import Snapshot
 from indexing.store import DATABASE, Document, Store
-from indexing.writer import Pending, Writer
+from indexing.writer import Writer
 
 __all__ = ["Index"]
 
@@ -63,7 +64,7 @@ class Index:
         try:
             self.settings = IndexSettings.from_json(self._store.settings, folder / DATABASE)
             if encoder is not None:
-                self._check_encoder(encoder)
+                self.settings.check_encoder(encoder, folder)
             self._encoder = encoder
             self._snapshot = Snapshot(folder, self._store, self.settings.dim)
             self._writer = None
@@ -94,7 +95,7 @@ class Index:
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
         size of the corpus; not stored. The rest is explained at IndexSettings.
-        Raises ArgumentError where there is an index already.
+        Raises ArgumentError where there is an index already, StorageError where the disk refuses.
         """
         folder = Path(path)
         if (encoder is None) == (dim is None):
@@ -122,10 +123,11 @@ class Index:
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
-            (folder / "segments").mkdir(exist_ok=True)
-            Store.create(folder / DATABASE, asdict(settings))
-            fsync_folder(folder)
-            fsync_folder(folder.parent)
+            with refusals(folder):
+                (folder / "segments").mkdir(exist_ok=True)
+                Store.create(folder / DATABASE, asdict(settings))
+                fsync_folder(folder)
+                fsync_folder(folder.parent)
             return cls(folder, encoder, lock, memory)
         except BaseException:
             lock.release()
@@ -270,21 +272,17 @@ class Index:
         A doc_id that exists is replaced; the last of several in the stream wins. What has not changed is not
         encoded again, so an interrupted add may simply be run again. Commits every settings.commit_tokens
         and at the end; after an error, what the last of these commits stored stays, and nothing after it.
-        Raises ArgumentError, naming the record, for one that cannot be stored.
+        Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing() as writer:
             encoder = self._document_encoder()
-            kept = [encoder.load_arguments.get(k) for k in ("document_length", "skiplist_words")]
-            # Only where there is pooling: indexes made before there was any know their texts without it.
-            pooled = [f"pool_factor={f}"] if (f := encoder.load_arguments.get("pool_factor", 1)) != 1 else []
-            salt = json.dumps(kept + pooled)
 
             def encode(batch: list[Record]) -> TokenEmbeddings:
                 return encoder.encode_documents([record.text or "" for record in batch])
 
-            checked = read_records(records, salt)
+            checked = read_records(records, hash_salt(encoder))
             with tqdm(checked, desc="index", unit="passage", disable=not show_progress) as bar:
-                return self._add(writer, batches(bar), encode)
+                return writer.add(batches(bar), encode)
 
     def add_embeddings(
         self,
@@ -316,7 +314,7 @@ class Index:
             def look_up(batch: list[Record]) -> TokenEmbeddings:
                 return TokenEmbeddings.from_list([embeddings[r.number] for r in batch], self.dim)
 
-            return self._add(writer, batches(records), look_up)
+            return writer.add(batches(records), look_up)
 
     def delete(self, doc_ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
         """Delete passages by doc_id, or all that meet a filter (docs/filters.md); how many there were.
@@ -328,13 +326,7 @@ class Index:
         if isinstance(doc_ids, str):
             raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
         with self._writing() as writer:
-            pending = Pending()
-            if filter is not None:
-                condition = parse_filter(filter, self._store.metadata_indexes)
-                pending.deleted = set(self._store.matching(condition).tolist())
-            else:
-                found = self._store.find(list(dict.fromkeys(doc_ids or ())))
-                pending.deleted = {row.pid for row in found.values()}
+            pending = deletion(self._store, doc_ids, filter)
             writer.commit(pending)
             return len(pending.deleted)
 
@@ -347,16 +339,7 @@ class Index:
         if not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata is {type(metadata).__name__}; pass {{doc_id: metadata}}")
         with self._writing() as writer:
-            pending = Pending()
-            stored = self._store.find(list(metadata))
-            for doc_id, value in metadata.items():
-                if doc_id not in stored:
-                    raise ArgumentError(f"doc_id {doc_id!r} is not stored; store it by add")
-                if not isinstance(value, Mapping):
-                    raise ArgumentError(f"doc_id {doc_id!r} has metadata {value!r}; pass a dict")
-                text = metadata_json(dict(value), f"doc_id {doc_id!r}")
-                if text != stored[doc_id].metadata:
-                    pending.metadata[doc_id] = stored[doc_id].pid, text
+            pending = new_metadata(self._store, metadata)
             writer.commit(pending)
             return len(pending.metadata)
 
@@ -367,16 +350,7 @@ class Index:
         one is, unless that is renamed as well, or is given twice.
         """
         with self._writing() as writer:
-            pending = Pending()
-            stored = self._store.find(list({*doc_ids, *doc_ids.values()}))
-            taken: set[str] = set()
-            for old, new in doc_ids.items():
-                if old not in stored:
-                    raise ArgumentError(f"doc_id {old!r} is not stored; store it by add")
-                if new in taken or (new in stored and new not in doc_ids) or not new:
-                    raise ArgumentError(f"doc_id {new!r} for {old!r} is taken or empty; pass another")
-                taken.add(new)
-                pending.renamed[stored[old].pid] = new
+            pending = renaming(self._store, doc_ids)
             writer.commit(pending)
             return len(pending.renamed)
 
@@ -406,31 +380,6 @@ class Index:
 
     # Inside -------------------------------------------------------------------------------------------------
 
-    def _add(
-        self,
-        writer: Writer,
-        stream: Iterable[list[Record]],
-        vectors_of: Callable[[list[Record]], TokenEmbeddings],
-    ) -> AddReport:
-        report, pending = AddReport(), Pending()
-        for batch in stream:
-            stored = self._store.find(list({record.doc_id for record in batch}))
-            todo = pending.plan(batch, stored, report)
-            if todo:
-                embeddings = vectors_of(todo)
-                check_vectors(embeddings, [record.doc_id for record in todo], self.dim)
-                report.truncated += embeddings.truncated
-                report.tokens += len(embeddings.vectors)
-                pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
-            if pending.tokens >= writer.settings.commit_tokens:
-                writer.commit(pending)
-                pending = Pending()  # its memory is wanted for training
-                writer.settle(writer.settings.segment_tokens)
-        writer.commit(pending)
-        pending = Pending()
-        writer.settle(min(writer.settings.flat_tokens, writer.settings.segment_tokens))
-        return report
-
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
         with self._mutex:
@@ -452,18 +401,6 @@ class Index:
             from encoder import Encoder
 
             encoder = Encoder.load(**self.settings.encoder)
-            self._check_encoder(encoder)
+            self.settings.check_encoder(encoder, self.folder)
             self._encoder = encoder
         return self._encoder
-
-    def _check_encoder(self, encoder: DocumentEncoder) -> None:
-        if self.settings.encoder_fingerprint is None:
-            raise EncoderMismatchError(
-                f"{self.folder} was created without an encoder; open it without one and use add_embeddings"
-            )
-        if encoder.fingerprint != self.settings.encoder_fingerprint:
-            raise EncoderMismatchError(
-                f"{self.folder} was made by encoder {self.encoder_name!r} (fingerprint "
-                f"{self.encoder_fingerprint}), not {encoder.name!r} ({encoder.fingerprint}); "
-                "open it with that one, or build a new index"
-            )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from encoder.errors import ArgumentError, IndexLockedError
+from indexing.refusals import refusals
 
 if sys.platform == "win32":
     import msvcrt
@@ -24,7 +25,8 @@ LOCK_BYTE = 1 << 20
 class WriterLock:
     """Holds `path` locked until `release`. The system lets go of it when the process ends, kill -9 included.
 
-    Raises IndexLockedError, naming the holder's process, machine and time, when another writer has it.
+    Raises IndexLockedError, naming the holder's process, machine and time, when another writer has it; StorageError
+    where its own name cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,11 +45,15 @@ class WriterLock:
             raise IndexLockedError(
                 f"{path.parent} is being written by {_describe(holder)}; wait for it, or only read"
             ) from error
-        file.seek(0)
-        file.truncate()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now}, file)
-        file.flush()
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+        try:
+            with refusals(path):
+                file.truncate(0)
+                os.write(file.fileno(), holder.encode())
+        except BaseException:
+            file.close()
+            raise
         self._file: IO[str] | None = file
 
     def release(self) -> None:

@@ -7,11 +7,14 @@ from encoder.errors import ArgumentError
 from indexing.codec import MAX_SAMPLE
 from indexing.settings import IndexSettings
 
-__all__ = ["limit", "parse_bytes"]
+__all__ = ["ROW_BYTES", "limit", "parse_bytes"]
 
-BASE = 256_000_000  # the interpreter, FAISS, SQLite and blocks of tokens in work
-ENCODER = 512_000_000  # torch, the bundled model and a batch in it
+BASE = 384_000_000  # the interpreter, torch, FAISS and SQLite: 250 MB measured; and blocks of tokens in work
+ENCODER = 384_000_000  # the bundled model and a batch in it
 LEAST = 128_000_000  # what must be left for vectors
+ROW_BYTES = (
+    10  # of a training row, a dimension: drawn and joined in float32, and in part again inside k-means
+)
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -27,8 +30,9 @@ def parse_bytes(value: int | str) -> int:
 def limit(settings: IndexSettings, memory: int | str | None) -> tuple[IndexSettings, int]:
     """The settings to write with under a limit of the process's peak memory, and the most training rows.
 
-    Pending vectors, training and the making of a segment come after one another. Raises ArgumentError for a
-    limit under what any build takes.
+    While a codec is trained all three are resident: the rows, the pages of the flat segments they are drawn from,
+    and what pending vectors took, which the C library does not give back to the system. So each has its share.
+    Raises ArgumentError for a limit under what any build takes.
     """
     if memory is None:
         return settings, MAX_SAMPLE
@@ -42,9 +46,8 @@ def limit(settings: IndexSettings, memory: int | str | None) -> tuple[IndexSetti
     half = 2 * settings.dim  # a float16 vector
     limited = replace(
         settings,
-        # Pending vectors are at most a third of the room, and those mapped from flat segments a half.
-        commit_tokens=max(1, min(settings.commit_tokens, room // (3 * half))),
-        segment_tokens=max(1, min(settings.segment_tokens, room // (2 * half))),
+        # A sixth of the room for pending vectors, a third for those mapped, a half for training.
+        commit_tokens=max(1, min(settings.commit_tokens, room // (6 * half))),
+        segment_tokens=max(1, min(settings.segment_tokens, room // (3 * half))),
     )
-    # A row is there as it is drawn, joined to the others, and again in part inside k-means.
-    return limited, max(256, min(MAX_SAMPLE, room // (10 * settings.dim)))
+    return limited, max(256, min(MAX_SAMPLE, room // (2 * ROW_BYTES * settings.dim)))

@@ -12,8 +12,18 @@ import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
+from indexing.settings import DocumentEncoder
 
-__all__ = ["AddReport", "Record", "batches", "check_vectors", "metadata_json", "read_record", "read_records"]
+__all__ = [
+    "AddReport",
+    "Record",
+    "batches",
+    "check_vectors",
+    "hash_salt",
+    "metadata_json",
+    "read_record",
+    "read_records",
+]
 
 BATCH_RECORDS = 512
 BATCH_CHARS = 1 << 19  # a batch's float32 vectors then stay in the tens of MiB
@@ -47,6 +57,14 @@ class Record:
     text: str | None
     metadata: str
     content_hash: str
+
+
+def hash_salt(encoder: DocumentEncoder) -> str:
+    """What a content hash covers beside the text: how the encoder cuts and keeps tokens."""
+    kept = [encoder.load_arguments.get(k) for k in ("document_length", "skiplist_words")]
+    # Only where there is pooling: indexes made before there was any know their texts without it.
+    pooled = [f"pool_factor={f}"] if (f := encoder.load_arguments.get("pool_factor", 1)) != 1 else []
+    return json.dumps(kept + pooled)
 
 
 def read_records(records: Iterable[Mapping[str, Any]], salt: str) -> Iterator[Record]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from encoder.embeddings import TokenEmbeddings
-from encoder.errors import ArgumentError, IndexFormatError
+from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 
 __all__ = ["DocumentEncoder", "IndexSettings", "TunedSearch"]
 
@@ -58,6 +58,20 @@ class IndexSettings:
                 f"{path} has unknown settings {sorted(values.keys() - known)}; upgrade Latewood"
             )
         return cls(**values)
+
+    def check_encoder(self, encoder: DocumentEncoder, folder: Path) -> None:
+        """Raises EncoderMismatchError if this encoder did not make the vectors of the index in `folder`."""
+        if self.encoder_fingerprint is None:
+            raise EncoderMismatchError(
+                f"{folder} was created without an encoder; open it without one and use add_embeddings"
+            )
+        name = None if self.encoder is None else str(self.encoder["name"])
+        if encoder.fingerprint != self.encoder_fingerprint:
+            raise EncoderMismatchError(
+                f"{folder} was made by encoder {name!r} (fingerprint "
+                f"{self.encoder_fingerprint}), not {encoder.name!r} ({encoder.fingerprint}); "
+                "open it with that one, or build a new index"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The index's SQLite file: documents, tombstones, the lists of segments and files, the one commit point."""
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,10 @@ from sqlite_utils import Database
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import fulltext
+from indexing.database import BUSY_SECONDS, connect, connect_reader, damaged
 from indexing.durable import FileRecord
 from indexing.filters import Filter
+from indexing.refusals import refusals, refused
 from indexing.segment import SegmentRow
 
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
@@ -24,7 +25,6 @@ __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "S
 DATABASE = "index.db"
 FORMAT_VERSION = 1
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
-BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Store:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Raises IndexFormatError if `path` is not an index's database or is of a newer version."""
+        """Raises IndexFormatError if `path` is not an index's database or is of a newer version, StorageError
+        where the system refuses to read it."""
         self.path = path
         self.uncertain = writable  # whether a commit, ours or of a killed writer, may have half happened
         self._lock = threading.RLock()
@@ -100,22 +101,22 @@ class Store:
         self._reader: Database | None = None
         try:
             # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
-            self._writer = _connect(path, "rw") if writable else None
+            self._writer = connect(path, "rw") if writable else None
             if self._writer is not None:
                 fulltext.define_function(self._writer.conn)
-            self._reader = _connect_reader(path)
+            self._reader = connect_reader(path)
             self.settings: dict[str, Any] = self._read_settings()
             self._read_state()
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.DatabaseError):
-                raise _damaged(path, error) from error
+                raise (refused(path, error) or damaged(path, error)) from error
             raise
 
     @staticmethod
     def create(path: Path, settings: dict[str, Any]) -> None:
         """Make the tables. A crash in the midst leaves none, and it may be tried again."""
-        db = _connect(path, "rwc")
+        db = connect(path, "rwc")
         db.execute("PRAGMA journal_mode = WAL")
         with db.atomic():
             db.table("settings").create({"key": str, "value": str}, pk="key")
@@ -148,7 +149,7 @@ class Store:
         if not path.exists() or path.stat().st_size == 0:
             return False
         try:
-            db = _connect(path, "ro")
+            db = connect(path, "ro")
         except sqlite3.DatabaseError:
             return True
         names = db.table_names()
@@ -231,9 +232,9 @@ class Store:
         try:
             told = self._rows("PRAGMA integrity_check(1)")[0][0]
         except sqlite3.DatabaseError as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         if told != "ok":
-            raise _damaged(self.path, told)
+            raise damaged(self.path, told)
 
     def close(self) -> None:
         with self._lock:
@@ -254,15 +255,19 @@ class Store:
         """
         db = self._writer
         assert db is not None
-        with db.atomic():
+        with refusals(self.path), db.atomic():
             db.execute("UPDATE settings SET value = value + 1 WHERE key = 'burials'")
         self.uncertain = False
 
     def commit(self, change: Change) -> None:
-        """The one commit point: all of `change` becomes visible, and durable, or none of it."""
+        """The one commit point: all of `change` becomes visible, and durable, or none of it.
+
+        Raises StorageError where the disk refuses; the next writing then begins with `bury`.
+        """
         assert not self.uncertain
         self.uncertain = True  # until it has ended well
-        self._commit(change)
+        with refusals(self.path):
+            self._commit(change)
         self.uncertain = False
 
     def _commit(self, change: Change) -> None:
@@ -327,7 +332,7 @@ class Store:
         assert self._writer is not None
         if not always and self._rows("PRAGMA freelist_count")[0][0] == 0:
             return
-        with self._lock:
+        with self._lock, refusals(self.path):
             self._reading().rollback()  # a snapshot of our own would keep the log from being cut
             self._writer.execute("VACUUM")
             # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
@@ -344,7 +349,7 @@ class Store:
         return self._reader
 
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, refusals(self.path):
             rows: list[tuple[Any, ...]] = self._reading().execute(sql, list(parameters)).fetchall()
             return rows
 
@@ -384,43 +389,5 @@ class Store:
             self.files = [FileRecord(*row) for row in rows]
 
 
-def _connect(path: Path, mode: str) -> Database:
-    conn = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        check_same_thread=False,
-    )
-    db = Database(conn, execute_plugins=False)
-    try:
-        # FULL forces the log to disk at each commit; NORMAL may lose the last ones in a power cut.
-        db.execute("PRAGMA synchronous = FULL")
-        db.table_names()  # SQLite opens the file no earlier than this
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _connect_reader(path: Path) -> Database:
-    try:
-        return _connect(path, "ro")
-    except sqlite3.OperationalError:
-        # A reader, too, writes SQLite's -shm file. Where none can be made, and no log tells of a writer, the
-        # database file is all there is. Never otherwise: this way SQLite looks at neither log nor locks.
-        log = path.with_name(path.name + "-wal")
-        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size > 0):
-            raise
-        return _connect(path, "ro&immutable=1")
-
-
 def _slices(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[i : i + VARIABLES] for i in range(0, len(values), VARIABLES))
-
-
-def _damaged(path: Path, found: object) -> IndexFormatError:
-    if isinstance(found, sqlite3.OperationalError):  # locked, no permission, the medium
-        return IndexFormatError(
-            f"{path} cannot be read ({found}); check its permissions and who else has it open"
-        )
-    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")

@@ -1,85 +1,28 @@
 """What a writer does to an index folder: pending passages, commits, training, merging, compaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.embeddings import TokenEmbeddings
 from indexing.codec import CHUNK, PQ_CENTROIDS, Codec, choose_nlist
 from indexing.durable import FileRecord, publish_file, publish_folder, remove
-from indexing.records import AddReport, Record
+from indexing.pending import Pending
+from indexing.records import AddReport, Record, check_vectors
 from indexing.rewriting import groups, pack, sample, small_run, transcode
 from indexing.segment import Segment, SegmentRow, write_segment
 from indexing.settings import IndexSettings
 from indexing.snapshot import Snapshot
 from indexing.store import Change, DocumentRow
 
-__all__ = ["Pending", "Writer"]
+__all__ = ["Writer"]
 
 SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
 OUTGROWN = 4  # train anew when a one-shot build would have this many times the centroids
-
-
-@dataclass
-class Pending:
-    """What the next commit will do.
-
-    passages: by doc_id, in order of arrival, with float16 vectors. deleted: pids. metadata:
-    doc_id to pid and new JSON. renamed: pid to new doc_id.
-    """
-
-    passages: dict[str, tuple[Record, npt.NDArray[Any]]] = field(default_factory=dict)
-    deleted: set[int] = field(default_factory=set)
-    metadata: dict[str, tuple[int, str]] = field(default_factory=dict)
-    renamed: dict[int, str] = field(default_factory=dict)
-    tokens: int = 0
-
-    def plan(
-        self, batch: Sequence[Record], stored: dict[str, DocumentRow], report: AddReport
-    ) -> list[Record]:
-        """Decide the fate of each record, counted in `report`; those to encode are given back."""
-        todo: dict[str, Record] = {}
-        for record in batch:
-            doc_id = record.doc_id
-            row = stored.get(doc_id)
-            # The newest state of this doc_id: in this batch, in this commit, or in the store.
-            known = todo.get(doc_id) or (self.passages[doc_id][0] if doc_id in self.passages else None)
-            if known is not None:
-                old_hash, old_metadata = known.content_hash, known.metadata
-            elif row is not None:
-                old_hash = row.content_hash
-                old_metadata = self.metadata[doc_id][1] if doc_id in self.metadata else row.metadata
-            else:
-                report.added += 1
-                todo[doc_id] = record
-                continue
-            if record.content_hash != old_hash:
-                report.replaced += 1
-                todo.pop(doc_id, None)  # the last one also takes its place in the order
-                todo[doc_id] = record
-                if row is not None:
-                    self.deleted.add(row.pid)
-                    self.metadata.pop(doc_id, None)
-            elif record.metadata != old_metadata:
-                report.replaced += 1
-                if known is not None:
-                    known.metadata = record.metadata
-                elif row is not None:
-                    self.metadata[doc_id] = (row.pid, record.metadata)
-            else:
-                report.unchanged += 1
-        return list(todo.values())
-
-    def put(self, records: Sequence[Record], offsets: npt.NDArray[np.int64], rows: npt.NDArray[Any]) -> None:
-        """Take in encoded passages: record i has the rows offsets[i]:offsets[i + 1]."""
-        for i, record in enumerate(records):
-            self.passages.pop(record.doc_id, None)
-            self.passages[record.doc_id] = record, rows[offsets[i] : offsets[i + 1]]
-        # Passages without tokens take room too.
-        self.tokens += len(rows) + len(records)
 
 
 class Writer:
@@ -102,6 +45,24 @@ class Writer:
         for path in found:
             if path.relative_to(self.folder).as_posix() not in known:
                 remove(path)
+
+    def add(
+        self,
+        stream: Iterable[list[Record]],
+        vectors_of: Callable[[list[Record]], TokenEmbeddings],
+    ) -> AddReport:
+        """See Index.add. stream: batches of records; vectors_of: the vectors of those that are new."""
+        report, pending = AddReport(), Pending()
+        for batch in stream:
+            self._take(pending, batch, vectors_of, report)
+            if pending.tokens >= self.settings.commit_tokens:
+                self.commit(pending)
+                pending = Pending()  # its memory is wanted for training
+                self.settle(self.settings.segment_tokens)
+        self.commit(pending)
+        pending = Pending()
+        self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
+        return report
 
     def commit(self, pending: Pending) -> None:
         """Make pending passages, deletions and metadata durable and visible, together."""
@@ -188,6 +149,22 @@ class Writer:
         self.store.shrink(always=True)
 
     # Inside -------------------------------------------------------------------------------------------------
+
+    def _take(
+        self,
+        pending: Pending,
+        batch: list[Record],
+        vectors_of: Callable[[list[Record]], TokenEmbeddings],
+        report: AddReport,
+    ) -> None:
+        # A method of its own, so that the last batch's float32 vectors are gone when a codec is trained.
+        todo = pending.plan(batch, self.store.find(list({record.doc_id for record in batch})), report)
+        if todo:
+            embeddings = vectors_of(todo)
+            check_vectors(embeddings, [record.doc_id for record in todo], self.settings.dim)
+            report.truncated += embeddings.truncated
+            report.tokens += len(embeddings.vectors)
+            pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
 
     def _change(self) -> Change:
         state = self.store.state

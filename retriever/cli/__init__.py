@@ -1,4 +1,4 @@
-"""The `latewood` command. A user's mistake is one line on standard error and exit code 2."""
+"""The `latewood` command. A user's mistake is one line on standard error and exit code 2, a full disk 1."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from encoder.errors import LatewoodError
+from encoder.errors import LatewoodError, StorageError
 
 __all__ = ["app", "main"]
 
@@ -84,8 +84,9 @@ def main() -> None:
         app()
     except LatewoodError as error:
         typer.echo(f"latewood: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a missing permission: a fact about the machine, not a bug
+        # 1: a fact about the machine, not a mistake in what was asked
+        sys.exit(1 if isinstance(error, StorageError) else 2)
+    except OSError as error:  # of files that are no index: a report, a run, a checkpoint
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"latewood: {where}{error.strerror or error}", err=True)
         sys.exit(1)

@@ -46,7 +46,7 @@ def estimate_command(
     encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
-        found = estimate(passages, encoder, memory=memory, resident=_resident())
+        found = estimate(passages, encoder, memory=memory, resident=_resident)
     finally:
         encoder.close()
     if as_json:

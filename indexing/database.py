@@ -1,0 +1,50 @@
+"""Opening the index's SQLite file, and what to say where that fails."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from encoder.errors import IndexFormatError
+
+__all__ = ["BUSY_SECONDS", "connect", "connect_reader", "damaged"]
+
+BUSY_SECONDS = 30.0
+
+
+def connect(path: Path, mode: str) -> Database:
+    """Open a file with SQLite's own mode: "ro", "rw" or "rwc"."""
+    conn = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,
+    )
+    db = Database(conn, execute_plugins=False)
+    try:
+        # FULL forces the log to disk at each commit; NORMAL may lose the last ones in a power cut.
+        db.execute("PRAGMA synchronous = FULL")
+        db.table_names()  # SQLite opens the file no earlier than this
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_reader(path: Path) -> Database:
+    """Open a file to read, also where nothing may be written beside it."""
+    try:
+        return connect(path, "ro")
+    except sqlite3.OperationalError:
+        # A reader, too, writes SQLite's -shm file. Where none can be made, and no log tells of a writer, the
+        # database file is all there is. Never otherwise: this way SQLite looks at neither log nor locks.
+        log = path.with_name(path.name + "-wal")
+        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size > 0):
+            raise
+        return connect(path, "ro&immutable=1")
+
+
+def damaged(path: Path, found: object) -> IndexFormatError:
+    """What to raise for a database that SQLite cannot read, and what it said."""
+    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")
