@@ -82,11 +82,11 @@ def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_blocks(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Vectors and offsets of about half a million tokens at a time, without keeping the file mapped."""
+    """Vectors and offsets of about a million tokens at a time, without keeping the file mapped."""
     offsets = np.load(folder / "offsets.npy")
     start = 0
     while start < len(offsets) - 1:
-        stop = int(np.searchsorted(offsets, offsets[start] + 8 * BLOCK, side="right")) - 1
+        stop = int(np.searchsorted(offsets, offsets[start] + 16 * BLOCK, side="right")) - 1
         stop = max(stop, start + 1)
         mapped = np.load(folder / "vectors.npy", mmap_mode="r")
         yield (
