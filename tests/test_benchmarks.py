@@ -40,7 +40,7 @@ def test_brute_force_is_maxsim(benchmark, folder):
 
 def test_blocks_are_the_vectors(benchmark, folder):
     contender = benchmark("contender")
-    contender.BLOCK = 100  # blocks of two passages, as 8 * 100 tokens hold
+    contender.BLOCK = 50  # blocks of two passages, as 16 * 50 tokens hold
     stored = np.load(folder / "vectors.npy")
     read = list(contender.read_blocks(folder))
     made = list(contender.made_blocks(9_000))
