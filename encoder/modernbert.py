@@ -14,6 +14,8 @@ from encoder.packing import PackedBatch
 
 __all__ = ["ModernBert"]
 
+ROTATED_ROWS = 256
+
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
@@ -122,15 +124,17 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor,
 def rotate_queries_and_keys(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding (Su et al. 2021), halves form: pairs are (i, i + D / 2). (T, 3, H, D) → the same.
 
-    Angles and products are float32. Without gradients float32 input is rotated where it lies: on a CPU
-    the copies cost more than the arithmetic.
+    Angles and products are float32. Without gradients float32 input is rotated where it lies, some tokens
+    at a time: on a CPU the copies, and what does not stay in its cache, cost more than the arithmetic.
     """
     cos, sin = cos[:, None, None], sin[:, None, None]  # (T, 1, 1, D / 2)
     if not torch.is_grad_enabled() and qkv.dtype == torch.float32:
-        x1, x2 = qkv[:, :2].chunk(2, dim=-1)  # (T, 2, H, D / 2), views
-        first = (x1 * cos).addcmul_(x2, sin, value=-1.0)
-        x2.mul_(cos).addcmul_(x1, sin)
-        x1.copy_(first)
+        rows = len(qkv) if qkv.is_cuda else ROTATED_ROWS
+        for part, c, s in zip(qkv[:, :2].split(rows), cos.split(rows), sin.split(rows), strict=True):
+            x1, x2 = part.chunk(2, dim=-1)  # (rows, 2, H, D / 2), views
+            first = (x1 * c).addcmul_(x2, s, value=-1.0)
+            x2.mul_(c).addcmul_(x1, s)
+            x1.copy_(first)
         return qkv
     qk, v = qkv[:, :2].float(), qkv[:, 2:]
     x1, x2 = qk.chunk(2, dim=-1)
