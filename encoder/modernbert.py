@@ -130,8 +130,10 @@ def rotate_queries_and_keys(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos[:, None, None], sin[:, None, None]  # (T, 1, 1, D / 2)
     if not torch.is_grad_enabled() and qkv.dtype == torch.float32:
         rows = len(qkv) if qkv.is_cuda else ROTATED_ROWS
-        for part, c, s in zip(qkv[:, :2].split(rows), cos.split(rows), sin.split(rows), strict=True):
-            x1, x2 = part.chunk(2, dim=-1)  # (rows, 2, H, D / 2), views
+        for start in range(0, len(qkv), rows):
+            at = slice(start, start + rows)
+            x1, x2 = qkv[at, :2].chunk(2, dim=-1)  # (rows, 2, H, D / 2), views
+            c, s = cos[at], sin[at]
             first = (x1 * c).addcmul_(x2, s, value=-1.0)
             x2.mul_(c).addcmul_(x1, s)
             x1.copy_(first)
