@@ -249,11 +249,11 @@ class Searcher:
         encoder = self.encoder
         with self._encoding:
             encoded = encoder.encode_queries(texts)
-            tokens = getattr(encoder, "query_tokens", None)
-            if not self.idf or tokens is None:
-                return encoded
-            n, frequencies = len(self.index), self.index.document_frequencies
-            weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
+        tokens = getattr(encoder, "query_tokens", None)
+        if not self.idf or tokens is None:
+            return encoded
+        n, frequencies = len(self.index), self.index.document_frequencies
+        weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
         return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
 
     def _each(
