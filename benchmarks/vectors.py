@@ -1,17 +1,20 @@
 """The vectors that all contenders of build.py and search.py share, made once.
 
-    python benchmarks/vectors.py OUT BEIR_FOLDER [--document-length 256]
+    python benchmarks/vectors.py OUT BEIR_FOLDER [--document-length 256] [--no-idf]
     python benchmarks/vectors.py OUT --synthetic TOKENS [--queries 100]
 
 OUT gets vectors.npy (tokens, 128) float16, offsets.npy (passages + 1,), query_vectors.npy, query_offsets.npy and
-info.json. A BEIR folder is encoded with the bundled model. Synthetic passages are 300 unit vectors around 20,000
-shared directions; a query is 32 noisy tokens of one passage. All from fixed seeds.
+info.json. A BEIR folder is encoded with the bundled model, and its query vectors are multiplied by their tokens'
+IDF weights, as Searcher does (MaxSim is linear in them: every contender's scores are weighted). Synthetic passages
+are 300 unit vectors around 20,000 shared directions; a query is 32 noisy tokens of one passage. All from fixed seeds.
 """
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +34,10 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("beir", type=Path, nargs="?")
-    parser.add_argument("--document-length", type=int, default=256, help="tokens of a document that are read")
+    parser.add_argument(
+        "--document-length", type=int, help="tokens of a document that are read; the model's if left out"
+    )
+    parser.add_argument("--no-idf", action="store_true", help="query vectors of unit length")
     parser.add_argument("--synthetic", type=int, metavar="TOKENS")
     parser.add_argument("--queries", type=int, default=100, help="synthetic ones")
     given = parser.parse_args()
@@ -41,10 +47,10 @@ def main() -> None:
     if given.beir is None:
         synthetic(given.out, given.synthetic, given.queries)
     else:
-        encode(given.out, given.beir, given.document_length)
+        encode(given.out, given.beir, given.document_length, idf=not given.no_idf)
 
 
-def encode(out: Path, beir: Path, document_length: int) -> None:
+def encode(out: Path, beir: Path, document_length: int | None, idf: bool) -> None:
     from encoder import Encoder
     from retriever.evaluation import EvaluationSet
 
@@ -52,17 +58,37 @@ def encode(out: Path, beir: Path, document_length: int) -> None:
     encoder = Encoder.load(document_length=document_length)
     passages = list(data.passages())
     documents = encoder.encode_documents([p["text"] for p in passages], show_progress=True)
-    queries = encoder.encode_queries(list(data.queries.values()))
+    texts = list(data.queries.values())
+    queries = list(encoder.encode_queries(texts))
+    if idf:
+        weights = query_weights(encoder, texts, passages)
+        queries = [query * own[:, None] for query, own in zip(queries, weights, strict=True)]
     np.save(out / "vectors.npy", documents.vectors.astype(np.float16))
     np.save(out / "offsets.npy", documents.offsets)
-    save_queries(out, list(queries))
+    save_queries(out, queries)
     info = {
-        "name": f"{data.name}, documents cut at {document_length} tokens",
+        "name": f"{data.name}, documents cut at {encoder.document_length} tokens",
+        "idf": idf,
         "doc_ids": [p["doc_id"] for p in passages],
         "query_ids": list(data.queries),
         "qrels": data.qrels,
     }
     (out / "info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+def query_weights(encoder: Any, texts: list[str], passages: list[Any]) -> list[Vectors]:
+    """Weights of each query's tokens, by an index that holds the passages' texts and a vector each."""
+    from encoder import TokenEmbeddings
+    from indexing import Index
+    from retriever.weighting import idf_weights
+
+    one_each = TokenEmbeddings(np.ones((len(passages), 8), np.float32), np.arange(len(passages) + 1))
+    with tempfile.TemporaryDirectory() as place, Index.create(Path(place) / "index", dim=8) as index:
+        index.add_embeddings([p["doc_id"] for p in passages], one_each, texts=[p["text"] for p in passages])
+        return [
+            idf_weights(text, encoder.query_tokens(text), len(index), index.document_frequencies)
+            for text in texts
+        ]
 
 
 def synthetic(out: Path, tokens: int, n_queries: int) -> None:

@@ -1,9 +1,9 @@
-"""Documents longer than a window → overlapping windows, each a passage that names its document."""
+"""Long documents → overlapping windows, each a passage that names its document."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from encoder.errors import ArgumentError
 from encoder.tokenizer import LateTokenizer
@@ -12,21 +12,28 @@ from indexing.index import Index
 __all__ = ["Windows"]
 
 KEYS = ("parent", "window", "span")  # metadata of a window
+DEFAULT_WINDOW, DEFAULT_PART = (
+    2048,
+    8,
+)  # tokens, and the part that overlaps: what measured best (docs/code-search.md)
 
 
 @dataclass
 class Windows:
     """Cuts documents into windows of at most `window` tokens, special tokens included, that overlap by `overlap`.
 
-    A window begins and ends at white space where there is some near. counts: {doc_id: windows} of what was cut
-    so far, 0 for a document that fits and stays as it is.
+    A window begins and ends at white space where there is some near. whole: documents of up to so many tokens
+    stay as they are; `window` unless given. counts: {doc_id: windows} of what was cut so far, 0 for a document
+    that stays.
 
-    Raises ArgumentError for a window longer than the encoder reads, or an overlap that is not below half of it.
+    Raises ArgumentError for a window or `whole` longer than the encoder reads, a `whole` shorter than the window,
+    or an overlap that is not below half of it.
     """
 
     tokenizer: LateTokenizer
     window: int
     overlap: int = 0
+    whole: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -36,9 +43,27 @@ class Windows:
             raise ArgumentError(
                 f"window={self.window}; pass {special + 2} to document_length={longest}, or raise that"
             )
+        if self.whole is not None and not self.window <= self.whole <= longest:
+            raise ArgumentError(f"whole={self.whole}; pass window={self.window} to document_length={longest}")
         self.room = self.window - special
+        self.fits = (self.whole or self.window) - special
         if not 0 <= self.overlap <= self.room // 2:
             raise ArgumentError(f"overlap={self.overlap}; pass 0 to {self.room // 2}, half a window")
+
+    @classmethod
+    def chosen(
+        cls, tokenizer: LateTokenizer, window: int | Literal["auto"] | None, overlap: int = 0
+    ) -> "Windows | None":
+        """By what a user asks for. "auto": what the encoder reads stays whole, and what is longer, of which it
+        would lose the rest, comes in windows of 2,048 tokens that overlap by 256, or shorter where it reads less.
+        None: no windows."""
+        if overlap and not isinstance(window, int):
+            raise ArgumentError(f"overlap={overlap} without a window; pass window, or leave it out")
+        if window == "auto":
+            longest = tokenizer.settings.document_length
+            size = min(DEFAULT_WINDOW, longest)
+            return cls(tokenizer, size, size // DEFAULT_PART, whole=longest)
+        return None if window is None else cls(tokenizer, window, overlap)
 
     def cut(self, passages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Windows of passages as `Index.add` takes them.
@@ -64,8 +89,10 @@ class Windows:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """[start, end) of each window in characters; one of the whole text where it fits."""
+        if text.isascii() and len(text) <= self.fits:  # a token is a character at least
+            return [(0, len(text))]
         offsets = self._offsets(text)
-        if len(offsets) <= self.room:
+        if len(offsets) <= self.fits:
             return [(0, len(text))]
         spans = []
         start = 0

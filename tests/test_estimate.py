@@ -66,3 +66,8 @@ def test_the_command_tells_as_text_and_as_json(tmp_path: Path) -> None:
     assert found["passages"] == 20
     assert found["nlist"] is None
     assert found["seconds"] == found["encode_seconds"] + found["index_seconds"]
+    longer = {"_id": "long", "text": "one two three " * 20}
+    source.write_text(source.read_text() + json.dumps(longer) + "\n")
+    command = ["estimate", str(source), "--json", "--window", "32", "--overlap", "8"]
+    cut = json.loads(CliRunner().invoke(app, command).output)
+    assert cut["passages"] == 20 + 3  # 60 words, 30 a window, of which 8 are those of the last

@@ -249,12 +249,17 @@ def test_modes_share_an_index_and_windows_are_of_a_results_identity(
     monkeypatch.setattr(Encoder, "load", lambda *a, **k: loads.append(k) or short)
     folder, out = collection(tmp_path / "long", LONG), tmp_path / "out"
     command = ["evaluate", folder, "--out", out, "--mode", "late", "--mode", "hybrid", "--baseline", "bm25"]
+    default = json.loads(cli(*command[:2], "--json").stdout)  # the model reads 64
+    assert (default["windowed"], default["cut"]) == (2, 0)
+    assert (default["settings"]["window"], default["passages"] > 3) == ("auto", True)
+    loads.clear()
     plain = cli(*command, "--document-length", 64)
     assert plain.exit_code == 0, plain.output
     assert "2 passages were longer than 64 tokens and were cut" in plain.output
     first = cli(*command, "--window", 64)
     assert first.output.count("(from the report)") == 1  # bm25's
     assert "and were cut" not in first.output
+    assert "2 documents were longer and came in windows" in first.output
     names = [r["system"] for r in Report.load(out / "report.json").results]
     assert names == ["latewood", "latewood-hybrid", "bm25", "latewood-w64", "latewood-hybrid-w64"]
     late, hybrid = Report.load(out / "report.json").results[-2:]

@@ -81,12 +81,63 @@ def test_passages_that_fit_stay_as_they_are(tokenizer: LateTokenizer) -> None:
         }
 
 
+def test_by_default_only_what_would_be_cut_off_comes_in_windows() -> None:
+    tokenizer = Encoder.load(document_length=4096).tokenizer
+    windows = Windows.chosen(tokenizer, "auto")
+    assert windows is not None
+    assert (windows.window, windows.overlap, windows.whole) == (2048, 256, 4096)
+    fits, longer = "word " * 4094, "word " * 4095  # and two special tokens
+    assert windows.spans(fits) == [(0, len(fits))]
+    spans = windows.spans(longer)
+    assert [len(tokenizer.tokenizer.encode(longer[a:b]).ids) for a, b in spans[:-1]] == [2048] * (
+        len(spans) - 1
+    )
+    assert spans[-1][1] == len(longer.rstrip())
+    short = Windows.chosen(Encoder.load(document_length=64).tokenizer, "auto")
+    assert short is not None
+    assert (short.window, short.overlap, short.whole) == (64, 8, 64)
+    assert Windows.chosen(tokenizer, None) is None
+
+
+def test_a_text_of_few_characters_may_have_many_tokens(tokenizer: LateTokenizer) -> None:
+    """Characters that the tokenizer takes apart: length in characters says nothing."""
+    text = "\uac01 " * 30  # three letters in one character
+    windows = Windows(tokenizer, 64)
+    assert len(text) < windows.fits < len(tokenizer.tokenizer.encode(text, add_special_tokens=False).ids)
+    assert len(windows.spans(text)) > 1
+
+
 def test_what_cannot_be_is_refused(tokenizer: LateTokenizer) -> None:
     for window, overlap in ((65, 0), (3, 0), (32, 16), (32, -1)):
         with pytest.raises(ArgumentError, match=r"window=|overlap="):
             Windows(tokenizer, window, overlap)
+    for whole in (31, 65):
+        with pytest.raises(ArgumentError, match=f"whole={whole}; pass window=32 to document_length=64"):
+            Windows(tokenizer, 32, whole=whole)
     with pytest.raises(ArgumentError, match="metadata 'parent', which windows need"):
         list(Windows(tokenizer, 32).cut([{"doc_id": "a", "text": "b", "metadata": {"parent": 1}}]))
+
+
+def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Encoder.load
+    monkeypatch.setattr(Encoder, "load", lambda *a, **k: load(*a, **{"document_length": 64, **k}))
+    source = tmp_path / "docs.jsonl"
+    long = "The weather was fine. " * 40 + "The zebra crossed the river."
+    source.write_text(
+        "".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in (("a", long), ("b", "short")))
+    )
+
+    def index(out: str, *options: str) -> str:
+        told = CliRunner().invoke(app, ["index", str(source), "--out", str(tmp_path / out), *options])
+        assert told.exit_code == 0, told.output
+        return told.output
+
+    assert "1 documents were longer than 64 tokens and are stored in windows of 64" in index("x")
+    found = CliRunner().invoke(app, ["search", str(tmp_path / "x"), "zebra", "-k", "1", "--json"])
+    [hit] = json.loads(found.output)
+    assert (hit["doc_id"], hit["text"].endswith("The zebra crossed the river.")) == ("a", True)
+    told = index("y", "--document-length", "64")
+    assert "1 passages were longer than 64 tokens and were cut; leave --document-length out" in told
 
 
 def test_a_document_that_gets_shorter_leaves_no_windows(tokenizer: LateTokenizer, tmp_path: Path) -> None:

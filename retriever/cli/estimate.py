@@ -10,15 +10,19 @@ import typer
 from encoder import Encoder
 from indexing.corpus import read_source
 from indexing.estimate import estimate
+from indexing.windows import Windows
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
     Memory,
     Model,
+    Overlap,
     PoolFactor,
     Precision,
+    Window,
     Workers,
     encoder_arguments,
+    windows_argument,
 )
 from retriever.cli.update import Exclude
 
@@ -36,6 +40,8 @@ def estimate_command(
     workers: Workers = None,
     memory: Memory = None,
     exclude: Exclude = None,
+    window: Window = None,
+    overlap: Overlap = 0,
     as_json: AsJson = False,
 ) -> None:
     """Say what `latewood index` with these options would take: it reads the source, encodes a sample, keeps nothing.
@@ -43,7 +49,10 @@ def estimate_command(
     Example: latewood estimate ./src --document-length 1024
     """
     passages = read_source(source, exclude=exclude or [])
-    encoder = Encoder.load(model, **encoder_arguments(document_length, pool_factor, precision, workers))
+    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    encoder = Encoder.load(model, **({**chosen, "document_length": window} if window else chosen))
+    if windows := Windows.chosen(encoder.tokenizer, windows_argument(window, document_length), overlap):
+        passages = windows.cut(passages)
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
         found = estimate(passages, encoder, memory=memory, resident=_resident)

@@ -23,6 +23,7 @@ from retriever.cli.options import (
     Workers,
     encoder_arguments,
     search_mode,
+    windows_argument,
 )
 from retriever.evaluation import METRICS, EvaluationSet
 from retriever.evaluation.baselines import BASELINES, baseline
@@ -96,8 +97,8 @@ def evaluate_command(
 ) -> None:
     """Index test collections, run their queries, print nDCG@10, R@100 and RR@10.
 
-    Documents longer than --document-length are cut there, as by `latewood index`, or by --window into windows,
-    of which the best stands for its document.
+    Documents longer than the model reads come in windows, as by `latewood index`, of which the best stands for its
+    document. With --document-length they are cut there, as results are published; --window cuts shorter ones too.
 
     Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
     """
@@ -113,11 +114,12 @@ def evaluate_command(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
     chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    windows = windows_argument(window, document_length)
     if window is not None:
         chosen.setdefault("document_length", window)
     encoder = Encoder.load(model, **chosen)
     systems: list[System] = [
-        LateInteraction(encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, window, overlap)
+        LateInteraction(encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, windows, overlap)
         for mode in chosen_modes
     ]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
@@ -211,7 +213,11 @@ def _say(result: dict[str, Any], found: bool) -> None:
     if result.get("cut"):
         typer.echo(
             f"{result['cut']:,} passages were longer than {result['settings']['document_length']} tokens and were "
-            "cut; pass --document-length to keep more, or --window to keep all"
+            "cut; leave --document-length out, or pass --window, to keep all"
+        )
+    if result.get("windowed"):
+        typer.echo(
+            f"{result['windowed']:,} documents were longer and came in windows; the best stands for each"
         )
     if "run_error" in result:
         typer.echo(f"no run file: {result['run_error']}", err=True)

@@ -24,6 +24,7 @@ from retriever.cli.options import (
     Window,
     Workers,
     encoder_arguments,
+    windows_argument,
 )
 from retriever.cli.update import Exclude, update_and_print
 
@@ -54,6 +55,7 @@ def index_command(
     Example: latewood index ./src --out src.index
     """
     chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    wanted = windows_argument(window, document_length)
     if overlap and window is None:
         raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
     if update:
@@ -72,7 +74,7 @@ def index_command(
     )
     with opened as index:
         started = time.perf_counter()
-        if windows := None if window is None else Windows(encoder.tokenizer, window, overlap):
+        if windows := Windows.chosen(encoder.tokenizer, wanted, overlap):
             passages = windows.cut(passages)
         added = index.add(passages, show_progress=sys.stderr.isatty())
         if windows and exists:
@@ -89,7 +91,12 @@ def index_command(
         if added.truncated:
             typer.echo(
                 f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
-                "pass --document-length to keep more, or --window to keep all"
+                "leave --document-length out, or pass --window, to keep all"
+            )
+        elif windows and (n := sum(map(bool, windows.counts.values()))):
+            longer = encoder.document_length if windows.whole else windows.window
+            typer.echo(
+                f"{n:,} documents were longer than {longer:,} tokens and are stored in windows of {windows.window:,}"
             )
         typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
 

@@ -22,6 +22,7 @@ __all__ = [
     "encoder_arguments",
     "parse_document_length",
     "search_mode",
+    "windows_argument",
 ]
 
 Model = Annotated[str, typer.Option(help='"bundled", a model folder, or a hub name.')]
@@ -43,7 +44,12 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Encoding processes; one by default, on GPUs one for each.")
 ]
 Window = Annotated[
-    int | None, typer.Option(min=8, help="Cut longer documents into windows of so many tokens.")
+    int | None,
+    typer.Option(
+        min=8,
+        help="Cut longer documents into windows of so many tokens; 2048 where a document is longer than the model "
+        "reads, unless --document-length is given.",
+    ),
 ]
 Overlap = Annotated[int, typer.Option(min=0, help="Tokens that a window repeats of the last one.")]
 ModeOption = Annotated[
@@ -61,6 +67,11 @@ def parse_document_length(text: str | None) -> int | Literal["max"] | None:
     if not text.isdecimal():
         raise ArgumentError(f"document_length={text!r}; pass a number of tokens, or max")
     return int(text)
+
+
+def windows_argument(window: int | None, document_length: str | None) -> int | Literal["auto"] | None:
+    """A number of tokens that a user gives is where to cut; without one nothing of a document is lost."""
+    return window if window is not None or document_length not in (None, "max") else "auto"
 
 
 def encoder_arguments(

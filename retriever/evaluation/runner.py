@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
@@ -30,7 +30,7 @@ def evaluate_folder(
     nrerank: int | None = None,
     index_folder: str | os.PathLike[str] | None = None,
     idf: bool = True,
-    window: int | None = None,
+    window: int | Literal["auto"] | None = "auto",
     overlap: int = 0,
     run_file: str | os.PathLike[str] | None = None,
     show_progress: bool = False,

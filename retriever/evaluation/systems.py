@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tqdm import tqdm
 
@@ -41,10 +41,12 @@ class System(Protocol):
 @dataclass(frozen=True)
 class Build:
     """How an index was made. info: `Index.info()`. added: what this run added; nothing, if it was there already.
-    seconds: by the clock, cpu_seconds: of this process's threads, which other programs do not lengthen."""
+    windowed: how many documents came in windows. seconds: by the clock, cpu_seconds: of this process's threads,
+    which other programs do not lengthen."""
 
     info: dict[str, Any]
     added: AddReport
+    windowed: int
     seconds: float
     cpu_seconds: float
 
@@ -57,7 +59,8 @@ class LateInteraction:
     there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
     idf: as in `Searcher`.
     window, overlap: cut documents longer than window into windows, as `latewood index` does; the run holds
-    documents, each by its best window. built: what `sharing` sets.
+    documents, each by its best window. "auto" is for documents longer than the encoder reads, None cuts these off
+    (`Windows.chosen`). built: what `sharing` sets.
 
     Raises ArgumentError for a window that the encoder cannot read, or an overlap without one.
     """
@@ -70,15 +73,12 @@ class LateInteraction:
     nrerank: int | None = None
     index_folder: Path | None = None
     idf: bool = True
-    window: int | None = None
+    window: int | Literal["auto"] | None = "auto"
     overlap: int = 0
     built: dict[Path, Build] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.window is not None:
-            Windows(self.encoder.tokenizer, self.window, self.overlap)
-        elif self.overlap:
-            raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
+        Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class LateInteraction:
             "latewood",
             "" if self.mode == "late" else self.mode,
             "flat" if self.flat else "",
-            "" if self.window is None else f"w{self.window}",
+            f"w{self.window}" if isinstance(self.window, int) else "",
         ]
         return "-".join(part for part in parts if part)
 
@@ -119,8 +119,8 @@ class LateInteraction:
                 "nprobe": self.nprobe,
                 "nrerank": self.nrerank,
                 "idf": self.idf,
-                # Left out where there is none, so that results without windows are still found.
-                **({} if self.window is None else {"window": self.window, "overlap": self.overlap}),
+                "window": self.window,
+                "overlap": self.overlap,
                 "query_length": encoder.query_length,
                 "document_length": encoder.document_length,
                 "skiplist_words": "".join(encoder.tokenizer.settings.skiplist_words),
@@ -153,13 +153,14 @@ class LateInteraction:
             "index_cpu_seconds": round(build.cpu_seconds, 2),
             "encoded_tokens": build.added.tokens,
             "cut": build.added.truncated,
+            "windowed": build.windowed,
             "search_seconds": round(seconds, 2),
             "ms_per_query": round(1000 * seconds / len(data.queries), 3),
         }
 
     def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool) -> Build:
         started, started_cpu = time.perf_counter(), time.process_time()
-        windows = None if self.window is None else Windows(encoder.tokenizer, self.window, self.overlap)
+        windows = Windows.chosen(encoder.tokenizer, self.window, self.overlap)
         if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
         else:
@@ -175,7 +176,9 @@ class LateInteraction:
             raise ArgumentError(
                 f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
             )
-        return Build(info, added, time.perf_counter() - started, time.process_time() - started_cpu)
+        windowed = 0 if windows is None else sum(map(bool, windows.counts.values()))
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+        return Build(info, added, windowed, seconds, cpu_seconds)
 
     def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
         def hits(queries: dict[str, str]) -> Run:
