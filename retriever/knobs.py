@@ -12,6 +12,10 @@ __all__ = ["Mode", "SearchSettings", "check_mode", "choose"]
 
 Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
 
+COARSE = (
+    256  # tokens a centroid; indexes of up to about 8 million tokens, built with memory to spare, have fewer
+)
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -29,20 +33,21 @@ def choose(
     *,
     nlist: int | None,
     passages: int,
+    tokens: int,
     tuned: TunedSearch | None,
     nprobe: int | None = None,
     ncandidates: int | None = None,
     nrerank: int | None = None,
 ) -> SearchSettings:
-    """What a search for k hits uses. nlist: None while all is flat. Raises ArgumentError for what cannot work.
+    """What a search for k hits uses. nlist: None while all is flat. passages, tokens: what the index holds.
+    Raises ArgumentError for what cannot work.
 
     tuned: takes the place of the defaults for every k up to the one it was measured at.
     """
     if k < 1:
         raise ArgumentError(f"k={k}; pass k >= 1")
     lists = 1 if nlist is None else nlist
-    # Measured on nfcorpus, cranfield and codedoc_python: docs/search.md.
-    default = SearchSettings(max(32, k // 8), max(512, 10 * k, 8 * math.isqrt(passages)), max(256, 4 * k))
+    default = _default(k, passages, 0 if nlist is None else tokens // nlist)
     if tuned is not None and k <= tuned.k:
         default = SearchSettings(tuned.nprobe, tuned.ncandidates, tuned.nrerank)
     chosen = SearchSettings(
@@ -61,6 +66,21 @@ def choose(
             f"ncandidates={chosen.ncandidates} is below nrerank={chosen.nrerank}; pass ncandidates >= nrerank"
         )
     return chosen
+
+
+def _default(k: int, passages: int, share: int) -> SearchSettings:
+    """By measurement on nfcorpus, cranfield and codedoc_python: docs/search.md.
+
+    share: tokens a centroid. Where it is large, fewer lists hold as many passages, but centroids alone rank them
+    worse, so that more must be scored on their residuals.
+    """
+    nprobe = max(16, min(32, k // 3), k // 8)
+    nrerank = max(128, 4 * k, min(512, share))
+    return SearchSettings(
+        nprobe=nprobe if share <= COARSE else nprobe // 2,
+        ncandidates=max(512, 10 * k, 8 * math.isqrt(passages), 2 * nrerank),
+        nrerank=nrerank,
+    )
 
 
 def check_mode(mode: str, weights: tuple[float, float] | None, knobs: Mapping[str, int | None]) -> None:

@@ -374,6 +374,7 @@ class Searcher:
             k,
             nlist=None if self.index.codec is None else self.index.codec.nlist,
             passages=len(self.index),
+            tokens=self.index.n_tokens,
             tuned=self.index.tuned_search,
             nprobe=nprobe,
             ncandidates=ncandidates,

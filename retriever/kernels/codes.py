@@ -50,7 +50,7 @@ def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passag
     def work(part: slice) -> None:
         kernel(levels, codes, codes.shape[1] - m, offsets, passages[part], sums[part])
 
-    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(levels))
+    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(levels) * 4)
     scores = (sums * tables.step + tables.floor).astype(np.float32)
     scores[sums == EMPTY] = -np.inf
     return scores
@@ -69,7 +69,7 @@ def residual_maxsim(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, pa
     def work(part: slice) -> None:
         kernel(centroids, residuals, codes, codes.shape[1] - m, offsets, passages[part], scores[part])
 
-    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * m // 3)
+    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * m)
     return scores
 
 
