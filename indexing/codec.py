@@ -1,7 +1,7 @@
-"""Codec: a token vector in a centroid id and M bytes of residual product code, by FAISS.
+"""Codec: a token vector in a centroid id, M bytes of residual product code and a byte of length, by FAISS.
 
-A vector v is stored as the id of the centroid c with the largest inner product and a product code r of v - c;
-it decodes to c + r, which is not renormalised. All use of FAISS in indexing is in this file.
+A vector v is stored as the id of the centroid c with the largest inner product, a product code r of v - c and
+the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s. All use of FAISS in indexing is in this file.
 """
 
 import errno
@@ -28,6 +28,9 @@ HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster tha
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
 CHUNK = 1 << 16  # tokens encoded at a time
 ERROR_ROWS = 1 << 13
+SCALES = 256  # one byte
+SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
+SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
 
 
 @functools.cache
@@ -80,15 +83,29 @@ class Codec:
 
     centroids: (nlist, dim) float32, unit length to within float16 rounding.
     pq_centroids: (m, 256, dim // m) float32, the residual's sub-vectors.
+    scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code. None for a codec
+    of an index that was made before there were any: codes then have no byte for it, and all scales are 1, so
+    that whichever byte comes last looks up 1.
+    code_bytes: bytes of code a token beside its centroid id: m, and one more with scales.
     """
 
-    def __init__(self, centroids: npt.NDArray[np.float32], pq_centroids: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        centroids: npt.NDArray[np.float32],
+        pq_centroids: npt.NDArray[np.float32],
+        scales: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self.nlist, self.dim = centroids.shape
         self.m = len(pq_centroids)
+        self.length_byte = scales is not None
+        self.code_bytes = self.m + self.length_byte
+        # FAISS's dimensions: to it the scale is one more sub-vector, [scale, 0, ...], where vectors have zeros.
+        self._stored_dim = self.dim + self.length_byte * (self.dim // self.m)
         self.centroids = centroids
         self.pq_centroids = pq_centroids
-        self.centroids.flags.writeable = False
-        self.pq_centroids.flags.writeable = False
+        self.scales = np.ones(SCALES, np.float32) if scales is None else scales
+        for array in (self.centroids, self.pq_centroids, self.scales):
+            array.flags.writeable = False
         self._quantizer: Any = None
         self._pq: Any = None
 
@@ -99,11 +116,13 @@ class Codec:
         nlist: int | None = None,
         m: int | None = None,
         seed: int = 0,
+        length_byte: bool = True,
     ) -> "Codec":
-        """Spherical k-means, then a product quantiser of what the centroids leave over.
+        """Spherical k-means, then a product quantiser of what the centroids leave over, then scales.
 
         sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing.
         nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
+        length_byte: False for an index whose codes have none.
         The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
         found by a graph that several threads build, nearly the same.
         """
@@ -128,12 +147,23 @@ class Codec:
         )
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
         rows = sample[np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)]
-        residuals = rows - codec.centroids[codec.assign(rows)]
+        ids = codec.assign(rows)
+        residuals = rows - codec.centroids[ids]
         pq = faiss.ProductQuantizer(dim, m, 8)
         pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
         pq.train(residuals)
         trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
-        return cls(codec.centroids, trained)
+        quantizer = codec._quantizer  # a graph takes long to build
+        codec = cls(codec.centroids, trained)
+        if length_byte:
+            wanted = []
+            for start in range(0, len(rows), ERROR_ROWS):
+                at = slice(start, start + ERROR_ROWS)
+                codes = codec._residual_codes(rows[at], residuals[at])
+                wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
+            codec = cls(codec.centroids, trained, _choose_scales(np.concatenate(wanted)))
+        codec._quantizer = quantizer
+        return codec
 
     def error(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What coding costs each vector: |v - decoded v|^2, (n, dim) -> (n,)."""
@@ -149,8 +179,8 @@ class Codec:
         """This codec with more centroids, for vectors unlike those it was trained on; or itself if there are few.
 
         sample: (n, dim) of n_tokens vectors yet to be coded. error: mean error of the vectors it was trained on.
-        most: centroids in all. The old centroids keep their ids and the residual quantiser stays as it is, so
-        codes made before stay right. Nothing that was coded is coded a second time.
+        most: centroids in all. The old centroids keep their ids and the residual quantiser stays as it is, and
+        so do the scales: codes made before stay right. Nothing that was coded is coded a second time.
         """
         faiss = _faiss()
         novel = sample[self.error(sample) > NOVEL_ERROR * error + 1e-3]
@@ -170,7 +200,11 @@ class Codec:
         )
         kmeans.train(np.ascontiguousarray(novel, dtype=np.float32))
         new = _as_stored(kmeans.centroids.reshape(more, self.dim))
-        codec = Codec(np.concatenate([self.centroids, new]), self.pq_centroids)
+        codec = Codec(
+            np.concatenate([self.centroids, new]),
+            self.pq_centroids,
+            self.scales if self.length_byte else None,
+        )
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
             codec._quantizer.add(new)
@@ -191,18 +225,19 @@ class Codec:
     def encode(
         self, vectors: npt.NDArray[np.floating[Any]]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """(n, dim) -> centroid_ids (n,) int32 and residual_codes (n, m) uint8."""
+        """(n, dim) -> centroid_ids (n,) int32 and codes (n, code_bytes) uint8: residual code, then the scale's."""
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise ArgumentError(f"vectors has shape {vectors.shape}; pass (n, {self.dim})")
-        if self._pq is None:
-            self._pq = self._product_quantizer()
         ids = np.empty(len(vectors), dtype=np.int32)
-        codes = np.empty((len(vectors), self.m), dtype=np.uint8)
+        codes = np.empty((len(vectors), self.code_bytes), dtype=np.uint8)
         for start in range(0, len(vectors), CHUNK):
             chunk = np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32)
             at = slice(start, start + len(chunk))
             ids[at] = self.assign(chunk)
-            codes[at] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
+            codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
+            if self.length_byte:
+                wanted = self._wanted_scales(chunk, ids[at], codes[at])
+                codes[at, self.m] = np.searchsorted((self.scales[1:] + self.scales[:-1]) / 2, wanted)
         return ids, codes
 
     def _residual_codes(
@@ -214,6 +249,8 @@ class Codec:
         (Guo et al. 2020, arXiv 1908.10396). What the nearest code gets wrong along it is therefore added to the
         residual before it is coded for good (docs/index.md).
         """
+        if self._pq is None:
+            self._pq = self._product_quantizer()
         errors = residuals - self._residuals(self._pq.compute_codes(residuals))
         squares = np.einsum("ij,ij->i", vectors, vectors)
         along = np.einsum("ij,ij->i", errors, vectors) / np.maximum(squares, np.finfo(np.float32).tiny)
@@ -221,37 +258,64 @@ class Codec:
         return codes
 
     def _residuals(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(n, m) codes -> (n, dim)."""
-        parts: npt.NDArray[np.float32] = self.pq_centroids[np.arange(self.m), codes]  # (n, m, dim // m)
+        """(n, m) codes, or with the scale's byte -> (n, dim)."""
+        parts: npt.NDArray[np.float32] = self.pq_centroids[np.arange(self.m), codes[:, : self.m]]
         return parts.reshape(-1, self.dim)
 
-    def decode(
-        self, centroid_ids: npt.NDArray[np.integer[Any]], residual_codes: npt.NDArray[np.uint8]
+    def _wanted_scales(
+        self,
+        vectors: npt.NDArray[np.float32],
+        centroid_ids: npt.NDArray[np.integer[Any]],
+        codes: npt.NDArray[np.uint8],
     ) -> npt.NDArray[np.float32]:
-        """centroid_ids (n,) and residual_codes (n, m) -> (n, dim) float32: centroid + residual."""
-        decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + self._residuals(residual_codes)
+        """What makes each c + r as long as its vector: (n,)."""
+        decoded = self._residuals(codes)
+        decoded += self.centroids[centroid_ids]
+        wanted, found = (np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (vectors, decoded))
+        scales: npt.NDArray[np.float32] = np.divide(wanted, found, out=np.ones_like(wanted), where=found > 0)
+        return scales
+
+    def decode(
+        self, centroid_ids: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.float32]:
+        """centroid_ids (n,) and codes (n, code_bytes) -> (n, dim) float32: (centroid + residual) * scale."""
+        decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + self._residuals(codes)
+        decoded *= self.scales[codes[:, -1], None]
         return decoded
 
     def pack(
-        self, centroid_ids: npt.NDArray[np.integer[Any]], residual_codes: npt.NDArray[np.uint8]
+        self, centroid_ids: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
-        """Index2Layer's bytes a token: the centroid id, little-endian, then the residual code."""
+        """Index2Layer's bytes a token: the centroid id, little-endian, then the code."""
         width = id_bytes(self.nlist)
         ids = centroid_ids.astype("<i4").view(np.uint8).reshape(-1, 4)
-        return np.concatenate([ids[:, :width], residual_codes], axis=1)
+        return np.concatenate([ids[:, :width], codes], axis=1)
 
     def save(self, path: Path) -> None:
         """Write an Index2Layer without codes; its coarse quantiser holds the centroids in float16."""
-        _write(self._layers(_half_quantizer(self.centroids)), path)
+        padded = np.pad(self.centroids, ((0, 0), (0, self._stored_dim - self.dim)))
+        _write(self._layers(_half_quantizer(padded)), path)
 
     @classmethod
-    def load(cls, path: Path) -> "Codec":
-        """Read what `save` wrote. Raises IndexFormatError naming the file."""
+    def load(cls, path: Path, *, dim: int, length_byte: bool) -> "Codec":
+        """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
         faiss = _faiss()
         index = _read_layers(path, 0)
+        stored, part = index.d, index.pq.dsub
+        if stored != dim + length_byte * part:
+            raise IndexFormatError(
+                f"{path} codes {stored} dimensions, the index needs {dim + length_byte * part}; "
+                "restore it or build the index again"
+            )
         quantizer = faiss.downcast_index(index.q1.quantizer)
-        pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, index.pq.dsub)
-        return cls(quantizer.reconstruct_n(0, quantizer.ntotal), pq)
+        centroids = np.ascontiguousarray(quantizer.reconstruct_n(0, quantizer.ntotal)[:, :dim])
+        pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, part)
+        if not length_byte:
+            return cls(centroids, pq)
+        scales = pq[-1, :, 0].copy()
+        if not (np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()):
+            raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
+        return cls(centroids, pq[:-1].copy(), scales)
 
     def _product_quantizer(self) -> Any:
         faiss = _faiss()
@@ -261,23 +325,35 @@ class Codec:
 
     def _layers(self, quantizer: Any) -> Any:
         faiss = _faiss()
-        index = faiss.Index2Layer(quantizer, self.nlist, self.m)
-        faiss.copy_array_to_vector(self.pq_centroids.ravel(), index.pq.centroids)
+        index = faiss.Index2Layer(quantizer, self.nlist, self.code_bytes)
+        stored = np.zeros((self.code_bytes, *self.pq_centroids.shape[1:]), dtype=np.float32)
+        stored[: self.m] = self.pq_centroids
+        if self.length_byte:
+            stored[self.m, :, 0] = self.scales
+        faiss.copy_array_to_vector(stored.ravel(), index.pq.centroids)
         index.is_trained = True
         return index
 
 
+def _choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Evenly spaced scales over what a sample wants, with 1 among them, so that what is exact stays exact."""
+    low, high = np.percentile(wanted, SCALE_TAILS)
+    scales = np.linspace(min(low, SCALE_RANGE[0]), max(high, SCALE_RANGE[1]), SCALES)
+    scales += 1 - scales[np.abs(scales - 1).argmin()]
+    return np.maximum(scales, 0).astype(np.float32)
+
+
 def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
-    """Write packed codes (n, id_bytes + m) as an Index2Layer whose centroids stay in the codec's file."""
+    """Write packed codes (n, id_bytes + code_bytes) as an Index2Layer whose centroids stay in the codec's file."""
     faiss = _faiss()
-    index = codec._layers(faiss.IndexFlatL2(codec.dim))
+    index = codec._layers(faiss.IndexFlatL2(codec._stored_dim))
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
     _write(index, path)
 
 
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
-    """Packed codes (n, id_bytes + m) of a segment, read in place from the mapped file, read-only."""
+    """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
     faiss = _faiss()
     index = _read_layers(path, faiss.IO_FLAG_MMAP_IFC)
     if index.ntotal == 0:

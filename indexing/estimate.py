@@ -78,7 +78,7 @@ def estimate(
     texts = [str(record["text"]) for record in sample]
     dim = encoder.dim
     settings, most_rows = limit(
-        IndexSettings(dim=dim, m=choose_m(dim), encoder=encoder.load_arguments), memory
+        IndexSettings(dim=dim, m=choose_m(dim), encoder=encoder.load_arguments, length_byte=True), memory
     )
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
     vectors, encode_seconds = _timed_encoding(texts, encoder, clock)
@@ -100,10 +100,11 @@ def estimate(
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
         index_seconds += _codec_seconds(vectors.vectors, nlist, rows, tokens, clock)
-        codec = nlist * half + PQ_CENTROIDS * dim * 4
+        stored_dim = dim + dim // settings.m  # the scales are one more sub-vector
+        codec = nlist * 2 * stored_dim + PQ_CENTROIDS * stored_dim * 4
         segments = 1 + (tokens - held) // settings.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
-        disk = tokens * (id_bytes(nlist) + settings.m) + lists + 8 * n + codec + database
+        disk = tokens * (id_bytes(nlist) + settings.m + 1) + lists + 8 * n + codec + database
         training = held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held)
         # What pending vectors took stays resident while the codec is trained: see indexing/memory.py.
         memory_peak = FAISS_BYTES + pending + training

@@ -66,7 +66,7 @@ class Index:
             if encoder is not None:
                 self.settings.check_encoder(encoder, folder)
             self._encoder = encoder
-            self._snapshot = Snapshot(folder, self._store, self.settings.dim)
+            self._snapshot = Snapshot(folder, self._store, self.settings)
             self._writer = None
             if lock is not None:
                 self._writer = Writer(self._snapshot, *limit(self.settings, memory))
@@ -110,6 +110,7 @@ class Index:
             commit_tokens=commit_tokens,
             segment_tokens=segment_tokens,
             seed=seed,
+            length_byte=True,
         )
         limit(settings, memory)  # refuses before anything is made
         if folder.exists() and not folder.is_dir():

@@ -32,6 +32,7 @@ def describe(snapshot: Snapshot, settings: IndexSettings) -> dict[str, Any]:
         "dim": settings.dim,
         "nlist": None if codec is None else codec.nlist,
         "m": None if codec is None else codec.m,
+        "length_byte": settings.length_byte,
         "bytes": parts,
         "bytes_per_token": passages_bytes / n_tokens if n_tokens else 0.0,
         "encoder": None if settings.encoder is None else str(settings.encoder["name"]),

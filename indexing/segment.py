@@ -44,9 +44,10 @@ class Segment:
     kind: "flat" or "compressed". Passage i of the segment has pid pid_start + i and the tokens
     offsets[i]:offsets[i + 1]; a passage may have none. offsets: (n_passages + 1,) int64.
     vectors (flat): (n_tokens, dim) float16.
-    codes (compressed): (n_tokens, id_bytes + m) uint8, FAISS's bytes: centroid id, then residual code.
+    codes (compressed): (n_tokens, id_bytes + code_bytes) uint8, FAISS's bytes: centroid id, then the code.
     centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
-    residual_codes (compressed): (n_tokens, m) uint8, a view of codes.
+    residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and, unless
+    the index is from before there was one, the byte of the scale.
     list_offsets (nlist + 1,) int64 and list_pids int32 (compressed): passages with a token in list c are
     list_pids[list_offsets[c]:list_offsets[c + 1]], local numbers (pid - pid_start), ascending and unique.
     """
@@ -70,7 +71,7 @@ class Segment:
         path = folder / "codes.faiss"
         width = id_bytes(codec.nlist)
         self.codes = read_codes(path)
-        _check_shape(path, self.codes.shape, (row.n_tokens, width + codec.m))
+        _check_shape(path, self.codes.shape, (row.n_tokens, width + codec.code_bytes))
         self.residual_codes = self.codes[:, width:]
         self.centroid_ids = _centroid_ids(self.codes, width)
         self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
@@ -101,7 +102,7 @@ def write_segment(
     """Write a segment's files.
 
     parts: the passages' rows end to end, cut anywhere: float16 vectors (n, dim) without a codec,
-    packed codes (n, id_bytes + m) uint8 with one. lengths: tokens of each passage, (n_passages,).
+    packed codes (n, id_bytes + code_bytes) uint8 with one. lengths: tokens of each passage, (n_passages,).
     """
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -109,7 +110,7 @@ def write_segment(
     if codec is None:
         _save_parts(folder / "vectors.npy", parts, (int(offsets[-1]), dim))
         return
-    codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.m), np.uint8), *parts])
+    codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
     write_codes(folder / "codes.faiss", codec, codes)
     list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), lengths, codec.nlist)
     np.savez(folder / "lists.npz", list_offsets=list_offsets, list_pids=list_pids)

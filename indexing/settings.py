@@ -33,7 +33,8 @@ class IndexSettings:
     float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be 4,096, and
     nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds before
     it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
-    before it trains a codec without waiting for its end. seed: of the training.
+    before it trains a codec without waiting for its end. seed: of the training. length_byte: whether a token's
+    code ends in a byte for the vector's length; indexes from before there was one do not name it and have none.
     """
 
     dim: int
@@ -44,6 +45,7 @@ class IndexSettings:
     commit_tokens: int = 500_000
     segment_tokens: int = 4_000_000
     seed: int = 0
+    length_byte: bool = False
 
     def __post_init__(self) -> None:
         for name in ("flat_tokens", "commit_tokens", "segment_tokens"):

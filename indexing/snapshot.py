@@ -12,6 +12,7 @@ from indexing.filters import parse_filter
 from indexing.fulltext import match_expression, quoted
 from indexing.rewriting import Live, live_tokens
 from indexing.segment import Segment
+from indexing.settings import IndexSettings
 from indexing.store import Store
 
 __all__ = ["Snapshot"]
@@ -27,10 +28,10 @@ class Snapshot:
     Raises IndexFormatError naming the file that is missing or of another size.
     """
 
-    def __init__(self, folder: Path, store: Store, dim: int) -> None:
+    def __init__(self, folder: Path, store: Store, settings: IndexSettings) -> None:
         self.folder = folder
         self.store = store
-        self.dim = dim
+        self.settings = settings
         self.codec: Codec | None = None
         self.segments: tuple[Segment, ...] = ()
         self._codec_file: str | None = None
@@ -131,7 +132,13 @@ class Snapshot:
                 )
         name, codec = self.store.state.codec, self.codec
         if name != self._codec_file:
-            codec = None if name is None else Codec.load(self.folder / name)
+            codec = (
+                None
+                if name is None
+                else Codec.load(
+                    self.folder / name, dim=self.settings.dim, length_byte=self.settings.length_byte
+                )
+            )
         # Segments never change and their numbers are never used twice, so those open already stay open.
         # Under a codec with more centroids they are opened anew: it has more inverted lists.
         kept = self.segments if name == self._codec_file or codec is None else ()
@@ -139,7 +146,9 @@ class Snapshot:
         segments: list[Segment] = []
         lives: dict[int, Live] = {}
         for row in self.store.segments:
-            segment = opened.get(row.segment_id) or Segment(self.folder, row, dim=self.dim, codec=codec)
+            segment = opened.get(row.segment_id) or Segment(
+                self.folder, row, dim=self.settings.dim, codec=codec
+            )
             live = np.ones(segment.n_passages, dtype=np.bool_)
             live[self.store.tombstones(row.pid_start, row.n_passages) - row.pid_start] = False
             live.flags.writeable = False

@@ -184,7 +184,13 @@ class Writer:
         lives = [now.live(segment) for segment in now.segments]
         vectors = sample(now.segments, lives, now.codec, self.settings.seed, self.sample_rows)
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        codec = Codec.train(vectors, nlist=nlist, m=self.settings.m, seed=self.settings.seed)
+        codec = Codec.train(
+            vectors,
+            nlist=nlist,
+            m=self.settings.m,
+            seed=self.settings.seed,
+            length_byte=self.settings.length_byte,
+        )
         error = float(codec.error(vectors[:: max(1, len(vectors) // CHUNK)]).mean())
         self._publish_codec(change, codec, error)
         return codec

@@ -23,7 +23,7 @@ SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A segment on the device. offsets: (n_passages + 1,). Either vectors (n_tokens, dim) float16, or ids
-    (n_tokens,) int32 and codes (n_tokens, m) uint8."""
+    (n_tokens,) int32 and codes (n_tokens, code_bytes) uint8."""
 
     pid_start: int
     offsets: Tensor
@@ -54,8 +54,9 @@ class DeviceIndex:
         q = torch.from_numpy(query).to(self.device)
         alive = [torch.from_numpy(np.array(live)).to(self.device) for live in lives]
         codec = self.index.codec
-        centroids = residuals = torch.zeros(0, device=self.device)
+        centroids = residuals = scales = torch.zeros(0, device=self.device)
         if codec is not None:
+            scales = self._scales
             centroids = self._centroids @ q.T  # (nlist, n_query)
             by_part = q.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
             residuals = torch.einsum("mcd,qmd->mcq", self._pq_centroids, by_part)  # (m, 256, n_query)
@@ -69,7 +70,9 @@ class DeviceIndex:
             else:
                 assert part.ids is not None
                 assert part.codes is not None
-                values = residual_scores(centroids, residuals, part.ids, part.codes, part.offsets, local)
+                values = residual_scores(
+                    centroids, residuals, scales, part.ids, part.codes, part.offsets, local
+                )
             pids.append(part.pid_start + local.cpu().numpy())
             scores.append(values.cpu().numpy())
         return top(np.concatenate(pids), np.concatenate(scores), k)
@@ -131,6 +134,7 @@ class DeviceIndex:
                 )
         if codec is not None:
             self._centroids = torch.tensor(codec.centroids, device=self.device)
+            self._scales = torch.tensor(codec.scales, device=self.device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=self.device)
         self._parts = [self._part(segment) for segment in segments]
         self._segments = segments

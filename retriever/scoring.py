@@ -27,8 +27,8 @@ def score_compressed(tables: "QueryTables", segment: Segment, passages: Passages
     """
     from retriever.kernels import residual_maxsim  # see there
 
-    m = segment.residual_codes.shape[1]
-    return residual_maxsim(tables, segment.codes, m, segment.offsets, passages)
+    code_bytes = segment.residual_codes.shape[1]
+    return residual_maxsim(tables, segment.codes, code_bytes, segment.offsets, passages)
 
 
 def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:

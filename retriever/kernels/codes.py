@@ -34,13 +34,14 @@ EMPTY = -1  # the sum of levels of a passage without tokens
 cgutils: Any = importlib.import_module("numba.core.cgutils")
 numba_config: Any = importlib.import_module("numba.core.config")
 intrinsic: Any = importlib.import_module("numba.extending").intrinsic
-INT8, INT16, INT64, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(64), ir.FloatType()
+INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+FLOAT = ir.FloatType()
 
 
-def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passages: Ints) -> Floats:
+def interaction(tables: QueryTables, codes: Bytes, code_bytes: int, offsets: Ints, passages: Ints) -> Floats:
     """MaxSim with every token replaced by its centroid, from the levels of the tables: (n,) float32.
 
-    codes: (n_tokens, id_bytes + m). offsets: (n_passages + 1,). passages: (n,) which of them.
+    codes: (n_tokens, id_bytes + code_bytes). offsets: (n_passages + 1,). passages: (n,) which of them.
     Within n_query * step / 2 of the sum of exact centroid scores; -inf for a passage without tokens.
     """
     kernel = _usable(_interaction, _plain_interaction, _example_levels)
@@ -48,7 +49,7 @@ def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passag
     sums = np.empty(len(passages), dtype=np.int32)
 
     def work(part: slice) -> None:
-        kernel(levels, codes, codes.shape[1] - m, offsets, passages[part], sums[part])
+        kernel(levels, codes, codes.shape[1] - code_bytes, offsets, passages[part], sums[part])
 
     in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(levels) * 4)
     scores = (sums * tables.step + tables.floor).astype(np.float32)
@@ -56,20 +57,32 @@ def interaction(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passag
     return scores
 
 
-def residual_maxsim(tables: QueryTables, codes: Bytes, m: int, offsets: Ints, passages: Ints) -> Floats:
+def residual_maxsim(
+    tables: QueryTables, codes: Bytes, code_bytes: int, offsets: Ints, passages: Ints
+) -> Floats:
     """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
-    A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011).
+    A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
+    the scale of the row's last byte. In rows without a byte for it all scales are 1.
     """
     kernel = _usable(_residual, _plain_residual, _example_residuals)
-    centroids, residuals = frozen(tables.centroids), frozen(tables.residuals)
+    centroids, residuals, scales = map(frozen, (tables.centroids, tables.residuals, tables.scales))
     codes, offsets, passages = frozen(codes), frozen(offsets), frozen(passages)
     scores = np.empty(len(passages), dtype=np.float32)
 
     def work(part: slice) -> None:
-        kernel(centroids, residuals, codes, codes.shape[1] - m, offsets, passages[part], scores[part])
+        kernel(
+            centroids,
+            residuals,
+            scales,
+            codes,
+            codes.shape[1] - code_bytes,
+            offsets,
+            passages[part],
+            scores[part],
+        )
 
-    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * m)
+    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * code_bytes)
     return scores
 
 
@@ -100,7 +113,8 @@ def _example_residuals() -> tuple[Any, ...]:
     codes, offsets, passages = _example()
     centroids = frozen(np.zeros((2, FLOAT_LANES), np.float32))
     residuals = frozen(np.zeros((1, 1, 256, FLOAT_LANES), np.float32))
-    return centroids, residuals, codes, 1, offsets, passages, np.zeros(1, np.float32)
+    scales = frozen(np.ones(256, np.float32))
+    return centroids, residuals, scales, codes, 1, offsets, passages, np.zeros(1, np.float32)
 
 
 def _example() -> tuple[Bytes, Ints, Ints]:
@@ -161,16 +175,18 @@ def _emit_max_residuals(
     nlist: Any,
     residuals: Any,
     m: Any,
+    scales: Any,
     rows: Any,
     n: Any,
     stride: Any,
     width: Any,
     best: Any,
 ) -> Any:
-    """best[:8] = the maximum of centroids[centroid] + the sum of residuals[i, byte i], over n code rows."""
+    """best[:8] = the maximum of (centroids[centroid] + the sum of residuals[i, byte i]) * scales[last byte], over
+    n code rows."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        centroids, centroid_stride, nlist, residuals, m, rows, n, stride, width, best = arguments
+        centroids, centroid_stride, nlist, residuals, m, scales, rows, n, stride, width, best = arguments
         lanes, size = ir.VectorType(FLOAT, FLOAT_LANES), 4 * FLOAT_LANES
         most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * FLOAT_LANES))
         score = cgutils.alloca_once(builder, lanes)
@@ -186,12 +202,19 @@ def _emit_max_residuals(
                 at = builder.add(residuals, builder.mul(entry, INT64(size)))
                 more = builder.load(_pointer(builder, at, lanes), align=4)
                 builder.store(builder.fadd(builder.load(score), more), score)
-            here, before = builder.load(score), builder.load(most)
+            last = builder.load(_pointer(builder, builder.add(row, builder.sub(stride, INT64(1))), INT8))
+            at = builder.add(scales, builder.mul(builder.zext(last, INT64), INT64(4)))
+            one = builder.insert_element(
+                ir.Constant(lanes, ir.Undefined), builder.load(_pointer(builder, at, FLOAT)), INT32(0)
+            )
+            first = ir.Constant(ir.VectorType(INT32, FLOAT_LANES), [0] * FLOAT_LANES)
+            scale = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), first)
+            here, before = builder.fmul(builder.load(score), scale), builder.load(most)
             builder.store(builder.select(builder.fcmp_ordered(">", here, before), here, before), most)
         builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 11), generate
 
 
 _max_residuals = intrinsic(_emit_max_residuals)
@@ -257,6 +280,7 @@ def _plain_interaction(
 def _residual(
     centroids: Floats,
     residuals: Floats,
+    scales: Floats,
     codes: Bytes,
     width: int,
     offsets: Ints,
@@ -276,6 +300,7 @@ def _residual(
                 centroids.shape[0],
                 residuals.ctypes.data + block * m * entries * lanes * 4,
                 m,
+                scales.ctypes.data,
                 codes.ctypes.data + start * stride,
                 stop - start,
                 stride,
@@ -291,6 +316,7 @@ def _residual(
 def _plain_residual(
     centroids: Floats,
     residuals: Floats,
+    scales: Floats,
     codes: Bytes,
     width: int,
     offsets: Ints,
@@ -312,7 +338,7 @@ def _plain_residual(
                     for q in range(lanes):
                         score[q] += residuals[block, part, codes[t, width + part], q]
                 for q in range(lanes):
-                    best[q] = max(best[q], score[q])
+                    best[q] = max(best[q], score[q] * scales[codes[t, codes.shape[1] - 1]])
             for q in range(lanes):
                 total += np.float64(best[q])
         scores[i] = total

@@ -23,6 +23,7 @@ class QueryTables:
     residuals: (float_blocks, m, 256, 8) float32, query token · residual sub-vector.
     levels: (byte_blocks, nlist, 32) uint8, of `centroids`: score = floor of the lane + step * level, rounded.
     floor: the sum of all lanes' floors.
+    scales: (256,) float32, the codec's.
     """
 
     n_query: int
@@ -31,6 +32,7 @@ class QueryTables:
     levels: npt.NDArray[np.uint8]
     floor: float
     step: float
+    scales: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, query: npt.NDArray[np.float32], codec: Codec) -> "QueryTables":
@@ -44,7 +46,7 @@ class QueryTables:
         residuals = codec.pq_centroids @ parts  # (m, 256, part) @ (blocks, m, part, 8)
         levels = np.zeros((-(-n_query // BYTE_LANES), codec.nlist, BYTE_LANES), dtype=np.uint8)
         floor, step = _quantise(centroids, n_query, levels)
-        return cls(n_query, centroids, residuals, levels, floor, step)
+        return cls(n_query, centroids, residuals, levels, floor, step, codec.scales)
 
 
 def _products(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -14,23 +14,30 @@ TOKENS_AT_ONCE = 1 << 19  # scored together: 64 MiB of scores at 32 query tokens
 
 
 def residual_scores(
-    centroids: Tensor, residuals: Tensor, ids: Tensor, codes: Tensor, offsets: Tensor, passages: Tensor
+    centroids: Tensor,
+    residuals: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    codes: Tensor,
+    offsets: Tensor,
+    passages: Tensor,
 ) -> Tensor:
     """MaxSim on the vectors that the codes decode to: (n,) float32, -inf for a passage without tokens.
 
-    centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. ids: (n_tokens,). codes:
-    (n_tokens, m) uint8. offsets: (n_passages + 1,). passages: (n,) which of them. By Triton on a GPU.
+    centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. scales: (256,), by the
+    last byte of a code. ids: (n_tokens,). codes: (n_tokens, code_bytes) uint8. offsets: (n_passages + 1,).
+    passages: (n,) which of them. By Triton on a GPU.
     """
     if ids.is_cuda and importlib.util.find_spec("triton") is not None:
         from retriever.kernels.triton_codes import residual_maxsim
 
-        return residual_maxsim(centroids, residuals, ids, codes, offsets, passages)
+        return residual_maxsim(centroids, residuals, scales, ids, codes, offsets, passages)
 
     def scores(tokens: Tensor) -> Tensor:
         total = centroids[ids[tokens].long()]  # (n_tokens, n_query)
         for part, table in enumerate(residuals):
             total = total + table[codes[tokens, part].long()]
-        return total
+        return total * scales[codes[tokens, -1].long()][:, None]
 
     return over_passages(scores, offsets, passages)
 

@@ -21,6 +21,7 @@ if AVAILABLE:
     def _residual_maxsim(
         centroids: Any,
         residuals: Any,
+        scales: Any,
         ids: Any,
         codes: Any,
         offsets: Any,
@@ -28,6 +29,7 @@ if AVAILABLE:
         out: Any,
         n_query: Any,
         m: Any,
+        code_bytes: Any,
         block_tokens: tl.constexpr,
         block_query: tl.constexpr,
     ) -> None:
@@ -48,9 +50,11 @@ if AVAILABLE:
                     centroids + centroid[:, None] * n_query + lanes[None, :], mask=both, other=0.0
                 )
                 for part in range(m):
-                    code = tl.load(codes + tokens * m + part, mask=there, other=0).to(tl.int64)
+                    code = tl.load(codes + tokens * code_bytes + part, mask=there, other=0).to(tl.int64)
                     row = (part * 256 + code[:, None]) * n_query
                     score += tl.load(residuals + row + lanes[None, :], mask=both, other=0.0)
+                last = tl.load(codes + tokens * code_bytes + code_bytes - 1, mask=there, other=0).to(tl.int64)
+                score *= tl.load(scales + last)[:, None]
                 score = tl.where(both, score, float("-inf"))
                 best = tl.maximum(best, tl.max(score, axis=0))
             total += tl.sum(tl.where(asked, best, 0.0), axis=0)
@@ -58,7 +62,13 @@ if AVAILABLE:
 
 
 def residual_maxsim(
-    centroids: Tensor, residuals: Tensor, ids: Tensor, codes: Tensor, offsets: Tensor, passages: Tensor
+    centroids: Tensor,
+    residuals: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    codes: Tensor,
+    offsets: Tensor,
+    passages: Tensor,
 ) -> Tensor:
     """As torch_codes.residual_scores. Raises MissingDependencyError without triton."""
     if not AVAILABLE:
@@ -68,12 +78,14 @@ def residual_maxsim(
         _residual_maxsim[(len(passages),)](
             centroids.contiguous(),
             residuals.contiguous(),
+            scales,
             ids,
             codes,
             offsets,
             passages,
             out,
             centroids.shape[1],
+            residuals.shape[0],
             codes.shape[1],
             block_tokens=BLOCK_TOKENS,
             block_query=BLOCK_QUERY,
