@@ -31,20 +31,89 @@ def codec(vectors: npt.NDArray[np.float32]) -> Codec:
     return Codec.train(vectors, nlist=300)  # two bytes of id
 
 
+@pytest.fixture(scope="module")
+def without_length(vectors: npt.NDArray[np.float32]) -> Codec:
+    return Codec.train(vectors, nlist=300, length_byte=False)
+
+
+@pytest.mark.parametrize("length_byte", [True, False])
 def test_encode_and_decode_equal_faiss(
-    codec: Codec, vectors: npt.NDArray[np.float32], tmp_path: Path
+    codec: Codec,
+    without_length: Codec,
+    vectors: npt.NDArray[np.float32],
+    tmp_path: Path,
+    length_byte: bool,
 ) -> None:
+    codec = codec if length_byte else without_length
     codec.save(tmp_path / "codec.faiss")
     index = faiss.read_index(str(tmp_path / "codec.faiss"))
-    ids, residuals = codec.encode(vectors)
-    packed = codec.pack(ids, residuals)
-    theirs = index.sa_encode(vectors)  # the same ids, and the nearest codes
+    ids, codes = codec.encode(vectors)
+    packed = codec.pack(ids, codes)
+    assert (codec.code_bytes, packed.shape[1]) == ((17, 19) if length_byte else (16, 18))
+    padded = np.pad(vectors, ((0, 0), (0, 2 * length_byte)))
+    theirs = index.sa_encode(padded)  # the same ids, and the nearest codes
     np.testing.assert_array_equal(packed[:, :2], theirs[:, :2])
-    assert (packed == theirs).mean() > 0.8
+    assert (packed == theirs)[:, :18].mean() > 0.8
     index.add_sa_codes(packed)
-    np.testing.assert_allclose(
-        codec.decode(ids, residuals), index.reconstruct_n(0, len(vectors)), rtol=0, atol=1e-6
-    )
+    found = index.reconstruct_n(0, len(vectors))
+    if length_byte:
+        found = found[:, :32] * found[:, 32:33]
+    np.testing.assert_allclose(codec.decode(ids, codes), found, rtol=0, atol=1e-6)
+
+
+def test_a_byte_restores_the_length(
+    codec: Codec, without_length: Codec, vectors: npt.NDArray[np.float32]
+) -> None:
+    """Of vectors that were not in the sample, of any length that the residual codes follow."""
+    few = unit_vectors(500, 32, seed=1) * np.linspace(0.95, 1.05, 500, dtype=np.float32)[:, None]
+    lengths = np.linalg.norm(few, axis=1)
+    ids, codes = codec.encode(few)
+    decoded, plain = codec.decode(ids, codes), without_length.decode(*without_length.encode(few))
+    scales = codec.scales[codes[:, -1]]
+    inside = (codes[:, -1] > 0) & (codes[:, -1] < 255)
+    assert inside.mean() > 0.95
+    half_a_step = np.diff(codec.scales).max() / 2 + 1e-6
+    found = np.linalg.norm(decoded, axis=1)
+    assert (np.abs(found - lengths) <= half_a_step * found / scales)[inside].all()
+    # All else is as without the byte: the ids, the residual codes, the direction.
+    plain_ids, plain_codes = without_length.encode(few)
+    np.testing.assert_array_equal(ids, plain_ids)
+    np.testing.assert_array_equal(codes[:, :-1], plain_codes)
+    np.testing.assert_allclose(decoded, plain * scales[:, None], rtol=0, atol=1e-6)
+    assert np.square(decoded - few).sum(axis=1).mean() < np.square(plain - few).sum(axis=1).mean()
+    assert np.square(few - decoded).sum(axis=1) == pytest.approx(codec.error(few), abs=1e-6)
+
+
+def test_scales_cover_what_the_sample_wants(codec: Codec) -> None:
+    assert codec.scales.shape == (256,)
+    assert (np.diff(codec.scales) > 0).all()
+    assert 1 in codec.scales
+    assert codec.scales[0] <= 0.9 + 1e-3
+    assert codec.scales[-1] >= 1.1 - 1e-3
+    with_outliers = indexing.codec._choose_scales(np.r_[np.ones(50_000), 1000, 0].astype(np.float32))
+    assert np.diff(with_outliers).max() < 0.001
+    np.testing.assert_array_equal(Codec(codec.centroids, codec.pq_centroids).scales, np.ones(256))
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-3, 30.0])
+def test_vectors_of_any_length_are_coded(codec: Codec, length: float) -> None:
+    """As `add_embeddings` takes them; nothing is refused, and nothing comes out that is not a number."""
+    few = unit_vectors(300, 32) * np.float32(length)
+    own = Codec.train(few, nlist=8)
+    for trained in (codec, own):
+        decoded = trained.decode(*trained.encode(few))
+        assert np.isfinite(decoded).all()
+        assert np.square(decoded - few).sum() <= np.square(few - trained.centroids[trained.assign(few)]).sum()
+
+
+def test_more_centroids_keep_the_scales(codec: Codec, without_length: Codec) -> None:
+    novel = np.tile(-unit_vectors(1, 32, seed=9), (400, 1)) + 0.3 * unit_vectors(400, 32, seed=8)
+    for trained in (codec, without_length):
+        extended = trained.extended(novel, 4000, error=0.0, most=1000)
+        assert extended.nlist > trained.nlist
+        assert (extended.code_bytes, extended.length_byte) == (trained.code_bytes, trained.length_byte)
+        ids, codes = trained.encode(novel)
+        np.testing.assert_array_equal(extended.decode(ids, codes), trained.decode(ids, codes))
 
 
 def test_assignment_is_the_largest_inner_product(codec: Codec, vectors: npt.NDArray[np.float32]) -> None:
@@ -65,9 +134,9 @@ def test_graph_assignment_is_nearly_the_same(
 
 @pytest.mark.parametrize("length", [1.0, 3.0])
 def test_residual_codes_make_up_for_what_the_nearest_lose_along_the_vector(
-    codec: Codec, vectors: npt.NDArray[np.float32], length: float
+    without_length: Codec, vectors: npt.NDArray[np.float32], length: float
 ) -> None:
-    few = vectors[:300] * length
+    codec, few = without_length, vectors[:300] * length
     ids, codes = codec.encode(few)
     places = codec.pq_centroids[None]  # (1, m, 256, part)
 
@@ -94,32 +163,66 @@ def test_residual_codes_leave_less_than_half_of_the_error(
     assert ((few - codec.decode(ids, codes)) ** 2).sum(axis=1).mean() < 0.5 * centroid_error
 
 
+@pytest.mark.parametrize("length_byte", [True, False])
 def test_training_is_repeatable_and_files_keep_every_bit(
-    codec: Codec, vectors: npt.NDArray[np.float32], tmp_path: Path
+    codec: Codec,
+    without_length: Codec,
+    vectors: npt.NDArray[np.float32],
+    tmp_path: Path,
+    length_byte: bool,
 ) -> None:
-    again = Codec.train(vectors, nlist=300)
+    codec = codec if length_byte else without_length
+    again = Codec.train(vectors, nlist=300, length_byte=length_byte)
     codec.save(tmp_path / "codec.faiss")
-    loaded = Codec.load(tmp_path / "codec.faiss")
+    loaded = Codec.load(tmp_path / "codec.faiss", dim=32, length_byte=length_byte)
     for other in (again, loaded):
         np.testing.assert_array_equal(other.centroids, codec.centroids)
         np.testing.assert_array_equal(other.pq_centroids, codec.pq_centroids)
+        np.testing.assert_array_equal(other.scales, codec.scales)
     assert (loaded.nlist, loaded.m, loaded.dim) == (300, 16, 32)
+    assert (loaded.length_byte, loaded.code_bytes) == (length_byte, 16 + length_byte)
+
+
+def test_a_codec_of_another_kind_is_refused(codec: Codec, without_length: Codec, tmp_path: Path) -> None:
+    path = tmp_path / "codec.faiss"
+    codec.save(path)
+    with pytest.raises(
+        IndexFormatError, match=r"codec\.faiss codes 34 dimensions, the index needs 32; restore"
+    ):
+        Codec.load(path, dim=32, length_byte=False)
+    with pytest.raises(IndexFormatError, match="codes 34 dimensions, the index needs 66"):
+        Codec.load(path, dim=64, length_byte=True)
+    without_length.save(path)
+    with pytest.raises(IndexFormatError, match="codes 32 dimensions, the index needs 34"):
+        Codec.load(path, dim=32, length_byte=True)
+    for bad in (np.nan, np.inf, -1, 0):
+        scales = codec.scales.copy()
+        scales[100] = bad
+        Codec(codec.centroids, codec.pq_centroids, scales).save(path)
+        with pytest.raises(IndexFormatError, match=r"codec\.faiss is damaged"):
+            Codec.load(path, dim=32, length_byte=True)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([2, 200, 256, 257, 300, 65536, 65537]), st.integers(0, 40), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from([2, 200, 256, 257, 300, 65536, 65537]),
+    st.integers(0, 40),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
 def test_packed_codes_come_back_from_a_mapped_file(
-    tmp_path_factory: pytest.TempPathFactory, nlist: int, n: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, nlist: int, n: int, length_byte: bool, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    codec = Codec(np.zeros((nlist, 4), np.float32), np.zeros((2, 256, 2), np.float32))
+    scales = np.linspace(0.5, 1.5, 256, dtype=np.float32) if length_byte else None
+    codec = Codec(np.zeros((nlist, 4), np.float32), np.zeros((2, 256, 2), np.float32), scales)
     ids = random.integers(0, nlist, n).astype(np.int32)
-    residuals = random.integers(0, 256, (n, 2)).astype(np.uint8)
+    residuals = random.integers(0, 256, (n, 2 + length_byte)).astype(np.uint8)
     path = tmp_path_factory.mktemp("codes") / "codes.faiss"
     write_codes(path, codec, codec.pack(ids, residuals))
     codes = read_codes(path)
     width = id_bytes(nlist)
-    assert codes.shape == (n, width + 2)
+    assert codes.shape == (n, width + 2 + length_byte)
     assert width == faiss.Index2Layer(faiss.IndexFlatL2(4), nlist, 2).code_size_1
     assert n == 0 or not codes.flags.writeable
     powers = 256 ** np.arange(width)
@@ -176,12 +279,12 @@ def test_a_damaged_file_is_named(codec: Codec, tmp_path: Path) -> None:
     codec.save(path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(IndexFormatError, match=r"codec\.faiss is damaged"):
-        Codec.load(path)
+        Codec.load(path, dim=32, length_byte=True)
     with pytest.raises(IndexFormatError, match=r"codec\.faiss is damaged"):
         read_codes(path)
     faiss.write_index(faiss.IndexFlatL2(4), str(path))
     with pytest.raises(IndexFormatError, match="IndexFlatL2, not an Index2Layer"):
-        Codec.load(path)
+        Codec.load(path, dim=32, length_byte=True)
 
 
 def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,19 +20,25 @@ TRITON = """
 import numpy as np, torch
 from tests.test_kernels import by_reference, make
 from indexing.codec import id_bytes
+from retriever.kernels.torch_codes import residual_scores
 from retriever.kernels.triton_codes import residual_maxsim
-for n_query, lengths, m in ((1, [3, 0, 1], 8), (7, [0, 65, 200], 16), (40, [64, 5], 32)):
-    made = query, codec, ids, packed, offsets = make(0, n_query=n_query, lengths=lengths, m=m)
+for n_query, lengths, m, length_byte in (
+    (1, [3, 0, 1], 8, True), (7, [0, 65, 200], 16, True), (40, [64, 5], 32, True), (7, [0, 65, 200], 16, False)
+):
+    made = query, codec, ids, packed, offsets = make(
+        0, n_query=n_query, lengths=lengths, m=m, length_byte=length_byte
+    )
     q = torch.from_numpy(query)
     centroids = torch.from_numpy(np.array(codec.centroids)) @ q.T
     parts = q.reshape(n_query, m, -1)
     residuals = torch.einsum("mcd,qmd->mcq", torch.from_numpy(np.array(codec.pq_centroids)), parts)
     codes = torch.from_numpy(np.ascontiguousarray(packed[:, id_bytes(codec.nlist):]))
     asked = torch.arange(len(lengths)).flip(0)
-    found = residual_maxsim(
-        centroids, residuals, torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets), asked
-    )
-    np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made), atol=1e-4)
+    scales = torch.from_numpy(np.array(codec.scales))
+    stored = torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets)
+    for kernel in (residual_maxsim, residual_scores):
+        found = kernel(centroids, residuals, scales, *stored, asked)
+        np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made), atol=1e-4)
 print("equal")
 """
 

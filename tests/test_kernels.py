@@ -25,10 +25,10 @@ def unit(random, n, dim):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False):
+def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False, length_byte=True):
     """A query, a codec and stored passages of random numbers; nothing is trained.
 
-    negative: every similarity is below zero.
+    negative: every similarity is below zero. length_byte: False for codes as in an index without scales.
     """
     random = np.random.default_rng(seed)
     dim = m * part
@@ -36,11 +36,12 @@ def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False):
     residuals = 0.1 * random.standard_normal((m, 256, part)).astype(np.float32)
     if negative:
         query, centroids, residuals = -np.abs(query) - 0.01, np.abs(centroids) + 0.01, np.abs(residuals)
-    codec = Codec(centroids, residuals)
+    scales = np.linspace(0.5, 2, 256, dtype=np.float32) if length_byte else None
+    codec = Codec(centroids, residuals, scales)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(0, nlist, offsets[-1])
     ids[-1:] = nlist - 1  # its bytes are the largest
-    packed = codec.pack(ids, random.integers(0, 256, (offsets[-1], m)).astype(np.uint8))
+    packed = codec.pack(ids, random.integers(0, 256, (offsets[-1], m + length_byte)).astype(np.uint8))
     return query, codec, ids, packed, offsets
 
 
@@ -56,14 +57,23 @@ def by_reference(query, codec, ids, packed, offsets):
     nlist=st.sampled_from([2, 50, 256, 257, 3000]),
     m=st.sampled_from([1, 3, 8, 16]),
     negative=st.booleans(),
+    length_byte=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_residual_maxsim_is_maxsim_on_decoded_vectors(n_query, lengths, nlist, m, negative, seed):
+def test_residual_maxsim_is_maxsim_on_decoded_vectors(
+    n_query, lengths, nlist, m, negative, length_byte, seed
+):
     query, codec, _, packed, offsets = made = make(
-        seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, negative=negative
+        seed,
+        n_query=n_query,
+        lengths=lengths,
+        nlist=nlist,
+        m=m,
+        negative=negative,
+        length_byte=length_byte,
     )
     everything = np.arange(len(lengths))
-    scores = residual_maxsim(QueryTables.of(query, codec), packed, m, offsets, everything)
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, codec.code_bytes, offsets, everything)
     np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
     if negative and n_query:
         assert (scores < 0).all()
@@ -77,15 +87,22 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(n_query, lengths, nlist, m
     nlist=st.sampled_from([2, 50, 256, 257, 3000]),
     m=st.sampled_from([1, 8]),
     negative=st.booleans(),
+    length_byte=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative, seed):
+def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative, length_byte, seed):
     query, codec, ids, packed, offsets = make(
-        seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, negative=negative
+        seed,
+        n_query=n_query,
+        lengths=lengths,
+        nlist=nlist,
+        m=m,
+        negative=negative,
+        length_byte=length_byte,
     )
     tables = QueryTables.of(query, codec)
     exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()
-    scores = interaction(tables, packed, m, offsets, np.arange(len(lengths)))
+    scores = interaction(tables, packed, codec.code_bytes, offsets, np.arange(len(lengths)))
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
     kept = np.array(lengths) > 0
     np.testing.assert_allclose(scores[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-4, rtol=0)
@@ -94,15 +111,26 @@ def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative
 
 @settings(max_examples=30, deadline=None)
 @given(
-    n_query=st.integers(1, 40), lengths=LENGTHS, nlist=st.sampled_from([50, 300]), seed=st.integers(0, 100)
+    n_query=st.integers(1, 40),
+    lengths=LENGTHS,
+    nlist=st.sampled_from([50, 300]),
+    length_byte=st.booleans(),
+    seed=st.integers(0, 100),
 )
-def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, seed):
-    query, codec, _, packed, offsets = make(seed, n_query=n_query, lengths=lengths, nlist=nlist)
+def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, length_byte, seed):
+    query, codec, _, packed, offsets = make(
+        seed, n_query=n_query, lengths=lengths, nlist=nlist, length_byte=length_byte
+    )
     tables, everything, width = QueryTables.of(query, codec), np.arange(len(lengths)), id_bytes(nlist)
     stored = [compiling.frozen(packed), width, compiling.frozen(offsets), compiling.frozen(everything)]
     for fast, plain, given_tables, kind in (
         (codes._interaction, codes._plain_interaction, [tables.levels], np.int32),
-        (codes._residual, codes._plain_residual, [tables.centroids, tables.residuals], np.float32),
+        (
+            codes._residual,
+            codes._plain_residual,
+            [tables.centroids, tables.residuals, tables.scales],
+            np.float32,
+        ),
     ):
         outs = [np.empty(len(lengths), kind) for _ in range(2)]
         for kernel, out in zip((fast, plain), outs, strict=True):
@@ -112,8 +140,8 @@ def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, seed):
 
 def test_three_byte_centroid_ids():
     made = query, codec, _, packed, offsets = make(0, n_query=9, lengths=[3, 0, 50], nlist=70_000, m=2)
-    assert packed.shape[1] == 5
-    scores = residual_maxsim(QueryTables.of(query, codec), packed, 2, offsets, np.arange(3))
+    assert packed.shape[1] == 6
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, codec.code_bytes, offsets, np.arange(3))
     np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
 
 
@@ -132,21 +160,21 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
     )
     tables = QueryTables.of(query, codec)
     wanted = np.flatnonzero(np.random.default_rng(seed).random(len(lengths)) < 0.7)
-    scores = residual_maxsim(tables, packed, m, offsets, wanted)
+    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, wanted)
     # float32 sums of 300 terms
     np.testing.assert_allclose(scores, by_reference(*made)[wanted], atol=1e-4, rtol=1e-5)
     exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()[
         wanted
     ]
     kept = np.isfinite(exact)
-    ranked = interaction(tables, packed, m, offsets, wanted)
+    ranked = interaction(tables, packed, codec.code_bytes, offsets, wanted)
     np.testing.assert_allclose(ranked[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-3, rtol=0)
     assert (ranked[~kept] == -np.inf).all()
 
 
 def test_long_queries_and_long_passages():
     made = query, codec, _, packed, offsets = make(1, n_query=300, lengths=[8192, 1], nlist=1000, m=32)
-    scores = residual_maxsim(QueryTables.of(query, codec), packed, 32, offsets, np.arange(2))
+    scores = residual_maxsim(QueryTables.of(query, codec), packed, codec.code_bytes, offsets, np.arange(2))
     np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
 
 
@@ -155,9 +183,11 @@ def test_passages_are_scored_in_the_order_asked():
     tables = QueryTables.of(query, codec)
     asked = np.array([3, 0, 2])
     np.testing.assert_allclose(
-        residual_maxsim(tables, packed, 8, offsets, asked), by_reference(*made)[asked], atol=1e-4
+        residual_maxsim(tables, packed, codec.code_bytes, offsets, asked),
+        by_reference(*made)[asked],
+        atol=1e-4,
     )
-    assert residual_maxsim(tables, packed, 8, offsets, asked[:0]).shape == (0,)
+    assert residual_maxsim(tables, packed, codec.code_bytes, offsets, asked[:0]).shape == (0,)
 
 
 @settings(max_examples=30, deadline=None)
@@ -182,15 +212,15 @@ def test_threads_change_nothing(monkeypatch):
     lengths = [int(n) for n in np.random.default_rng(3).integers(0, 30, 200)]
     made = query, codec, _, packed, offsets = make(3, n_query=40, lengths=lengths)
     tables, everything = QueryTables.of(query, codec), np.arange(len(lengths))
-    expected = residual_maxsim(tables, packed, 8, offsets, everything)
-    ranked = interaction(tables, packed, 8, offsets, everything)
+    expected = residual_maxsim(tables, packed, codec.code_bytes, offsets, everything)
+    ranked = interaction(tables, packed, codec.code_bytes, offsets, everything)
     monkeypatch.setattr(compiling, "SERIAL_STEPS", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
     def search(_):
         return (
-            residual_maxsim(tables, packed, 8, offsets, everything),
-            interaction(tables, packed, 8, offsets, everything),
+            residual_maxsim(tables, packed, codec.code_bytes, offsets, everything),
+            interaction(tables, packed, codec.code_bytes, offsets, everything),
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -256,7 +286,7 @@ def test_damaged_codes_and_lists_read_nothing_outside():
     packed[:] = 255
     for ends in ([0, 4, 13], [0, 4, 10**12], [-(10**12), 4, 13], [10**12, 0, 10**13]):
         for kernel in (interaction, residual_maxsim):
-            assert not np.isnan(kernel(tables, packed, 8, np.array(ends), np.arange(2))).any()
+            assert not np.isnan(kernel(tables, packed, codec.code_bytes, np.array(ends), np.arange(2))).any()
     passages, _ = unite(
         np.array([0, 4, 10**12, -5]),
         np.array([0, -7, 10**9, 1], np.int32),

@@ -28,6 +28,11 @@ def codec(vectors: npt.NDArray[np.float32]) -> Codec:
     return Codec.train(np.concatenate([vectors, vectors]), nlist=20)
 
 
+@pytest.fixture(scope="module")
+def without_length(vectors: npt.NDArray[np.float32]) -> Codec:
+    return Codec.train(np.concatenate([vectors, vectors]), nlist=20, length_byte=False)
+
+
 def write_flat(root: Path, vectors: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> SegmentRow:
     row = SegmentRow(1, "flat", 7, len(lengths), int(lengths.sum()))
     (root / row.folder).mkdir(parents=True)
@@ -55,9 +60,11 @@ def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) ->
     assert isinstance(segment.vectors, np.memmap)
 
 
+@pytest.mark.parametrize("length_byte", [True, False])
 def test_compressed_keeps_codes_in_the_mapped_file(
-    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
+    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path, length_byte: bool
 ) -> None:
+    codec = codec if length_byte else without_length
     segment = Segment(tmp_path, write_compressed(tmp_path, vectors, codec), dim=DIM, codec=codec)
     ids, residuals = codec.encode(vectors)
     np.testing.assert_array_equal(segment.centroid_ids, ids)
@@ -105,7 +112,7 @@ def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int
         segment = Segment(tmp_path, row, dim=DIM, codec=used)
         assert segment.decode(0, 0, used).shape == (0, DIM)
         if used is not None:
-            assert segment.residual_codes.shape == (0, used.m)
+            assert segment.residual_codes.shape == (0, used.m + 1)
             assert len(segment.list_pids) == 0
 
 
@@ -120,7 +127,7 @@ def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
 
 
 def test_files_of_another_shape_are_named(
-    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
+    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path
 ) -> None:
     flat = write_flat(tmp_path, vectors, LENGTHS)
     compressed = write_compressed(tmp_path, vectors, codec)
@@ -132,6 +139,10 @@ def test_files_of_another_shape_are_named(
         Segment(tmp_path, SegmentRow(1, "flat", 0, 5, 253), dim=DIM, codec=None)
     with pytest.raises(IndexFormatError, match=r"codes\.faiss has shape"):
         Segment(tmp_path, SegmentRow(2, "compressed", 0, 5, 253), dim=DIM, codec=codec)
+    with pytest.raises(
+        IndexFormatError, match=r"codes\.faiss has shape \(254, 18\), the index needs \(254, 17\)"
+    ):
+        Segment(tmp_path, compressed, dim=DIM, codec=without_length)
     with pytest.raises(IndexFormatError, match="lists a compressed segment and no codec"):
         Segment(tmp_path, compressed, dim=DIM, codec=None)
     np.save(tmp_path / flat.folder / "vectors.npy", vectors)
