@@ -46,14 +46,15 @@ def _faiss() -> Any:
 
 
 def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
-    """Centroids for a corpus of n_tokens, a power of two: about 16 * sqrt(n_tokens), as ColBERTv2 chooses, and
-    twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
+    """Centroids for a corpus of n_tokens, the power of two nearest to 16 * sqrt(n_tokens), as ColBERTv2 chooses,
+    and twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
 
     At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
     """
     root = math.sqrt(n_tokens)
-    wanted = min(16 * root * min(max(root / 512, 1), 2), min(n_tokens, most_rows) / 8)
-    return int(2 ** math.floor(math.log2(max(wanted, 2))))
+    nearest = round(math.log2(max(16 * root * min(max(root / 512, 1), 2), 2)))
+    most = math.floor(math.log2(max(min(n_tokens, most_rows) / 8, 2)))
+    return 2 ** min(nearest, most)
 
 
 def sample_size(n_tokens: int) -> int:

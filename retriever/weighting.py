@@ -23,26 +23,30 @@ def idf_weights(
     """A weight for each token of a query: (len(tokens),) float32.
 
     frequencies: words → in how many of the `n_passages` each is. A token weighs the square root of the
-    inverse document frequency, ln((n + 1) / (df + 1)), of its word, the rarest where it touches several;
-    these weights are then divided by their mean. Markers, expansion tokens and the like weigh 1.
+    inverse document frequency, ln((n + 1) / (df + 1)), of its word, the rarest where it touches several.
+    A word that no passage has, as a misspelt one, says nothing of that kind and weighs as the mean of the
+    others. These weights are then divided by their mean. Markers, expansion tokens and the like weigh 1.
 
     MaxSim with IDF weights is Weighted Chamfer (arXiv 2511.16106); the square root, and words in place of
     a tokenizer's pieces, measured better here (docs/search.md).
     """
     spans = word_spans(text)
     words = [text[start:stop] for start, stop in spans]
-    idf = [math.log((n_passages + 1) / (df + 1)) for df in frequencies(words)]
+    found_in = frequencies(words)
     weights = np.ones(len(tokens), dtype=np.float32)
-    owned = []
+    known, unknown = [], []
     for i, token in enumerate(tokens):
         if token.span is None:
             continue
         first, last = token.span
-        touched = [
-            own for own, (start, stop) in zip(idf, spans, strict=True) if start < last and first < stop
-        ]
-        weights[i] = math.sqrt(max([LEAST_IDF, *touched]))
-        owned.append(i)
-    if owned:
-        weights[owned] /= weights[owned].mean()
+        own = [df for df, (start, stop) in zip(found_in, spans, strict=True) if start < last and first < stop]
+        rarest = min(own, default=n_passages)
+        if rarest == 0:
+            unknown.append(i)
+            continue
+        weights[i] = math.sqrt(max(LEAST_IDF, math.log((n_passages + 1) / (rarest + 1))))
+        known.append(i)
+    # Divided by the mean of all, to which those at the mean add nothing, so theirs is 1.
+    if known:
+        weights[known] /= weights[known].mean()
     return weights

@@ -231,7 +231,8 @@ def test_packed_codes_come_back_from_a_mapped_file(
 
 
 def test_sizes_follow_the_corpus() -> None:
-    assert choose_nlist(879_639) == 16384  # 16 * sqrt(n) is 15,006, and half of the doubling is in
+    assert choose_nlist(500_000) == 16384  # 16 * sqrt(n) is 11,314, and a third of the doubling is in
+    assert choose_nlist(879_639) == 32768  # the nearest to 27,500
     assert choose_nlist(1 << 20) == 32768
     assert choose_nlist(1 << 18) == 8192
     assert choose_nlist(100) == 8  # eight rows a centroid

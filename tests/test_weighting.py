@@ -53,8 +53,10 @@ def expected_weights(text, texts):
     """By the definition, for texts of words between spaces, with the marker's weight first."""
     raw = []
     for word in text.split():
-        idf = math.log((len(texts) + 1) / (frequencies(texts, [word])[0] + 1)) if word.isalnum() else 0
-        raw.append(math.sqrt(max(LEAST, idf)))
+        df = frequencies(texts, [word])[0] if word.isalnum() else len(texts)
+        raw.append(math.sqrt(max(LEAST, math.log((len(texts) + 1) / (df + 1)))) if df else None)
+    known = [r for r in raw if r is not None]
+    raw = [sum(known) / len(known) if r is None else r for r in raw] if known else [1.0] * len(raw)
     return np.array([1.0] + [r * len(raw) / sum(raw) for r in raw])
 
 
