@@ -54,7 +54,7 @@ def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
     root = math.sqrt(n_tokens)
     nearest = round(math.log2(max(16 * root * min(max(root / 512, 1), 2), 2)))
     most = math.floor(math.log2(max(min(n_tokens, most_rows) / 8, 2)))
-    return 2 ** min(nearest, most)
+    return int(2 ** min(nearest, most))
 
 
 def sample_size(n_tokens: int) -> int:

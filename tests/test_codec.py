@@ -238,7 +238,7 @@ def test_sizes_follow_the_corpus() -> None:
     assert choose_nlist(100) == 8  # eight rows a centroid
     assert choose_nlist(0) == 2
     assert choose_nlist(10**12) == (1 << 20) // 8
-    assert sample_size(879_639) == 16384 * 16
+    assert sample_size(879_639) == 32768 * 16
     assert sample_size(1000) == 1000
     assert sample_size(10**12) == 1 << 20
 

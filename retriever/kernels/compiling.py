@@ -48,10 +48,10 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
     side do not take more threads than one; FAISS and torch have nothing to do meanwhile.
     """
     threads = 1 if getattr(_here, "busy", False) else torch.get_num_threads()
-    ends = np.cumsum(np.clip(steps, 0, 1 << 40))  # ascending even where a damaged file has lengths below 0
-    if threads == 1 or len(steps) < 2 or ends[-1] < SERIAL_STEPS:
+    if threads == 1 or len(steps) < 2 or steps.sum() < SERIAL_STEPS:
         work(slice(0, len(steps)))
         return
+    ends = np.cumsum(np.clip(steps, 0, 1 << 40))  # ascending even where a damaged file has lengths below 0
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, threads) // threads)
     edges = [0, *cuts.tolist(), len(steps)]
     parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
