@@ -47,6 +47,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"nprobe": 8},
         {"nprobe": 16},
         {"nprobe": 32},
+        {"nprobe": 64},
+        {"nprobe": 128},
     ],
 }
 EQUAL = 0.002  # of nDCG@10, or of recall@10 where nothing is judged

@@ -53,7 +53,7 @@ def tune(
         raise ArgumentError(f"{searcher.index.folder} is flat and scored exactly; there is nothing to tune")
     if not queries:
         raise ArgumentError("there are no queries to tune with; pass some that are typical of your searches")
-    vectors = list(searcher.encoder.encode_queries(list(queries)))
+    vectors = list(searcher._encode(list(queries)))  # weighted, as they will be searched
     n = max(len(searcher.index), k)
     everything = SearchSettings(codec.nlist, n, n)
     exact = [searcher.search_embeddings(v, k=k, **vars(everything)) for v in vectors]
