@@ -1,9 +1,10 @@
 """Long documents → overlapping windows, each a passage that names its document."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from encoder.errors import ArgumentError
 from encoder.tokenizer import LateTokenizer
@@ -12,6 +13,7 @@ from indexing.index import Index
 __all__ = ["Windows"]
 
 KEYS = ("parent", "window", "span")  # metadata of a window
+AT_ONCE = 1000  # documents looked at
 DEFAULT_WINDOW, DEFAULT_PART = (
     2048,
     8,
@@ -74,15 +76,15 @@ class Windows:
         for passage in passages:
             doc_id, text = passage["doc_id"], passage["text"]
             metadata = passage.get("metadata") or {}
-            if taken := [key for key in KEYS if key in metadata]:
-                raise ArgumentError(
-                    f"doc_id {doc_id!r} has metadata {taken[0]!r}, which windows need; rename it"
-                )
             spans = self.spans(text)
             self.counts[doc_id] = len(spans) if len(spans) > 1 else 0
             if len(spans) <= 1:
                 yield {"doc_id": doc_id, "text": text, "metadata": metadata}
                 continue
+            if taken := [key for key in KEYS if key in metadata]:
+                raise ArgumentError(
+                    f"doc_id {doc_id!r} has metadata {taken[0]!r}, which windows need; rename it"
+                )
             for n, (start, end) in enumerate(spans, 1):
                 own = {"parent": doc_id, "window": n, "span": [start, end]}
                 yield {"doc_id": f"{doc_id}#{n}", "text": text[start:end], "metadata": {**metadata, **own}}
@@ -118,13 +120,18 @@ class Windows:
 
     def drop_stale(self, index: Index) -> int:
         """Delete what earlier and longer versions of the documents in `counts` left in an index; how many."""
-        longer: defaultdict[int, list[str]] = defaultdict(list)
-        for doc_id, n in self.counts.items():
-            longer[n].append("'" + doc_id.replace("'", "''") + "'")
-        dropped = index.delete([doc_id for doc_id, n in self.counts.items() if n])
-        for n, names in longer.items():
-            dropped += index.delete(filter=f"parent in ({', '.join(names)}) and window > {n}")
-        return dropped
+        stale = [doc_id for doc_id, n in self.counts.items() if n]
+        for segment, live in zip(index.segments, index.matching("window >= 1"), strict=True):
+            pids = (segment.pid_start + np.flatnonzero(live)).tolist()
+            for start in range(0, len(pids), AT_ONCE):
+                for document in index.documents(pids[start : start + AT_ONCE]):
+                    parent, number = document.metadata.get("parent"), document.metadata["window"]
+                    # By all that a window has, for others may use these keys for something of their own.
+                    if document.doc_id == f"{parent}#{number}" and number > self.counts.get(
+                        str(parent), number
+                    ):
+                        stale.append(document.doc_id)
+        return index.delete(stale)
 
 
 def _begins_word(text: str, at: int) -> bool:

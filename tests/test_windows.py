@@ -115,7 +115,9 @@ def test_what_cannot_be_is_refused(tokenizer: LateTokenizer) -> None:
         with pytest.raises(ArgumentError, match=f"whole={whole}; pass window=32 to document_length=64"):
             Windows(tokenizer, 32, whole=whole)
     with pytest.raises(ArgumentError, match="metadata 'parent', which windows need"):
-        list(Windows(tokenizer, 32).cut([{"doc_id": "a", "text": "b", "metadata": {"parent": 1}}]))
+        list(Windows(tokenizer, 8).cut([{"doc_id": "a", "text": "b " * 9, "metadata": {"parent": 1}}]))
+    short = {"doc_id": "a", "text": "b", "metadata": {"parent": 1}}
+    assert list(Windows(tokenizer, 8).cut([short])) == [short]  # what is not cut may have keys of its own
 
 
 def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +158,15 @@ def test_a_document_that_gets_shorter_leaves_no_windows(tokenizer: LateTokenizer
                 )
             }
 
-        index.add([{"doc_id": "a#2", "text": "w1"}])  # of the user's own, and no window
+        own = {"parent": "b", "window": 99}
+        index.add(
+            [{"doc_id": "a#2", "text": "w1"}, {"doc_id": "mine", "text": "w1", "metadata": own}]
+        )  # no windows
         n = len(Windows(tokenizer, 16).spans(long))
         assert len(store(b=longer)) > n + 1
-        assert store(b=long) == {"a#2"} | {f"b#{i + 1}" for i in range(n)}
-        assert store(b="short", a="short") == {"a#2", "a", "b"}
-        assert store(b=long) == {"a#2", "a"} | {f"b#{i + 1}" for i in range(n)}
+        assert store(b=long) == {"a#2", "mine"} | {f"b#{i + 1}" for i in range(n)}
+        assert store(b="short", a="short") == {"a#2", "mine", "a", "b"}
+        assert store(b=long) == {"a#2", "mine", "a"} | {f"b#{i + 1}" for i in range(n)}
 
 
 def test_folding_keeps_the_best_window_of_each() -> None:
