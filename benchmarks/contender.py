@@ -145,10 +145,9 @@ def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
         "xtr-warp": XTRWarpIndex,
     }
     contender = openers[name](job)
+    # So that the first setting does not pay for pages of files that later ones find mapped.
     began = time.process_time()
-    for (
-        query
-    ) in queries:  # so that the first setting does not pay for pages of files that later ones find mapped
+    for query in queries:
         contender.one(query, **job["settings"][0])
         if time.process_time() - began > job["seconds"]:
             break

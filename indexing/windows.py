@@ -14,10 +14,8 @@ __all__ = ["Windows"]
 
 KEYS = ("parent", "window", "span")  # metadata of a window
 AT_ONCE = 1000  # documents looked at
-DEFAULT_WINDOW, DEFAULT_PART = (
-    2048,
-    8,
-)  # tokens, and the part that overlaps: what measured best (docs/code-search.md)
+# Tokens, and the part that overlaps: what measured best (docs/code-search.md).
+DEFAULT_WINDOW, DEFAULT_PART = 2048, 8
 
 
 @dataclass
@@ -66,6 +64,11 @@ class Windows:
             size = min(DEFAULT_WINDOW, longest)
             return cls(tokenizer, size, size // DEFAULT_PART, whole=longest)
         return None if window is None else cls(tokenizer, window, overlap)
+
+    @property
+    def n_cut(self) -> int:
+        """How many documents came in windows so far."""
+        return sum(map(bool, self.counts.values()))
 
     def cut(self, passages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Windows of passages as `Index.add` takes them.
@@ -125,11 +128,10 @@ class Windows:
             pids = (segment.pid_start + np.flatnonzero(live)).tolist()
             for start in range(0, len(pids), AT_ONCE):
                 for document in index.documents(pids[start : start + AT_ONCE]):
-                    parent, number = document.metadata.get("parent"), document.metadata["window"]
+                    parent, number = str(document.metadata.get("parent")), document.metadata["window"]
                     # By all that a window has, for others may use these keys for something of their own.
-                    if document.doc_id == f"{parent}#{number}" and number > self.counts.get(
-                        str(parent), number
-                    ):
+                    is_window = document.doc_id == f"{parent}#{number}"
+                    if is_window and number > self.counts.get(parent, number):
                         stale.append(document.doc_id)
         return index.delete(stale)
 

@@ -12,9 +12,7 @@ __all__ = ["Mode", "SearchSettings", "check_mode", "choose"]
 
 Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
 
-COARSE = (
-    256  # tokens a centroid; indexes of up to about 8 million tokens, built with memory to spare, have fewer
-)
+COARSE = 256  # tokens a centroid
 
 
 @dataclass(frozen=True)

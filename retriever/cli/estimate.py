@@ -49,8 +49,9 @@ def estimate_command(
     Example: latewood estimate ./src --document-length 1024
     """
     passages = read_source(source, exclude=exclude or [])
-    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
-    encoder = Encoder.load(model, **({**chosen, "document_length": window} if window else chosen))
+    encoder = Encoder.load(
+        model, **encoder_arguments(document_length, pool_factor, precision, workers, window)
+    )
     if windows := Windows.chosen(encoder.tokenizer, windows_argument(window, document_length), overlap):
         passages = windows.cut(passages)
     try:

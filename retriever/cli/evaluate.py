@@ -113,11 +113,10 @@ def evaluate_command(
         raise ArgumentError(
             f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
         )
-    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
     windows = windows_argument(window, document_length)
-    if window is not None:
-        chosen.setdefault("document_length", window)
-    encoder = Encoder.load(model, **chosen)
+    encoder = Encoder.load(
+        model, **encoder_arguments(document_length, pool_factor, precision, workers, window)
+    )
     systems: list[System] = [
         LateInteraction(encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, windows, overlap)
         for mode in chosen_modes

@@ -54,7 +54,7 @@ def index_command(
 
     Example: latewood index ./src --out src.index
     """
-    chosen = encoder_arguments(document_length, pool_factor, precision, workers)
+    chosen = encoder_arguments(document_length, pool_factor, precision, workers, window)
     wanted = windows_argument(window, document_length)
     if overlap and window is None:
         raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
@@ -65,7 +65,7 @@ def index_command(
         return
     report = FolderReport()
     passages = read_source(source, report=report, exclude=exclude or [])
-    encoder = Encoder.load(model, **({**chosen, "document_length": window} if window else chosen))
+    encoder = Encoder.load(model, **chosen)
     exists = (out / "index.db").is_file()
     opened = (
         Index.open(out, encoder, writable=True, memory=memory)
@@ -93,7 +93,7 @@ def index_command(
                 f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
                 "leave --document-length out, or pass --window, to keep all"
             )
-        elif windows and (n := sum(map(bool, windows.counts.values()))):
+        elif windows and (n := windows.n_cut):
             longer = encoder.document_length if windows.whole else windows.window
             typer.echo(
                 f"{n:,} documents were longer than {longer:,} tokens and are stored in windows of {windows.window:,}"

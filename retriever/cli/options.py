@@ -79,10 +79,13 @@ def encoder_arguments(
     pool_factor: int = 1,
     precision: str | None = None,
     workers: int | None = None,
+    window: int | None = None,
 ) -> dict[str, Any]:
-    """What the user chose, as arguments of `Encoder.load`; what was left at its default is left out."""
+    """What the user chose, as arguments of `Encoder.load`; what was left at its default is left out. Of documents in
+    windows no more than a window is read at a time."""
+    length = parse_document_length(document_length)
     chosen = {
-        "document_length": parse_document_length(document_length),
+        "document_length": length if window is None else window,
         "pool_factor": None if pool_factor == 1 else pool_factor,
         "precision": precision,
         "workers": workers,

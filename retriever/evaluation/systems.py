@@ -176,7 +176,7 @@ class LateInteraction:
             raise ArgumentError(
                 f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
             )
-        windowed = 0 if windows is None else sum(map(bool, windows.counts.values()))
+        windowed = 0 if windows is None else windows.n_cut
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
         return Build(info, added, windowed, seconds, cpu_seconds)
 
