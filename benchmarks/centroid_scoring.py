@@ -22,7 +22,8 @@ import torch
 from indexing import Index
 from indexing.codec import Codec
 from retriever.kernels import QueryTables, probe
-from retriever.kernels.tables import FLOAT_LANES, _products
+from retriever.kernels.products import FLOAT_LANES
+from retriever.kernels.tables import _products
 
 Vectors = npt.NDArray[np.float32]
 NPROBE, REPEATS = 32, 20

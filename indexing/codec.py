@@ -1,21 +1,31 @@
 """Codec: a token vector in a centroid id, M bytes of residual product code and a byte of length, by FAISS.
 
 A vector v is stored as the id of the centroid c with the largest inner product, a product code r of v - c and
-the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s. All use of FAISS in indexing is in this file.
+the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s. All use of FAISS in indexing is here and in
+centroids.py.
 """
 
 import errno
-import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
+from encoder.errors import ArgumentError, IndexFormatError
+from indexing.centroids import ByteCentroids, faiss_module, half_quantizer
 
-__all__ = ["Codec", "choose_m", "choose_nlist", "id_bytes", "read_codes", "sample_size", "write_codes"]
+__all__ = [
+    "Codec",
+    "choose_m",
+    "choose_nlist",
+    "id_bytes",
+    "read_codes",
+    "sample_size",
+    "write_codes",
+]
 
 PQ_CENTROIDS = 256  # one byte a sub-vector
 POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
@@ -31,18 +41,6 @@ ERROR_ROWS = 1 << 13
 SCALES = 256  # one byte
 SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
 SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
-
-
-@functools.cache
-def _faiss() -> Any:
-    # Imported on first use: an index that is still flat, and `latewood --help`, do without it.
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingDependencyError(
-            "faiss is not installed; run: pip install 'latewood[cpu]' (or 'latewood[gpu]')"
-        ) from error
-    return faiss
 
 
 def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
@@ -82,7 +80,8 @@ def id_bytes(nlist: int) -> int:
 class Codec:
     """A trained codec.
 
-    centroids: (nlist, dim) float32, unit length to within float16 rounding.
+    centroids: (nlist, dim) float32, unit length to within the rounding of their bytes.
+    byte_centroids: the same in bytes; None where the index was made before centroids were kept so (in float16).
     pq_centroids: (m, 256, dim // m) float32, the residual's sub-vectors.
     scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code. None for a codec
     of an index that was made before there were any: codes then have no byte for it, and all scales are 1, so
@@ -95,6 +94,7 @@ class Codec:
         centroids: npt.NDArray[np.float32],
         pq_centroids: npt.NDArray[np.float32],
         scales: npt.NDArray[np.float32] | None = None,
+        byte_centroids: ByteCentroids | None = None,
     ) -> None:
         self.nlist, self.dim = centroids.shape
         self.m = len(pq_centroids)
@@ -103,6 +103,7 @@ class Codec:
         # FAISS's dimensions: to it the scale is one more sub-vector, [scale, 0, ...], where vectors have zeros.
         self._stored_dim = self.dim + self.length_byte * (self.dim // self.m)
         self.centroids = centroids
+        self.byte_centroids = byte_centroids
         self.pq_centroids = pq_centroids
         self.scales = np.ones(SCALES, np.float32) if scales is None else scales
         for array in (self.centroids, self.pq_centroids, self.scales):
@@ -127,7 +128,7 @@ class Codec:
         The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
         found by a graph that several threads build, nearly the same.
         """
-        faiss = _faiss()
+        faiss = faiss_module()
         n, dim = sample.shape
         nlist = choose_nlist(n) if nlist is None else nlist
         m = choose_m(dim) if m is None else m
@@ -142,10 +143,9 @@ class Codec:
         kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
         kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
         kmeans.train(sample, _nearest(dim, nlist, links=16, construction=40))
-        codec = cls(
-            _as_stored(faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)),
-            np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32),
-        )
+        # The residuals are trained and coded against the very numbers that a reader will load.
+        in_bytes, centroids = ByteCentroids.of(faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim))
+        codec = cls(centroids, np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32))
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
         rows = sample[np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)]
         ids = codec.assign(rows)
@@ -155,14 +155,14 @@ class Codec:
         pq.train(residuals)
         trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
         quantizer = codec._quantizer  # a graph takes long to build
-        codec = cls(codec.centroids, trained)
+        codec = cls(centroids, trained, byte_centroids=in_bytes)
         if length_byte:
             wanted = []
             for start in range(0, len(rows), ERROR_ROWS):
                 at = slice(start, start + ERROR_ROWS)
                 codes = codec._residual_codes(rows[at], residuals[at])
                 wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-            codec = cls(codec.centroids, trained, _choose_scales(np.concatenate(wanted)))
+            codec = cls(centroids, trained, _choose_scales(np.concatenate(wanted)), in_bytes)
         codec._quantizer = quantizer
         return codec
 
@@ -183,7 +183,7 @@ class Codec:
         most: centroids in all. The old centroids keep their ids and the residual quantiser stays as it is, and
         so do the scales: codes made before stay right. Nothing that was coded is coded a second time.
         """
-        faiss = _faiss()
+        faiss = faiss_module()
         novel = sample[self.error(sample) > NOVEL_ERROR * error + 1e-3]
         more = int(len(novel) * n_tokens / max(len(sample), 1) / NOVEL_PER_CENTROID)
         # At least four rows a centroid; and ids must not get wider than those in the codes made before.
@@ -200,11 +200,17 @@ class Codec:
             max_points_per_centroid=len(novel),
         )
         kmeans.train(np.ascontiguousarray(novel, dtype=np.float32))
-        new = _as_stored(kmeans.centroids.reshape(more, self.dim))
+        new, in_bytes = kmeans.centroids.reshape(more, self.dim), self.byte_centroids
+        if in_bytes is None:
+            new = half_quantizer(new).reconstruct_n(0, more)
+        else:
+            added, new = ByteCentroids.of(new, in_bytes)
+            in_bytes = replace(in_bytes, numbers=np.concatenate([in_bytes.numbers, added.numbers]))
         codec = Codec(
             np.concatenate([self.centroids, new]),
             self.pq_centroids,
             self.scales if self.length_byte else None,
+            in_bytes,
         )
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
@@ -293,14 +299,15 @@ class Codec:
         return np.concatenate([ids[:, :width], codes], axis=1)
 
     def save(self, path: Path) -> None:
-        """Write an Index2Layer without codes; its coarse quantiser holds the centroids in float16."""
-        padded = np.pad(self.centroids, ((0, 0), (0, self._stored_dim - self.dim)))
-        _write(self._layers(_half_quantizer(padded)), path)
+        """Write an Index2Layer without codes; its coarse quantiser holds the centroids in bytes, or in float16."""
+        own, padding = self.byte_centroids, self._stored_dim - self.dim
+        quantizer = half_quantizer(self.centroids, padding) if own is None else own.quantizer(padding)
+        _write(self._layers(quantizer), path)
 
     @classmethod
     def load(cls, path: Path, *, dim: int, length_byte: bool) -> "Codec":
         """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
-        faiss = _faiss()
+        faiss = faiss_module()
         index = _read_layers(path, 0)
         stored, part = index.d, index.pq.dsub
         if stored != dim + length_byte * part:
@@ -309,23 +316,31 @@ class Codec:
                 "restore it or build the index again"
             )
         quantizer = faiss.downcast_index(index.q1.quantizer)
-        centroids = np.ascontiguousarray(quantizer.reconstruct_n(0, quantizer.ntotal)[:, :dim])
+        in_bytes = None
+        if quantizer.sq.qtype == faiss.ScalarQuantizer.QT_8bit:
+            whole = ByteCentroids.read(quantizer)
+            in_bytes = ByteCentroids(whole.numbers[:, :dim].copy(), whole.low[:dim], whole.span[:dim])
+            centroids = in_bytes.floats()
+        else:
+            centroids = np.ascontiguousarray(quantizer.reconstruct_n(0, quantizer.ntotal)[:, :dim])
+        if not np.isfinite(centroids).all():
+            raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
         pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, part)
         if not length_byte:
-            return cls(centroids, pq)
+            return cls(centroids, pq, byte_centroids=in_bytes)
         scales = pq[-1, :, 0].copy()
         if not (np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()):
             raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
-        return cls(centroids, pq[:-1].copy(), scales)
+        return cls(centroids, pq[:-1].copy(), scales, in_bytes)
 
     def _product_quantizer(self) -> Any:
-        faiss = _faiss()
+        faiss = faiss_module()
         pq = faiss.ProductQuantizer(self.dim, self.m, 8)
         faiss.copy_array_to_vector(self.pq_centroids.ravel(), pq.centroids)
         return pq
 
     def _layers(self, quantizer: Any) -> Any:
-        faiss = _faiss()
+        faiss = faiss_module()
         index = faiss.Index2Layer(quantizer, self.nlist, self.code_bytes)
         stored = np.zeros((self.code_bytes, *self.pq_centroids.shape[1:]), dtype=np.float32)
         stored[: self.m] = self.pq_centroids
@@ -346,7 +361,7 @@ def _choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
     """Write packed codes (n, id_bytes + code_bytes) as an Index2Layer whose centroids stay in the codec's file."""
-    faiss = _faiss()
+    faiss = faiss_module()
     index = codec._layers(faiss.IndexFlatL2(codec._stored_dim))
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
@@ -355,7 +370,7 @@ def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
 
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
     """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
-    faiss = _faiss()
+    faiss = faiss_module()
     index = _read_layers(path, faiss.IO_FLAG_MMAP_IFC)
     if index.ntotal == 0:
         return np.zeros((0, index.code_size), dtype=np.uint8)
@@ -367,13 +382,13 @@ def read_codes(path: Path) -> npt.NDArray[np.uint8]:
 
 def _write(index: Any, path: Path) -> None:
     # Through a file of Python's: FAISS's own tells nobody when the last block of a file finds no room.
-    faiss = _faiss()
+    faiss = faiss_module()
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _read_layers(path: Path, flags: int) -> Any:
-    faiss = _faiss()
+    faiss = faiss_module()
     try:
         index = faiss.read_index(str(path), flags)
     except RuntimeError as error:
@@ -395,23 +410,9 @@ class _Owned:
 
 def _nearest(dim: int, nlist: int, *, links: int, construction: int) -> Any:
     """An empty index that finds a vector's centroid, exactly or by a graph; k-means does with a coarser graph."""
-    faiss = _faiss()
+    faiss = faiss_module()
     if nlist < HNSW_NLIST:
         return faiss.IndexFlatIP(dim)
     index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction, index.hnsw.efSearch = construction, HNSW_EF
     return index
-
-
-def _half_quantizer(centroids: npt.NDArray[np.float32]) -> Any:
-    faiss = _faiss()
-    quantizer = faiss.IndexScalarQuantizer(centroids.shape[1], faiss.ScalarQuantizer.QT_fp16)
-    quantizer.train(centroids)
-    quantizer.add(centroids)
-    return quantizer
-
-
-def _as_stored(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    # The residuals are trained and coded against the very numbers that a reader will load.
-    stored: npt.NDArray[np.float32] = _half_quantizer(centroids).reconstruct_n(0, len(centroids))
-    return stored

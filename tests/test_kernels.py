@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from encoder.errors import ArgumentError
 from encoder.maxsim import max_sum, maxsim
 from indexing import Index
+from indexing.centroids import BLOCK, ByteCentroids
 from indexing.codec import Codec, id_bytes
 from retriever import Searcher
-from retriever.kernels import QueryTables, codes, compiling, interaction, probe, residual_maxsim, unite
+from retriever.kernels import (
+    QueryTables,
+    codes,
+    compiling,
+    interaction,
+    probe,
+    products,
+    residual_maxsim,
+    unite,
+)
 from tests.fakes import FakeEncoder
 
 LENGTHS = st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 40]), min_size=1, max_size=12)
@@ -25,10 +35,12 @@ def unit(random, n, dim):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False, length_byte=True):
+def make(
+    seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False, length_byte=True, byte_centroids=True
+):
     """A query, a codec and stored passages of random numbers; nothing is trained.
 
-    negative: every similarity is below zero. length_byte: False for codes as in an index without scales.
+    negative: every similarity is below zero. length_byte, byte_centroids: False as in indexes without.
     """
     random = np.random.default_rng(seed)
     dim = m * part
@@ -37,7 +49,11 @@ def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False, lengt
     if negative:
         query, centroids, residuals = -np.abs(query) - 0.01, np.abs(centroids) + 0.01, np.abs(residuals)
     scales = np.linspace(0.5, 2, 256, dtype=np.float32) if length_byte else None
-    codec = Codec(centroids, residuals, scales)
+    # As in indexes made before centroids were kept in bytes, without them.
+    in_bytes, rounded = ByteCentroids.of(centroids)
+    codec = (
+        Codec(rounded, residuals, scales, in_bytes) if byte_centroids else Codec(centroids, residuals, scales)
+    )
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(0, nlist, offsets[-1])
     ids[-1:] = nlist - 1  # its bytes are the largest
@@ -58,10 +74,11 @@ def by_reference(query, codec, ids, packed, offsets):
     m=st.sampled_from([1, 3, 8, 16]),
     negative=st.booleans(),
     length_byte=st.booleans(),
+    byte_centroids=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_residual_maxsim_is_maxsim_on_decoded_vectors(
-    n_query, lengths, nlist, m, negative, length_byte, seed
+    n_query, lengths, nlist, m, negative, length_byte, byte_centroids, seed
 ):
     query, codec, _, packed, offsets = made = make(
         seed,
@@ -71,10 +88,11 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
         m=m,
         negative=negative,
         length_byte=length_byte,
+        byte_centroids=byte_centroids,
     )
     everything = np.arange(len(lengths))
     scores = residual_maxsim(QueryTables.of(query, codec), packed, codec.code_bytes, offsets, everything)
-    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
+    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4 + 2e-5 * n_query)
     if negative and n_query:
         assert (scores < 0).all()
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
@@ -138,6 +156,54 @@ def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, length_byt
         np.testing.assert_array_equal(*outs)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    n_query=st.integers(1, 40),
+    nlist=st.sampled_from([2, 15, 16, 17, 300]),
+    dim=st.sampled_from([1, 3, 16, 128, 1000]),
+    seed=st.integers(0, 1000),
+)
+def test_products_of_bytes_are_those_of_the_centroids(n_query, nlist, dim, seed):
+    random = np.random.default_rng(seed)
+    query, wide = unit(random, n_query, dim), 10.0 ** random.integers(-3, 3, dim)
+    in_bytes, centroids = ByteCentroids.of((unit(random, nlist, dim) * wide).astype(np.float32))
+    query = query * np.float32(random.choice([1e-3, 1.0, 50.0]))  # weighted query tokens
+    tables = QueryTables.of(query, Codec(centroids, np.zeros((1, 256, dim), np.float32), None, in_bytes))
+    exact = centroids.astype(np.float64) @ query.T
+    size = np.abs(query).max() * np.abs(in_bytes.span).max() + np.abs(exact).max()
+    np.testing.assert_allclose(tables.centroids[:, :n_query], exact, atol=3e-5 * size * np.sqrt(dim))
+    for block, most in enumerate(tables.most):
+        np.testing.assert_array_equal(most, tables.centroids[block * BLOCK :][:BLOCK].max(axis=0))
+    assert tables.floor == pytest.approx(tables.centroids[:, :n_query].min(axis=0).sum(dtype=float), rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(blocks=st.integers(1, 5), pairs=st.integers(1, 70), lanes=st.integers(1, 4), seed=st.integers(0, 100))
+def test_plain_products_and_levels_give_the_same_numbers(blocks, pairs, lanes, seed):
+    random = np.random.default_rng(seed)
+    rows, columns = blocks * BLOCK, lanes * products.FLOAT_LANES
+    stored = random.integers(-128, 128, (blocks, pairs, BLOCK, 2)).astype(np.int8)
+    asked = random.integers(-32767, 32768, (lanes, pairs, products.FLOAT_LANES, 2)).astype(np.int16)
+    unit_, bias = random.random((2, columns), dtype=np.float32)
+    made = []
+    for kernel in (products._products, products._plain_products):
+        outs = [
+            np.empty(shape, np.float32) for shape in ((rows, columns), (blocks, columns), (blocks, columns))
+        ]
+        kernel(*map(compiling.frozen, (stored, asked, unit_ * 1e-6, bias)), *outs)
+        made.append(outs)
+    for fast, plain in zip(*made, strict=True):
+        np.testing.assert_array_equal(fast, plain)
+    scores, low = made[0][0], made[0][0].min(axis=0)
+    up = np.float32(255 / max((scores.max(axis=0) - low).max(), 1e-9))
+    for width in (8, 16, 32):
+        levels = np.zeros((2, -(-columns // width), rows, width), np.uint8)
+        for kernel, out in zip((products._levels, products._plain_levels), levels, strict=True):
+            kernel(compiling.frozen(scores), compiling.frozen(low), up, out)
+        np.testing.assert_array_equal(*levels)
+        assert levels[0].max() == 255
+
+
 def test_three_byte_centroid_ids():
     made = query, codec, _, packed, offsets = make(0, n_query=9, lengths=[3, 0, 50], nlist=70_000, m=2)
     assert packed.shape[1] == 6
@@ -175,7 +241,7 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
 def test_long_queries_and_long_passages():
     made = query, codec, _, packed, offsets = make(1, n_query=300, lengths=[8192, 1], nlist=1000, m=32)
     scores = residual_maxsim(QueryTables.of(query, codec), packed, codec.code_bytes, offsets, np.arange(2))
-    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4)
+    np.testing.assert_allclose(scores, by_reference(*made), atol=1e-4, rtol=2e-6)
 
 
 def test_passages_are_scored_in_the_order_asked():
@@ -196,7 +262,8 @@ def test_levels_keep_the_order_of_scores(n_query, nlist, seed):
     query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
     tables = QueryTables.of(query, codec)
     for lane, scores in enumerate(tables.centroids[:, :n_query].T):
-        levels = tables.levels[lane // 32, :, lane % 32].astype(int)
+        width = tables.levels.shape[2]
+        levels = tables.levels[lane // width, :, lane % width].astype(int)
         assert (np.diff(levels[np.argsort(scores)]) >= 0).all()
     assert tables.levels.max() == 255
 
@@ -227,7 +294,7 @@ def test_threads_change_nothing(monkeypatch):
         for scores, levels in pool.map(search, range(32)):
             np.testing.assert_array_equal(scores, expected)
             np.testing.assert_array_equal(levels, ranked)
-    np.testing.assert_allclose(expected, by_reference(*made), atol=1e-4)
+    np.testing.assert_allclose(expected, by_reference(*made), atol=4e-4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -241,7 +308,8 @@ def test_threads_change_nothing(monkeypatch):
 def test_probe_finds_the_best_centroids(n_query, nprobe, nlist, alike, seed):
     query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
     if alike:
-        codec = Codec(np.repeat(codec.centroids[::2], 2, axis=0)[:nlist], codec.pq_centroids)
+        in_bytes, rounded = ByteCentroids.of(np.repeat(codec.centroids[::2], 2, axis=0)[:nlist])
+        codec = Codec(rounded, codec.pq_centroids, byte_centroids=in_bytes)
     nprobe = min(nprobe, nlist)
     tables = QueryTables.of(query, codec)
     lists, scores = probe(tables, nprobe)
@@ -302,15 +370,17 @@ def test_plain_kernels_stand_in_where_the_vector_ones_do_not_compile():
         raise RuntimeError("LLVM says no\nand much more")
 
     with pytest.warns(RuntimeWarning, match=r"could not be compiled \(LLVM says no\)"):
-        kernel = codes._usable(broken, codes._plain_interaction, codes._example_levels)
+        kernel = compiling.usable(broken, codes._plain_interaction, codes._example_levels)
     assert kernel is codes._plain_interaction
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for pair in (
             (codes._interaction, codes._plain_interaction, codes._example_levels),
             (codes._residual, codes._plain_residual, codes._example_residuals),
+            (products._products, products._plain_products, products._example_products),
+            (products._levels, products._plain_levels, products._example_of_levels),
         ):
-            assert codes._usable(*pair) is pair[0]
+            assert compiling.usable(*pair) is pair[0]
 
 
 def test_a_function_that_cannot_be_cached_is_compiled_all_the_same():

@@ -30,7 +30,7 @@ from encoder.training.losses import (
     same_text_mask,
 )
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
-from encoder.training.pairs import Batch, Example, batches, read_examples
+from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.retrieval import train_retrieval
 from retriever.cli import app
 from retriever.evaluation import EvaluationSet, evaluate, evaluate_exact
@@ -214,7 +214,7 @@ def test_an_answer_is_never_its_own_negative():
 @pytest.mark.parametrize("chunk_tokens", [40, 10_000])
 def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, model_dir, data, tmp_path):
     rows = read_examples(data / "mined.jsonl.gz")[:8]
-    batch = next(batches([rows], [1.0], size=8, n_negatives=2, seed=0))
+    batch = next(batches([Source(rows)], size=8, n_negatives=2, seed=0))
     found = []
     for tokens in (0, chunk_tokens):
         checkpoint = load_checkpoint(model_dir)
@@ -344,16 +344,16 @@ def test_mined_negatives_are_wrong_and_close(model_dir, tmp_path):
 def test_batches_of_one_source_with_its_share(data):
     many = [Example(f"q{i}", (f"a{i}", f"n{i}")) for i in range(100)]
     few = [Example(f"r{i}", (f"b{i}",)) for i in range(40)]
-    stream = batches([many, few], [0.5, 1.0], size=10, n_negatives=1, seed=0)
+    stream = batches([Source(many, 0.5), Source(few)], size=10, n_negatives=1, seed=0)
     epoch = [next(stream) for _ in range(9)]
     kinds = [{q[0] for q in batch.queries} for batch in epoch]
     assert sorted("".join(k) for k in kinds) == ["q"] * 5 + ["r"] * 4
     assert {len(row) for b in epoch if b.queries[0][0] == "q" for row in b.documents} == {2}
-    again = batches([many, few], [0.5, 1.0], size=10, n_negatives=1, seed=0, start=4)
+    again = batches([Source(many, 0.5), Source(few)], size=10, n_negatives=1, seed=0, start=4)
     assert [next(again) for _ in range(5)] == epoch[4:]
     assert [next(stream) for _ in range(5)] != epoch[:5]  # the next epoch is another order
     with pytest.raises(CorpusError, match="no source has 200 examples"):
-        next(batches([few], [1.0], size=200, n_negatives=0, seed=0))
+        next(batches([Source(few)], size=200, n_negatives=0, seed=0))
 
 
 def test_pylates_layout(tmp_path):
@@ -393,6 +393,6 @@ def test_bad_input_is_one_clear_line(model_dir, data, tmp_path):
 
 def test_a_batch_carries_scores_only_where_all_examples_have_them():
     rows = [Example("a", ("x", "y"), (1.0, 0.5)), Example("b", ("z", "w"))]
-    batch = next(batches([rows], [1.0], size=2, n_negatives=1, seed=0))
+    batch = next(batches([Source(rows)], size=2, n_negatives=1, seed=0))
     assert isinstance(batch, Batch)
     assert batch.scores is None

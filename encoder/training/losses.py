@@ -12,6 +12,7 @@ __all__ = [
     "mean_pooled",
     "pooled_scores",
     "same_text_mask",
+    "standardised",
     "token_cosine_loss",
 ]
 
@@ -22,17 +23,27 @@ def token_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def maxsim_scores(
-    queries: Tensor, query_lengths: Tensor, documents: Tensor, document_lengths: Tensor
+    queries: Tensor,
+    query_lengths: Tensor,
+    documents: Tensor,
+    document_lengths: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean over a query's tokens of the best match in a document: (n_queries, n_documents).
 
     The mean, and not MaxSim's sum, gives short and long queries one temperature. queries: (query tokens, dim),
-    documents: (document tokens, dim), end to end; lengths: (n,) int64. -inf where a document has no token.
+    documents: (document tokens, dim), end to end; lengths: (n,) int64; weights: (query tokens,), all alike
+    if None. -inf where a document has no token.
     """
     similarity = documents @ queries.T  # (document tokens, query tokens)
     best = torch.segment_reduce(similarity, "max", lengths=document_lengths, initial=-torch.inf)
-    sums = torch.segment_reduce(best.T.contiguous(), "sum", lengths=query_lengths, initial=0.0)
-    return sums / query_lengths[:, None]
+    best = best.T.contiguous()  # (query tokens, n_documents)
+    if weights is None:
+        sums = torch.segment_reduce(best, "sum", lengths=query_lengths, initial=0.0)
+        return sums / query_lengths[:, None]
+    sums = torch.segment_reduce(best * weights[:, None], "sum", lengths=query_lengths, initial=0.0)
+    total = torch.segment_reduce(weights, "sum", lengths=query_lengths, initial=0.0)
+    return sums / total[:, None]
 
 
 def mean_pooled(vectors: Tensor, lengths: Tensor) -> Tensor:
@@ -77,6 +88,13 @@ def kl_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(
         student, F.log_softmax(teacher / temperature, dim=-1), reduction="batchmean", log_target=True
     )
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Each query's scores at mean 0 and standard deviation 1 over the documents. Gradients flow through the
+    scores alone: a model should order them, not spread them."""
+    centred = scores - scores.mean(dim=-1, keepdim=True)
+    return centred / scores.detach().std(dim=-1, keepdim=True).clamp_min(1e-6)
 
 
 def margin_mse_loss(scores: Tensor, teacher: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ data carry; KL to a live teacher's own MaxSim; and token distillation, which kee
 while the rest pulls them apart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from encoder.training.losses import (
     maxsim_scores,
     pooled_scores,
     same_text_mask,
+    standardised,
     token_cosine_loss,
 )
 from encoder.training.pairs import Batch
@@ -37,6 +38,7 @@ __all__ = ["RetrievalConfig", "RetrievalLoss"]
 
 TEACHER_TOKENS = 4096  # a forward pass of the teacher
 PROJECTION_BATCHES = 8
+LEAST_IDF = 0.3  # as in the search
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class RetrievalConfig:
     margin_weight: float = 0.0  # the same, by MarginMSE
     teacher: str = ""
     token_weight: float = 0.0  # token distillation from `teacher`
-    teacher_kl_weight: float = 0.0  # KL to the MaxSim of `teacher` over the batch
+    teacher_kl_weight: float = 0.0  # KL to the order that `teacher` gives the documents of the batch
+    teacher_pooled: float = 0.0  # in that order, the weight of its pooled vectors' cosine beside its MaxSim
+    teacher_sharpness: float = 3.0  # multiplies both sides' standardised scores before the softmax
+    idf: bool = False  # weigh query tokens by the square root of their IDF, as the search does with words
+    topics: int = 0  # examples alike that a batch has of each subject, by BM25; 0: a batch is drawn at random
     lr: float = 3e-4
     embedding_lr: float = 1e-4
     warmup: int = 50
@@ -76,6 +82,7 @@ class _Texts:
     width: int
     ignored: Tensor  # (n_queries, n_documents): documents that must not count as negatives
     scores: Tensor | None  # (n_queries, width), those of the data
+    labelled: bool
 
     @property
     def positives(self) -> Tensor:
@@ -83,8 +90,18 @@ class _Texts:
 
 
 class RetrievalLoss:
-    def __init__(self, checkpoint: Checkpoint, config: RetrievalConfig, run_folder: Path) -> None:
+    """teacher_judges_all: False where the teacher is to judge the batches without labels alone."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: RetrievalConfig,
+        run_folder: Path,
+        *,
+        teacher_judges_all: bool = True,
+    ) -> None:
         self.config = config
+        self.teacher_judges_all = teacher_judges_all
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
         settings = checkpoint.tokenizer.settings
@@ -98,6 +115,9 @@ class RetrievalLoss:
         self.scores = maxsim_scores if config.similarity == "maxsim" else pooled_scores
         self.teacher: Teacher | None = None
         self.projection: Tensor | None = None
+        self.idf: Tensor | None = None  # (vocab_size,), where query tokens are weighted
+        added = checkpoint.tokenizer.tokenizer.get_added_tokens_decoder()
+        self.special_ids = torch.tensor(sorted(i for i, token in added.items() if token.special))
         self.projection_file = run_folder / "projection.safetensors"
         if config.teacher:
             self.teacher = Teacher(teacher_folder(config.teacher), device=str(self.device))
@@ -118,12 +138,22 @@ class RetrievalLoss:
                     texts = self._texts(batch, step)
                     own = self._vectors(texts, self._shares(texts)[rank()])
                     vectors = torch.cat(self._gathered(texts, own, self.model.dim))
-                    product += self._teacher_vectors(texts).T @ vectors
+                    product += F.normalize(self._teacher_vectors(texts), dim=-1).T @ vectors
             u, _, v = torch.linalg.svd(product, full_matrices=False)
             if rank() == 0:
                 save_file({"projection": (u @ v).contiguous().cpu()}, self.projection_file)
             wait_for_all()
         self.projection = load_file(self.projection_file)["projection"].to(self.device)
+
+    def fit_idf(self, documents: Sequence[str]) -> None:
+        """Weights of query tokens, the square root of each token's IDF, from a sample of the training texts."""
+        if not self.config.idf:
+            return
+        found_in = torch.zeros(self.tokenizers[0].tokenizer.get_vocab_size(with_added_tokens=True))
+        for ids in self.tokenizers[-1].documents(list(documents)).ids:
+            found_in[torch.tensor(sorted(set(ids)))] += 1
+        idf = torch.log((len(documents) + 1) / (found_in + 1))
+        self.idf = idf.clamp_min(LEAST_IDF).sqrt()
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         texts = self._texts(batch, step)
@@ -176,7 +206,7 @@ class RetrievalLoss:
         n, width = len(batch.queries), len(batch.documents[0])
         ignored = same_text_mask(batch.queries, flat, torch.arange(n) * width)
         scores = None if batch.scores is None else torch.tensor(batch.scores)
-        return _Texts(tokens, n, width, ignored, scores)
+        return _Texts(tokens, n, width, ignored, scores, batch.labelled)
 
     def _shares(self, texts: _Texts) -> list[list[int]]:
         """The texts that each process encodes: dealt out by length, so that all have as much to do."""
@@ -217,15 +247,15 @@ class RetrievalLoss:
 
     @torch.no_grad()
     def _teacher_vectors(self, texts: _Texts) -> Tensor:
-        """(kept tokens of all texts, teacher hidden), in the texts' order. Expansion tokens are left to it too:
-        a teacher sees them as masks."""
+        """(kept tokens of all texts, teacher hidden), in the texts' order, not normalised. Expansion tokens are
+        left to it too: a teacher sees them as masks."""
         assert self.teacher is not None
         own = self._shares(texts)[rank()]
         out: list[Tensor] = [torch.empty(0)] * len(own)
         for piece in length_sorted_batches([len(texts.tokens.ids[i]) for i in own], TEACHER_TOKENS):
             batch = pack([texts.tokens.ids[own[j]] for j in piece]).to(self.device)
             with fast_matmul(self.device.type):
-                rows = torch.split(self.teacher(batch), list(batch.lengths))
+                rows = torch.split(self.teacher.hidden(batch), list(batch.lengths))
             for j, vectors in zip(piece, rows, strict=True):
                 out[j] = self._kept(texts, own[j], vectors)
         return torch.cat(self._gathered(texts, out, self.teacher.hidden_size))
@@ -237,15 +267,17 @@ class RetrievalLoss:
         flat = torch.cat(vectors)
         split = int(lengths[:n].sum())
 
-        def all_scores(rows: Tensor, score: object = self.scores) -> Tensor:
-            assert callable(score)
-            found: Tensor = score(rows[:split], lengths[:n], rows[split:], lengths[n:])
-            return found
+        def all_scores(score: Callable[..., Tensor], rows: Tensor, *weights: Tensor) -> Tensor:
+            return score(rows[:split], lengths[:n], rows[split:], lengths[n:], *weights)
 
-        scores = all_scores(flat)  # (n_queries, n_documents)
+        weights = [] if self.idf is None else [self._query_weights(texts)]
+        scores = all_scores(self.scores, flat, *weights)  # (n_queries, n_documents)
         positives = texts.positives.to(self.device)
-        ignored = texts.ignored.to(self.device)
-        loss = config.contrastive_weight * contrastive_loss(scores, positives, ignored, config.temperature)
+        loss = torch.zeros((), device=self.device)
+        if texts.labelled:
+            ignored = texts.ignored.to(self.device)
+            contrastive = contrastive_loss(scores, positives, ignored, config.temperature)
+            loss = loss + config.contrastive_weight * contrastive
         if config.kl_weight or config.margin_weight:
             if texts.scores is None:
                 raise ArgumentError(
@@ -262,12 +294,29 @@ class RetrievalLoss:
             if config.margin_weight:
                 loss = loss + config.margin_weight * margin_mse_loss(own / config.temperature, given)
         if self.teacher is not None:
-            targets = self._teacher_vectors(texts)
+            hidden = self._teacher_vectors(texts)
+            targets = F.normalize(hidden, dim=-1)
             if config.token_weight:
                 assert self.projection is not None
                 projected = F.normalize(targets @ self.projection, dim=-1)
                 loss = loss + config.token_weight * token_cosine_loss(flat, projected)
-            if config.teacher_kl_weight:
-                wanted = all_scores(targets, maxsim_scores)
-                loss = loss + config.teacher_kl_weight * kl_loss(scores, wanted, config.temperature)
+            if config.teacher_kl_weight and (self.teacher_judges_all or not texts.labelled):
+                wanted = standardised(all_scores(maxsim_scores, targets, *weights))
+                if config.teacher_pooled:
+                    pooled = standardised(all_scores(pooled_scores, hidden))
+                    wanted = standardised(wanted + config.teacher_pooled * pooled)
+                judged = kl_loss(standardised(scores), wanted, 1 / config.teacher_sharpness)
+                loss = loss + config.teacher_kl_weight * judged
         return loss
+
+    def _query_weights(self, texts: _Texts) -> Tensor:
+        """(kept query tokens,): those of each query at a mean of 1, markers and expansion tokens at 1."""
+        assert self.idf is not None
+        out = []
+        for i in range(texts.n_queries):
+            ids = self._kept(texts, i, torch.tensor(texts.tokens.ids[i]))
+            weights = self.idf[ids]
+            known = ~torch.isin(ids, self.special_ids)
+            mean = weights[known].mean() if known.any() else weights.new_ones(())
+            out.append(torch.where(known, weights / mean, torch.ones_like(weights)))
+        return torch.cat(out).to(self.device)

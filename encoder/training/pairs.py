@@ -6,7 +6,7 @@ knowledge distillation, a folder of queries.jsonl, documents.jsonl and train.jso
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 
 from encoder.errors import CorpusError
 
-__all__ = ["Batch", "Example", "batches", "read_examples"]
+__all__ = ["Batch", "Example", "Source", "batches", "read_examples"]
+
+SPAN_WORDS = (3, 12)  # of a query that is cut from its document
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,26 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Source:
+    """share: of the examples, taken in an epoch. grown: seeds, size → rows of a batch of examples like the seeds
+    (`Topics.grown`); None: a batch is drawn at random. seeds: how many a batch grows from."""
+
+    examples: Sequence[Example]
+    share: float = 1.0
+    labelled: bool = True
+    grown: Callable[[Sequence[int], int], list[int]] | None = None
+    seeds: int = 6
+
+
+@dataclass(frozen=True)
 class Batch:
-    """n examples of one source. documents: (n, width) texts, the positive first; scores: as wide, or None."""
+    """n examples of one source. documents: (n, width) texts, the positive first; scores: as wide, or None.
+    labelled: the positive is what the query should find; without, only a teacher says what it should."""
 
     queries: list[str]
     documents: list[list[str]]
     scores: list[list[float]] | None = field(default=None)
+    labelled: bool = True
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -94,28 +110,23 @@ def _example(where: str, query: str, documents: tuple[str, ...], scores: Sequenc
 
 
 def batches(
-    sources: Sequence[Sequence[Example]],
-    shares: Sequence[float],
-    *,
-    size: int,
-    n_negatives: int,
-    seed: int,
-    start: int = 0,
+    sources: Sequence[Source], *, size: int, n_negatives: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:
     """Batches for ever, each of one source: what competes in a batch is then alike, and hard to tell apart.
 
-    An epoch takes `shares` of each source, drawn anew. The order depends on the seed alone, and `start`
+    An epoch takes its share of each source, drawn anew. The order depends on the seed alone, and `start`
     batches are passed over, so that a resumed run goes on where it stopped. Each query gets `n_negatives` of
     its own negatives, or none in a batch where one lacks them: documents of other queries compete anyway.
+    In a batch that is not labelled every other query, by chance, is a few words of its document.
     """
     epoch = 0
     while True:
         random = np.random.default_rng((seed, epoch))
         plan = []
-        for source, (examples, share) in enumerate(zip(sources, shares, strict=True)):
+        for source, this in enumerate(sources):
             # Queries without negatives are put together, or they would cost their neighbours theirs.
-            rich = np.array([len(e.documents) > n_negatives for e in examples])
-            drawn = random.permutation(len(examples))[: max(size, round(share * len(examples)))]
+            rich = np.array([len(e.documents) > n_negatives for e in this.examples])
+            drawn = random.permutation(len(rich))[: max(size, round(this.share * len(rich)))]
             for group in (drawn[rich[drawn]], drawn[~rich[drawn]]):
                 plan += [(source, group[i : i + size]) for i in range(0, len(group) - size + 1, size)]
         if not plan:
@@ -125,11 +136,15 @@ def batches(
                 start -= 1
                 continue
             source, rows = plan[number]
-            yield _batch([sources[source][i] for i in rows], n_negatives, (seed, epoch, int(number)))
+            this = sources[source]
+            if this.grown is not None:
+                rows = this.grown(rows[: this.seeds], size)
+            examples = [this.examples[i] for i in rows]
+            yield _batch(examples, n_negatives, this.labelled, (seed, epoch, int(number)))
         epoch += 1
 
 
-def _batch(examples: list[Example], n_negatives: int, seed: tuple[int, ...]) -> Batch:
+def _batch(examples: list[Example], n_negatives: int, labelled: bool, seed: tuple[int, ...]) -> Batch:
     random = np.random.default_rng(seed)
     width = n_negatives if all(len(e.documents) > n_negatives for e in examples) else 0
     documents, scores = [], []
@@ -137,4 +152,14 @@ def _batch(examples: list[Example], n_negatives: int, seed: tuple[int, ...]) -> 
         chosen = [0, *(1 + np.sort(random.permutation(len(example.documents) - 1)[:width]))]
         documents.append([example.documents[i] for i in chosen])
         scores.append([example.scores[i] for i in chosen] if example.scores else [])
-    return Batch([e.query for e in examples], documents, scores if all(scores) else None)
+    queries = [e.query for e in examples]
+    if not labelled:
+        queries = [_span(e, random) if random.random() < 0.5 else e.query for e in examples]
+    return Batch(queries, documents, scores if all(scores) else None, labelled)
+
+
+def _span(example: Example, random: np.random.Generator) -> str:
+    words = example.documents[0].split()
+    length = int(random.integers(SPAN_WORDS[0], SPAN_WORDS[1] + 1))
+    first = int(random.integers(0, max(1, len(words) - length + 1)))
+    return " ".join(words[first : first + length]) or example.query

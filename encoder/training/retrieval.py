@@ -15,9 +15,12 @@ from encoder.errors import ArgumentError
 from encoder.training.distributed import first_says, rank, say, world_size
 from encoder.training.loop import TrainingRun, adamw, warmup_linear
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
-from encoder.training.pairs import Batch, Example, batches, read_examples
+from encoder.training.pairs import Batch, Example, Source, batches, read_examples
+from encoder.training.topics import Topics
 
 __all__ = ["Evaluate", "train_retrieval"]
+
+IDF_SAMPLE = 5000  # documents of each source
 
 Evaluate = Callable[[Checkpoint], dict[str, float]]
 
@@ -28,6 +31,7 @@ def train_retrieval(
     run_folder: Path,
     config: RetrievalConfig,
     *,
+    unlabelled: Sequence[tuple[Path, float]] = (),
     evaluate: Evaluate | None = None,
     half_precision_weights: bool = False,
     save_every: int = 200,
@@ -36,33 +40,40 @@ def train_retrieval(
     """Train `config.model` on examples and save it to `out`: the best by nDCG@10 where `evaluate` is given.
 
     sources: what `read_examples` reads, each with the share of its examples that an epoch takes.
+    unlabelled: sources whose queries the teacher alone judges (`teacher_kl_weight`, which then holds for these and
+    not for the others): their positives are documents to be ordered, and half of their queries are spans of text.
     evaluate: the model → metrics, "nDCG@10" among them; called every `eval_every` steps, by the first process.
     Started again with the same settings and run folder, it goes on from the last saved step. Under torchrun
     every process encodes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean loss on held-out batches, before and after, and the best nDCG@10.
     """
-    _check(config, sources, evaluate)
-    examples, held_out = [], []
-    for path, _ in sources:
-        kept, held = _split(read_examples(path), config.batch_size)
-        examples.append(kept)
-        held_out.append(held)
+    _check(config, [*sources, *unlabelled], evaluate)
+    if unlabelled and not config.teacher_kl_weight:
+        raise ArgumentError(
+            "unlabelled sources have no loss without teacher_kl_weight; pass one, and a teacher"
+        )
+    training, held_out = [], []
+    for labelled, files in ((True, sources), (False, unlabelled)):
+        for path, share in files:
+            kept, held = _split(read_examples(path), config.batch_size)
+            training.append(_source(kept, share, labelled, config))
+            held_out.append(_source(held, 1.0, labelled, config))
     checkpoint = load_checkpoint(resolve_folder(config.model))
     model = checkpoint.model.to(device).train()
     settings = asdict(config) | {
         "sources": [f"{p.name}:{share:g}" for p, share in sources],
+        "unlabelled": [f"{p.name}:{share:g}" for p, share in unlabelled],
         "document_lengths": list(config.document_lengths),
     }
     run = TrainingRun(
         run_folder, model, adamw(model, lr=config.lr, embedding_lr=config.embedding_lr), settings
     )
-    objective = RetrievalLoss(checkpoint, config, run_folder)
+    objective = RetrievalLoss(checkpoint, config, run_folder, teacher_judges_all=not unlabelled)
+    objective.fit_idf([e.documents[0] for source in training for e in source.examples[:IDF_SAMPLE]])
 
     def plan(start: int) -> Iterator[Batch]:
-        shares = [share for _, share in sources]
         return batches(
-            examples,
-            shares,
+            training,
             size=config.batch_size,
             n_negatives=config.n_negatives,
             seed=config.seed,
@@ -83,8 +94,9 @@ def train_retrieval(
 
     objective.fit_projection(plan(0))
     before = run.at_start("held_out_loss", held_out_loss)
+    n_examples = sum(len(source.examples) for source in training)
     say(
-        f"step {run.step}: held-out loss {before:.4f} at the start; {sum(map(len, examples)):,} examples, "
+        f"step {run.step}: held-out loss {before:.4f} at the start; {n_examples:,} examples, "
         f"{world_size()} process(es)"
     )
     clock = [time.perf_counter(), 0.0]
@@ -142,6 +154,12 @@ def _check(config: RetrievalConfig, sources: Sequence[tuple[Path, float]], evalu
     for path, share in sources:
         if not 0 < share <= 1:
             raise ArgumentError(f"{path}: share={share}; pass a share above 0 and at most 1")
+    if config.topics and config.topics > config.batch_size:
+        raise ArgumentError(
+            f"topics={config.topics} is more than the batch of {config.batch_size}; pass at most that"
+        )
+    if config.idf and config.similarity != "maxsim":
+        raise ArgumentError("idf=True weighs tokens, which pooled vectors have not; leave it out")
     if config.similarity not in ("maxsim", "pooled"):
         raise ArgumentError(f"similarity={config.similarity!r}; pass 'maxsim' or 'pooled'")
     if config.batch_size < 2:
@@ -161,10 +179,17 @@ def _split(examples: list[Example], batch_size: int) -> tuple[list[Example], lis
     return [e for i, e in enumerate(examples) if i % every], held
 
 
-def _held_out_batches(held_out: list[list[Example]], config: RetrievalConfig) -> Iterator[Batch]:
+def _source(examples: list[Example], share: float, labelled: bool, config: RetrievalConfig) -> Source:
+    if not config.topics:
+        return Source(examples, share, labelled)
+    seeds = max(1, config.batch_size // config.topics)
+    return Source(examples, share, labelled, Topics(examples).grown, seeds)
+
+
+def _held_out_batches(held_out: list[Source], config: RetrievalConfig) -> Iterator[Batch]:
     """Two of every source, whatever its share."""
     for held in held_out:
-        size = min(config.batch_size, len(held))
+        size = min(config.batch_size, len(held.examples))
         if size > 1:
-            found = batches([held], [1.0], size=size, n_negatives=config.n_negatives, seed=1)
+            found = batches([held], size=size, n_negatives=config.n_negatives, seed=1)
             yield from itertools.islice(found, 2)

@@ -36,7 +36,7 @@ def teacher_folder(name: str) -> Path:
 
 
 class Teacher:
-    """Contextual token vectors of the last hidden state, L2-normalised: (total_tokens, hidden)."""
+    """Contextual token vectors: the last hidden state."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         try:
@@ -56,9 +56,13 @@ class Teacher:
         self.hidden_size = int(self.model.config.hidden_size)
         self.max_length = int(self.model.config.max_position_embeddings)
 
-    @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> Tensor:
-        """Packed ids → (total_tokens, hidden), float32. The teacher itself pads."""
+        """Packed ids → (total_tokens, hidden), float32, L2-normalised."""
+        return F.normalize(self.hidden(batch), dim=-1)
+
+    @torch.no_grad()
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """Packed ids → (total_tokens, hidden), float32, as they are. The teacher itself pads."""
         rows = torch.split(batch.input_ids.to(self.model.device), list(batch.lengths))
         ids = pad_sequence(list(rows), batch_first=True)
         lengths = torch.tensor(batch.lengths, device=ids.device)
@@ -66,7 +70,7 @@ class Teacher:
         # A mask of ones costs the teacher its fastest attention path and says nothing.
         attention = None if bool(mask.all()) else mask.long()
         hidden = self.model(input_ids=ids, attention_mask=attention).last_hidden_state
-        vectors: Tensor = F.normalize(hidden[mask].float(), dim=-1)
+        vectors: Tensor = hidden[mask].float()
         return vectors
 
     def single_token_vectors(self, show_progress: bool = False) -> Tensor:

@@ -93,8 +93,29 @@ def colbert_command(
         float, typer.Option(min=0, help="Token distillation from the teacher.")
     ] = DEFAULTS.token_weight,
     teacher_kl_weight: Annotated[
-        float, typer.Option(min=0, help="KL divergence to the teacher's MaxSim over the batch.")
+        float, typer.Option(min=0, help="KL divergence to the teacher's order of the batch's documents.")
     ] = DEFAULTS.teacher_kl_weight,
+    teacher_pooled: Annotated[
+        float, typer.Option(min=0, help="In that order, its pooled vectors' weight beside its MaxSim.")
+    ] = DEFAULTS.teacher_pooled,
+    teacher_sharpness: Annotated[
+        float, typer.Option(min=0.1, help="Multiplies standardised scores before the softmax of that KL.")
+    ] = DEFAULTS.teacher_sharpness,
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE[:SHARE]",
+            help="More sources, judged by the teacher alone, which then judges only these. May be given again.",
+        ),
+    ] = None,
+    idf: Annotated[
+        bool,
+        typer.Option("--idf", help="Weigh query tokens by their inverse document frequency, as search does."),
+    ] = DEFAULTS.idf,
+    topics: Annotated[
+        int,
+        typer.Option(min=0, help="Make a batch of groups of so many examples alike (BM25); 0: at random."),
+    ] = DEFAULTS.topics,
     lr: Rate = DEFAULTS.lr,
     embedding_lr: EmbeddingRate = DEFAULTS.embedding_lr,
     warmup: Warmup = DEFAULTS.warmup,
@@ -174,6 +195,7 @@ def _train(given: dict[str, Any], similarity: str) -> None:
             Path(given["out"]),
             Path(given["run"]),
             config,
+            unlabelled=[source_and_share(s) for s in given.get("unlabelled") or ()],
             evaluate=evaluate,
             half_precision_weights=given["half"],
             save_every=given["save_every"],

@@ -8,10 +8,6 @@ Codes and offsets come from mapped files, which may be damaged: numbers out of r
 score can be lived with and a read outside of memory cannot.
 """
 
-import functools
-import importlib
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,21 +15,17 @@ import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from retriever.kernels.compiling import compiled, frozen, in_parts
-from retriever.kernels.tables import BYTE_LANES, FLOAT_LANES, QueryTables
+from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, usable
+from retriever.kernels.products import FLOAT_LANES
+from retriever.kernels.tables import BYTE_LANES, QueryTables
 
 __all__ = ["interaction", "residual_maxsim"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Kernel = Callable[..., None]
 
 EMPTY = -1  # the sum of levels of a passage without tokens
-# numba is typed in part, and differently from release to release; what builds LLVM's code is not.
-cgutils: Any = importlib.import_module("numba.core.cgutils")
-numba_config: Any = importlib.import_module("numba.core.config")
-intrinsic: Any = importlib.import_module("numba.extending").intrinsic
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT = ir.FloatType()
 
@@ -44,7 +36,7 @@ def interaction(tables: QueryTables, codes: Bytes, code_bytes: int, offsets: Int
     codes: (n_tokens, id_bytes + code_bytes). offsets: (n_passages + 1,). passages: (n,) which of them.
     Within n_query * step / 2 of the sum of exact centroid scores; -inf for a passage without tokens.
     """
-    kernel = _usable(_interaction, _plain_interaction, _example_levels)
+    kernel = usable(_interaction, _plain_interaction, _example_levels)
     levels, codes, offsets, passages = frozen(tables.levels), frozen(codes), frozen(offsets), frozen(passages)
     sums = np.empty(len(passages), dtype=np.int32)
 
@@ -65,7 +57,7 @@ def residual_maxsim(
     A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
     the scale of the row's last byte. In rows without a byte for it all scales are 1.
     """
-    kernel = _usable(_residual, _plain_residual, _example_residuals)
+    kernel = usable(_residual, _plain_residual, _example_residuals)
     centroids, residuals, scales = map(frozen, (tables.centroids, tables.residuals, tables.scales))
     codes, offsets, passages = frozen(codes), frozen(offsets), frozen(passages)
     scores = np.empty(len(passages), dtype=np.float32)
@@ -86,27 +78,16 @@ def residual_maxsim(
     return scores
 
 
-@functools.cache
-def _usable(fast: Kernel, plain: Kernel, example: Callable[[], tuple[Any, ...]]) -> Kernel:
-    """`fast`, if this numba and this machine compile it."""
-    if numba_config.DISABLE_JIT:
-        return plain
-    try:
-        fast(*example())
-    except Exception as error:  # whatever numba and LLVM may say
-        reason = str(error).partition("\n")[0]
-        warnings.warn(
-            f"vector kernels could not be compiled ({reason}); search takes plain ones, several times slower",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return plain
-    return fast
-
-
 def _example_levels() -> tuple[Any, ...]:
     codes, offsets, passages = _example()
-    return frozen(np.zeros((1, 2, BYTE_LANES), np.uint8)), codes, 1, offsets, passages, np.zeros(1, np.int32)
+    return (
+        frozen(np.zeros((1, 2, max(BYTE_LANES)), np.uint8)),
+        codes,
+        1,
+        offsets,
+        passages,
+        np.zeros(1, np.int32),
+    )
 
 
 def _example_residuals() -> tuple[Any, ...]:
@@ -141,31 +122,34 @@ def _centroid_id(builder: Any, row: Any, width: Any, nlist: Any) -> Any:
     return builder.select(builder.icmp_signed("<", number, greatest), number, greatest)
 
 
-def _emit_max_levels(
-    typing: Any, levels: Any, nlist: Any, rows: Any, n: Any, stride: Any, width: Any, best: Any
-) -> Any:
-    """best[:32] = the byte-wise maximum of levels[centroid] over n code rows; zeros for none."""
+def _max_levels(width_in_lanes: int) -> Any:
+    def emit(
+        typing: Any, levels: Any, nlist: Any, rows: Any, n: Any, stride: Any, width: Any, best: Any
+    ) -> Any:
+        """best[:lanes] = the byte-wise maximum of levels[centroid] over n code rows; zeros for none."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        levels, nlist, rows, n, stride, width, best = arguments
-        lanes = ir.VectorType(INT8, BYTE_LANES)
-        umax = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umax.v{BYTE_LANES}i8"
-        )
-        most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0] * BYTE_LANES))
-        with cgutils.for_range(builder, n) as loop:
-            row = builder.add(rows, builder.mul(loop.index, stride))
-            centroid = _centroid_id(builder, row, width, nlist)
-            at = builder.add(levels, builder.mul(centroid, INT64(BYTE_LANES)))
-            here = builder.load(_pointer(builder, at, lanes), align=1)
-            builder.store(builder.call(umax, [builder.load(most), here]), most)
-        builder.store(builder.load(most), _pointer(builder, best, lanes), align=1)
-        return context.get_dummy_value()
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            levels, nlist, rows, n, stride, width, best = arguments
+            lanes = ir.VectorType(INT8, width_in_lanes)
+            umax = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umax.v{width_in_lanes}i8"
+            )
+            most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0] * width_in_lanes))
+            with cgutils.for_range(builder, n) as loop:
+                row = builder.add(rows, builder.mul(loop.index, stride))
+                centroid = _centroid_id(builder, row, width, nlist)
+                at = builder.add(levels, builder.mul(centroid, INT64(width_in_lanes)))
+                here = builder.load(_pointer(builder, at, lanes), align=1)
+                builder.store(builder.call(umax, [builder.load(most), here]), most)
+            builder.store(builder.load(most), _pointer(builder, best, lanes), align=1)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), generate
+        return types.void(*[types.int64] * 7), generate
+
+    return intrinsic(emit)
 
 
-_max_levels = intrinsic(_emit_max_levels)
+_max_levels_8, _max_levels_16, _max_levels_32 = (_max_levels(lanes) for lanes in BYTE_LANES)
 
 
 def _emit_max_residuals(
@@ -242,15 +226,14 @@ def _interaction(
         start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
         total: Any = 0 if start < stop else EMPTY
         for block in range(blocks if start < stop else 0):
-            _max_levels(
-                levels.ctypes.data + block * nlist * lanes,
-                nlist,
-                codes.ctypes.data + start * stride,
-                stop - start,
-                stride,
-                width,
-                best.ctypes.data,
-            )
+            at = levels.ctypes.data + block * nlist * lanes
+            rows, out = codes.ctypes.data + start * stride, best.ctypes.data
+            if lanes == 8:
+                _max_levels_8(at, nlist, rows, stop - start, stride, width, out)
+            elif lanes == 16:
+                _max_levels_16(at, nlist, rows, stop - start, stride, width, out)
+            else:
+                _max_levels_32(at, nlist, rows, stop - start, stride, width, out)
             for q in range(lanes):
                 total += best[q]
         sums[i] = total

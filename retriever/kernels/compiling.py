@@ -1,9 +1,11 @@
-"""How every kernel is compiled, and how its passages are shared out among threads."""
+"""How every kernel is compiled, what stands in where it cannot be, and how passages are shared out among threads."""
 
 import functools
+import importlib
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar, cast
@@ -13,11 +15,18 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-__all__ = ["compiled", "each_on_a_thread", "frozen", "in_parts"]
+__all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "usable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Kernel = Callable[..., None]
+
+# numba is typed in part, and differently from release to release; what builds LLVM's code is not.
+cgutils: Any = importlib.import_module("numba.core.cgutils")
+intrinsic: Any = importlib.import_module("numba.extending").intrinsic
+_config: Any = importlib.import_module("numba.core.config")
 
 SERIAL_STEPS = 1 << 20  # below this, about 1 ms, a second thread saves less than waking it costs
 
@@ -32,6 +41,24 @@ def compiled(function: F) -> F:
         return cast(F, njit(nogil=True, cache=True)(function))
     except RuntimeError:  # neither folder can be written: each process compiles for itself
         return cast(F, njit(nogil=True)(function))
+
+
+@functools.cache
+def usable(fast: Kernel, plain: Kernel, example: Callable[[], tuple[Any, ...]]) -> Kernel:
+    """`fast`, if this numba and this machine compile it, which a call with `example()` shows."""
+    if _config.DISABLE_JIT:
+        return plain
+    try:
+        fast(*example())
+    except Exception as error:  # whatever numba and LLVM may say
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"vector kernels could not be compiled ({reason}); search takes plain ones, several times slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return plain
+    return fast
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

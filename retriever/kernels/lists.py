@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from indexing.centroids import BLOCK
 from retriever.kernels.compiling import compiled, frozen
 from retriever.kernels.tables import QueryTables
 
@@ -17,39 +18,40 @@ def probe(tables: QueryTables, nprobe: int) -> tuple[Ints, Floats]:
     nprobe = min(nprobe, len(tables.centroids))
     lists = np.zeros((tables.n_query, nprobe), dtype=np.int64)
     scores = np.full((tables.n_query, nprobe), -np.inf, dtype=np.float32)
-    _probe(frozen(tables.centroids), lists, scores)
+    _probe(frozen(tables.centroids), frozen(tables.most), lists, scores)
     order = np.argsort(-scores, axis=1)
     return np.take_along_axis(lists, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 @compiled
-def _probe(centroids: Floats, lists: Ints, scores: Floats) -> None:
-    # Rows of lists and scores are heaps, the least score in front; few centroids get past `least`. A tenth of
-    # the time of numpy's argpartition, which wants the scores transposed.
+def _probe(centroids: Floats, most: Floats, lists: Ints, scores: Floats) -> None:
+    # Rows of lists and scores are heaps, the least score in front; few blocks of centroids get past `least`. A
+    # small part of the time of numpy's argpartition, which wants the scores transposed.
     n_query, nprobe = lists.shape
     least = np.full(centroids.shape[1], np.inf, np.float32)
     least[:n_query] = -np.inf
-    for c in range(len(centroids)):
+    for block in range(len(most)):
         better = False
         for q in range(len(least)):
-            better |= centroids[c, q] > least[q]
+            better |= most[block, q] > least[q]
         if not better:
             continue
-        for q in range(n_query):
-            score = centroids[c, q]
-            if not score > least[q]:
-                continue
-            at = 0
-            while 2 * at + 1 < nprobe:
-                child = 2 * at + 1
-                if child + 1 < nprobe and scores[q, child + 1] < scores[q, child]:
-                    child += 1
-                if score <= scores[q, child]:
-                    break
-                scores[q, at], lists[q, at] = scores[q, child], lists[q, child]
-                at = child
-            scores[q, at], lists[q, at] = score, c
-            least[q] = scores[q, 0]
+        for c in range(block * BLOCK, min((block + 1) * BLOCK, len(centroids))):
+            for q in range(n_query):
+                score = centroids[c, q]
+                if not score > least[q]:
+                    continue
+                at = 0
+                while 2 * at + 1 < nprobe:
+                    child = 2 * at + 1
+                    if child + 1 < nprobe and scores[q, child + 1] < scores[q, child]:
+                        child += 1
+                    if score <= scores[q, child]:
+                        break
+                    scores[q, at], lists[q, at] = scores[q, child], lists[q, child]
+                    at = child
+                scores[q, at], lists[q, at] = score, c
+                least[q] = scores[q, 0]
 
 
 def unite(

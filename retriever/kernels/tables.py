@@ -6,15 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from indexing.centroids import BLOCK
 from indexing.codec import Codec
-from retriever.kernels.compiling import compiled, in_parts
+from retriever.kernels.compiling import in_parts
+from retriever.kernels.products import FLOAT_LANES, extremes, fill_levels, multiply
 
-__all__ = ["BYTE_LANES", "FLOAT_LANES", "QueryTables"]
+__all__ = ["BYTE_LANES", "QueryTables"]
 
-BYTE_LANES = 32  # one AVX2 register, or two of NEON
+BYTE_LANES = (
+    8,
+    16,
+    32,
+)  # of a block, the least that holds the query; 32 are one AVX2 register, or two of NEON
 BLAS_STEPS = 1 << 17  # multiply-adds; OpenBLAS starts threads from 1 << 18
 CACHE_LINE = 64  # bytes
-FLOAT_LANES = 8  # one AVX2 register; blocks of 16 or 32 take no less time a lane and pad short queries more
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,16 @@ class QueryTables:
 
     centroids: (nlist, float_blocks * 8) float32, query token · centroid.
     residuals: (float_blocks, m, 256, 8) float32, query token · residual sub-vector.
-    levels: (byte_blocks, nlist, 32) uint8, of `centroids`: score = floor of the lane + step * level, rounded.
+    most: (ceil(nlist / 16), float_blocks * 8) float32, the largest of each 16 rows of `centroids`.
+    levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`: score = floor of the lane + step * level,
+    rounded.
     floor: the sum of all lanes' floors.
     scales: (256,) float32, the codec's.
     """
 
     n_query: int
     centroids: npt.NDArray[np.float32]
+    most: npt.NDArray[np.float32]
     residuals: npt.NDArray[np.float32]
     levels: npt.NDArray[np.uint8]
     floor: float
@@ -43,14 +51,39 @@ class QueryTables:
         blocks = -(-n_query // FLOAT_LANES)
         padded = np.zeros((blocks * FLOAT_LANES, codec.dim), dtype=np.float32)
         padded[:n_query] = query
-        centroids = _aligned((codec.nlist, blocks * FLOAT_LANES))
-        _products(codec.centroids, np.ascontiguousarray(padded.T), centroids)
+        centroids, most, least = _centroid_scores(padded, codec)
         parts = padded.reshape(blocks, FLOAT_LANES, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
         residuals = _aligned((blocks, codec.m, codec.pq_centroids.shape[1], FLOAT_LANES))
         np.matmul(codec.pq_centroids, parts, out=residuals)  # (m, 256, part) @ (blocks, m, part, 8)
-        levels = np.zeros((-(-n_query // BYTE_LANES), codec.nlist, BYTE_LANES), dtype=np.uint8)
-        floor, step = _quantise(centroids, n_query, levels)
-        return cls(n_query, centroids, residuals, levels, floor, step, codec.scales)
+        # Every lane has its own floor, which cancels where passages are compared, and all have one step, or
+        # their sum would not be a sum of scores.
+        low, high = extremes(most, least)
+        widest = float((high - low)[:n_query].max(initial=0.0))
+        lanes = next((n for n in BYTE_LANES if n >= n_query), BYTE_LANES[-1])
+        # Fresh zeros cost more than the levels themselves.
+        made = np.zeros if blocks * FLOAT_LANES % lanes else np.empty
+        levels = made((-(-n_query // lanes), codec.nlist, lanes), dtype=np.uint8)
+        fill_levels(centroids, low, np.float32(255.0 / widest if widest else 0.0), levels)
+        floor = float(low[:n_query].sum(dtype=np.float64))
+        return cls(n_query, centroids, most, residuals, levels, floor, widest / 255.0, codec.scales)
+
+
+def _centroid_scores(
+    query: npt.NDArray[np.float32], codec: Codec
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """query: (lanes, dim) → products (nlist, lanes) and the most and least of each BLOCK of them."""
+    blocks = -(-codec.nlist // BLOCK)
+    padded = _aligned((blocks * BLOCK, len(query)))
+    scores = padded[: codec.nlist]
+    if codec.byte_centroids is None:
+        _products(codec.centroids, np.ascontiguousarray(query.T), scores)
+        starts = np.arange(0, codec.nlist, BLOCK)
+        return scores, np.maximum.reduceat(scores, starts), np.minimum.reduceat(scores, starts)
+    most, least = np.empty((2, blocks, len(query)), dtype=np.float32)
+    own = codec.byte_centroids
+    step = own.span / np.float32(255)
+    multiply(query, own.blocks, own.low + np.float32(128.5) * step, step, padded, most, least)
+    return scores, most, least
 
 
 def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -81,36 +114,3 @@ def _products(
 
     in_parts(work, np.full(blocks, rows * dim * lanes // 32))
     np.matmul(left[blocks * rows :], right, out=out[blocks * rows :])
-
-
-@compiled
-def _quantise(
-    scores: npt.NDArray[np.float32], n_query: int, levels: npt.NDArray[np.uint8]
-) -> tuple[float, float]:
-    """Fill levels; return the sum of floors, and the step.
-
-    Every lane has its own floor, which cancels where passages are compared, and all have one step, or their
-    sum would not be a sum of scores.
-    """
-    lanes = levels.shape[2]
-    low = scores[0].copy()
-    high = scores[0].copy()
-    for c in range(scores.shape[0]):
-        for q in range(scores.shape[1]):
-            low[q] = min(low[q], scores[c, q])
-            high[q] = max(high[q], scores[c, q])
-    widest = np.float32(0.0)
-    floor = 0.0
-    for q in range(n_query):
-        widest = max(widest, high[q] - low[q])
-        floor += low[q]
-    if widest == 0:
-        return floor, 0.0
-    up = np.float32(255.0) / widest
-    for block in range(levels.shape[0]):
-        start = block * lanes
-        for c in range(scores.shape[0]):
-            for q in range(min(lanes, n_query - start)):
-                level = (scores[c, start + q] - low[start + q]) * up + np.float32(0.5)
-                levels[block, c, q] = np.uint8(np.int32(level))
-    return floor, float(widest) / 255.0
