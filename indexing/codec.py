@@ -1,8 +1,8 @@
 """Codec: a token vector in a centroid id, M bytes of residual product code and a byte of length, by FAISS.
 
-A vector v is stored as the id of the centroid c with the largest inner product, a product code r of v - c and
-the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s. All use of FAISS in indexing is here and in
-centroids.py.
+A vector v, turned by a rotation, is stored as the id of the centroid c with the largest inner product, a product code
+r of v - c and the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s, turned back. All use of FAISS in
+indexing is here and in centroids.py.
 """
 
 import errno
@@ -87,6 +87,8 @@ class Codec:
     of an index that was made before there were any: codes then have no byte for it, and all scales are 1, so
     that whichever byte comes last looks up 1.
     code_bytes: bytes of code a token beside its centroid id: m, and one more with scales.
+    rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation. None, for v itself, in an
+    index that was made before there was any.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Codec:
         pq_centroids: npt.NDArray[np.float32],
         scales: npt.NDArray[np.float32] | None = None,
         byte_centroids: ByteCentroids | None = None,
+        rotation: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.nlist, self.dim = centroids.shape
         self.m = len(pq_centroids)
@@ -105,6 +108,7 @@ class Codec:
         self.centroids = centroids
         self.byte_centroids = byte_centroids
         self.pq_centroids = pq_centroids
+        self.rotation = rotation
         self.scales = np.ones(SCALES, np.float32) if scales is None else scales
         for array in (self.centroids, self.pq_centroids, self.scales):
             array.flags.writeable = False
@@ -142,28 +146,33 @@ class Codec:
         kmeans = faiss.Clustering(dim, nlist)
         kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
         kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
-        kmeans.train(sample, _nearest(dim, nlist, links=16, construction=40))
-        # The residuals are trained and coded against the very numbers that a reader will load.
-        in_bytes, centroids = ByteCentroids.of(faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim))
-        codec = cls(centroids, np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32))
+        quantizer = _nearest(dim, nlist, links=16, construction=40)
+        kmeans.train(sample, quantizer)
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
         rows = sample[np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)]
-        ids = codec.assign(rows)
-        residuals = rows - codec.centroids[ids]
+        found = faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)
+        rotation = _balanced_directions(rows - found[quantizer.search(rows, 1)[1][:, 0]], m)
+        rows = rows @ rotation
+        # The residuals are trained and coded against the very numbers that a reader will load.
+        in_bytes, centroids = ByteCentroids.of(found @ rotation)
+        untrained = np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32)
+        codec = cls(centroids, untrained, byte_centroids=in_bytes, rotation=rotation)
+        ids = codec._nearest_centroids(rows)
+        residuals = rows - centroids[ids]
         pq = faiss.ProductQuantizer(dim, m, 8)
         pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
         pq.train(residuals)
         trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
-        quantizer = codec._quantizer  # a graph takes long to build
-        codec = cls(centroids, trained, byte_centroids=in_bytes)
+        graph = codec._quantizer  # takes long to build
+        codec = cls(centroids, trained, None, in_bytes, rotation)
         if length_byte:
             wanted = []
             for start in range(0, len(rows), ERROR_ROWS):
                 at = slice(start, start + ERROR_ROWS)
                 codes = codec._residual_codes(rows[at], residuals[at])
                 wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-            codec = cls(centroids, trained, _choose_scales(np.concatenate(wanted)), in_bytes)
-        codec._quantizer = quantizer
+            codec = cls(centroids, trained, _choose_scales(np.concatenate(wanted)), in_bytes, rotation)
+        codec._quantizer = graph
         return codec
 
     def error(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -199,7 +208,7 @@ class Codec:
             min_points_per_centroid=1,
             max_points_per_centroid=len(novel),
         )
-        kmeans.train(np.ascontiguousarray(novel, dtype=np.float32))
+        kmeans.train(np.ascontiguousarray(self.rotated(novel.astype(np.float32, copy=False))))
         new, in_bytes = kmeans.centroids.reshape(more, self.dim), self.byte_centroids
         if in_bytes is None:
             new = half_quantizer(new).reconstruct_n(0, more)
@@ -211,11 +220,16 @@ class Codec:
             self.pq_centroids,
             self.scales if self.length_byte else None,
             in_bytes,
+            self.rotation,
         )
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
             codec._quantizer.add(new)
         return codec
+
+    def rotated(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(n, dim) -> (n, dim): the vectors as centroids and codes see them. Inner products stay as they are."""
+        return vectors if self.rotation is None else vectors @ self.rotation
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Centroid of each vector, (n, dim) -> (n,): the largest inner product.
@@ -223,10 +237,13 @@ class Codec:
         From nlist 16,384 on a graph search finds it, which about one time in a hundred settles for the
         runner-up; the residual code absorbs the difference.
         """
+        return self._nearest_centroids(self.rotated(vectors.astype(np.float32, copy=False)))
+
+    def _nearest_centroids(self, rotated: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         if self._quantizer is None:
             self._quantizer = _nearest(self.dim, self.nlist, links=32, construction=100)
             self._quantizer.add(self.centroids)
-        _, ids = self._quantizer.search(np.ascontiguousarray(vectors, dtype=np.float32), 1)
+        _, ids = self._quantizer.search(np.ascontiguousarray(rotated), 1)
         return np.asarray(ids[:, 0], dtype=np.int64)
 
     def encode(
@@ -238,9 +255,9 @@ class Codec:
         ids = np.empty(len(vectors), dtype=np.int32)
         codes = np.empty((len(vectors), self.code_bytes), dtype=np.uint8)
         for start in range(0, len(vectors), CHUNK):
-            chunk = np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32)
+            chunk = self.rotated(np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32))
             at = slice(start, start + len(chunk))
-            ids[at] = self.assign(chunk)
+            ids[at] = self._nearest_centroids(chunk)
             codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
             if self.length_byte:
                 wanted = self._wanted_scales(chunk, ids[at], codes[at])
@@ -250,7 +267,7 @@ class Codec:
     def _residual_codes(
         self, vectors: npt.NDArray[np.float32], residuals: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.uint8]:
-        """(n, dim) vectors and their residuals -> (n, m) codes.
+        """(n, dim) vectors, rotated, and their residuals -> (n, m) codes.
 
         A search compares a stored vector with queries near it, so an error along the vector changes scores most
         (Guo et al. 2020, arXiv 1908.10396). What the nearest code gets wrong along it is therefore added to the
@@ -275,7 +292,7 @@ class Codec:
         centroid_ids: npt.NDArray[np.integer[Any]],
         codes: npt.NDArray[np.uint8],
     ) -> npt.NDArray[np.float32]:
-        """What makes each c + r as long as its vector: (n,)."""
+        """What makes each c + r as long as its vector, rotated: (n,)."""
         decoded = self._residuals(codes)
         decoded += self.centroids[centroid_ids]
         wanted, found = (np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (vectors, decoded))
@@ -288,7 +305,7 @@ class Codec:
         """centroid_ids (n,) and codes (n, code_bytes) -> (n, dim) float32: (centroid + residual) * scale."""
         decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + self._residuals(codes)
         decoded *= self.scales[codes[:, -1], None]
-        return decoded
+        return decoded if self.rotation is None else decoded @ self.rotation.T
 
     def pack(
         self, centroid_ids: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8]
@@ -299,16 +316,31 @@ class Codec:
         return np.concatenate([ids[:, :width], codes], axis=1)
 
     def save(self, path: Path) -> None:
-        """Write an Index2Layer without codes; its coarse quantiser holds the centroids in bytes, or in float16."""
+        """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids in bytes,
+        or in float16."""
         own, padding = self.byte_centroids, self._stored_dim - self.dim
         quantizer = half_quantizer(self.centroids, padding) if own is None else own.quantizer(padding)
-        _write(self._layers(quantizer), path)
+        index = self._layers(quantizer)
+        if self.rotation is not None:
+            faiss = faiss_module()
+            turn = faiss.LinearTransform(self.dim, self._stored_dim)
+            faiss.copy_array_to_vector(np.pad(self.rotation.T, ((0, padding), (0, 0))).ravel(), turn.A)
+            turn.is_trained = True
+            turn.set_is_orthonormal()
+            index = faiss.IndexPreTransform(turn, index)
+        _write(index, path)
 
     @classmethod
     def load(cls, path: Path, *, dim: int, length_byte: bool) -> "Codec":
         """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
         faiss = faiss_module()
-        index = _read_layers(path, 0)
+        whole = _read(path, 0)  # which owns what lies inside
+        index, rotation = whole, None
+        if isinstance(whole, faiss.IndexPreTransform):
+            index = faiss.downcast_index(whole.index)
+            turn = faiss.downcast_VectorTransform(whole.chain.at(0))
+            rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in)[: turn.d_in].T.copy()
+        _check_layers(index, path)
         stored, part = index.d, index.pq.dsub
         if stored != dim + length_byte * part:
             raise IndexFormatError(
@@ -318,20 +350,21 @@ class Codec:
         quantizer = faiss.downcast_index(index.q1.quantizer)
         in_bytes = None
         if quantizer.sq.qtype == faiss.ScalarQuantizer.QT_8bit:
-            whole = ByteCentroids.read(quantizer)
-            in_bytes = ByteCentroids(whole.numbers[:, :dim].copy(), whole.low[:dim], whole.span[:dim])
+            padded = ByteCentroids.read(quantizer)
+            in_bytes = ByteCentroids(padded.numbers[:, :dim].copy(), padded.low[:dim], padded.span[:dim])
             centroids = in_bytes.floats()
         else:
             centroids = np.ascontiguousarray(quantizer.reconstruct_n(0, quantizer.ntotal)[:, :dim])
-        if not np.isfinite(centroids).all():
+        turns = rotation is None or np.allclose(rotation.T @ rotation, np.eye(len(rotation)), atol=1e-3)
+        if not turns or not np.isfinite(centroids).all():
             raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
         pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, part)
         if not length_byte:
-            return cls(centroids, pq, byte_centroids=in_bytes)
+            return cls(centroids, pq, None, in_bytes, rotation)
         scales = pq[-1, :, 0].copy()
         if not (np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()):
             raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
-        return cls(centroids, pq[:-1].copy(), scales, in_bytes)
+        return cls(centroids, pq[:-1].copy(), scales, in_bytes, rotation)
 
     def _product_quantizer(self) -> Any:
         faiss = faiss_module()
@@ -349,6 +382,23 @@ class Codec:
         faiss.copy_array_to_vector(stored.ravel(), index.pq.centroids)
         index.is_trained = True
         return index
+
+
+def _balanced_directions(residuals: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
+    """An orthonormal (dim, dim): principal directions of the residuals, dealt out to m sub-vectors so that the
+    product of variances is about the same in all (OPQ's parametric solution, Ge et al. 2013)."""
+    dim = residuals.shape[1]
+    moment = residuals.T.astype(np.float64) @ residuals
+    values, directions = np.linalg.eigh(moment)  # ascending
+    logs = np.log(np.maximum(values[::-1], values[-1] * 1e-12 + np.finfo(np.float64).tiny))
+    parts: list[list[int]] = [[] for _ in range(m)]
+    for direction in range(dim):
+        open_parts = [part for part in parts if len(part) < dim // m]
+        # Of the parts with room the one that has least, by variances as multiples of the smallest.
+        min(open_parts, key=lambda part: sum(logs[i] - logs[-1] for i in part)).append(direction)
+    order = [direction for part in parts for direction in part]
+    balanced: npt.NDArray[np.float32] = directions[:, ::-1][:, order].astype(np.float32)
+    return np.ascontiguousarray(balanced)
 
 
 def _choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -371,7 +421,8 @@ def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
     """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
     faiss = faiss_module()
-    index = _read_layers(path, faiss.IO_FLAG_MMAP_IFC)
+    index = _read(path, faiss.IO_FLAG_MMAP_IFC)
+    _check_layers(index, path)
     if index.ntotal == 0:
         return np.zeros((0, index.code_size), dtype=np.uint8)
     raw = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
@@ -387,17 +438,18 @@ def _write(index: Any, path: Path) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
-def _read_layers(path: Path, flags: int) -> Any:
-    faiss = faiss_module()
+def _read(path: Path, flags: int) -> Any:
     try:
-        index = faiss.read_index(str(path), flags)
+        return faiss_module().read_index(str(path), flags)
     except RuntimeError as error:
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
         raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
-    if not isinstance(index, faiss.Index2Layer):
+
+
+def _check_layers(index: Any, path: Path) -> None:
+    if not isinstance(index, faiss_module().Index2Layer):
         raise IndexFormatError(f"{path} is a FAISS {type(index).__name__}, not an Index2Layer")
-    return index
 
 
 class _Owned:

@@ -57,8 +57,9 @@ class DeviceIndex:
         centroids = residuals = scales = torch.zeros(0, device=self.device)
         if codec is not None:
             scales = self._scales
-            centroids = self._centroids @ q.T  # (nlist, n_query)
-            by_part = q.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
+            turned = torch.from_numpy(codec.rotated(query)).to(self.device)
+            centroids = self._centroids @ turned.T  # (nlist, n_query)
+            by_part = turned.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
             residuals = torch.einsum("mcd,qmd->mcq", self._pq_centroids, by_part)  # (m, 256, n_query)
             if settings is not None:
                 alive = self._prune(parts, centroids, settings, k, alive)

@@ -51,16 +51,17 @@ def test_encode_and_decode_equal_faiss(
     ids, codes = codec.encode(vectors)
     packed = codec.pack(ids, codes)
     assert (codec.code_bytes, packed.shape[1]) == ((17, 19) if length_byte else (16, 18))
-    padded = np.pad(vectors, ((0, 0), (0, 2 * length_byte)))
-    theirs = index.sa_encode(
-        padded
-    )  # ids by distance, the same but for centroids' rounding; the nearest codes
+    # Ids by distance, the same but for centroids' rounding; and the nearest codes.
+    theirs = index.sa_encode(vectors)
     assert (packed == theirs)[:, :2].mean() > 0.995
     assert (packed == theirs)[:, :18].mean() > 0.8
-    index.add_sa_codes(packed)
-    found = index.reconstruct_n(0, len(vectors))
+    layers = faiss.downcast_index(index.index)
+    layers.add_sa_codes(packed)
+    found = layers.reconstruct_n(0, len(vectors))
     if length_byte:
         found = found[:, :32] * found[:, 32:33]
+    turn = faiss.downcast_VectorTransform(index.chain.at(0))
+    found = found @ faiss.vector_to_array(turn.A).reshape(turn.d_out, 32)[:32]
     np.testing.assert_allclose(codec.decode(ids, codes), found, rtol=0, atol=1e-6)
 
 
@@ -106,7 +107,10 @@ def test_vectors_of_any_length_are_coded(codec: Codec, length: float) -> None:
     for trained in (codec, own):
         decoded = trained.decode(*trained.encode(few))
         assert np.isfinite(decoded).all()
-        assert np.square(decoded - few).sum() <= np.square(few - trained.centroids[trained.assign(few)]).sum()
+        assert (
+            np.square(decoded - few).sum()
+            <= np.square(trained.rotated(few) - trained.centroids[trained.assign(few)]).sum()
+        )
 
 
 def test_more_centroids_keep_the_scales(codec: Codec, without_length: Codec) -> None:
@@ -148,7 +152,7 @@ def test_a_codec_with_centroids_in_float16_is_read_and_extended(codec: Codec, tm
 
 
 def test_assignment_is_the_largest_inner_product(codec: Codec, vectors: npt.NDArray[np.float32]) -> None:
-    scores = vectors @ codec.centroids.T
+    scores = codec.rotated(vectors) @ codec.centroids.T
     chosen = scores[np.arange(len(vectors)), codec.assign(vectors)]
     np.testing.assert_allclose(chosen, scores.max(axis=1), rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(codec.centroids, axis=1), 1, rtol=0, atol=1e-2)
@@ -159,7 +163,7 @@ def test_graph_assignment_is_nearly_the_same(
 ) -> None:
     exact = codec.assign(vectors)
     monkeypatch.setattr(indexing.codec, "HNSW_NLIST", 1)
-    graph = Codec(codec.centroids, codec.pq_centroids)
+    graph = Codec(codec.centroids, codec.pq_centroids, rotation=codec.rotation)
     assert (graph.assign(vectors) == exact).mean() > 0.97
 
 
@@ -174,10 +178,11 @@ def test_residual_codes_make_up_for_what_the_nearest_lose_along_the_vector(
     def distances(residuals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return ((residuals.reshape(len(few), codec.m, 1, -1) - places) ** 2).sum(axis=-1)  # (n, m, 256)
 
-    residuals = few - codec.centroids[ids]
+    turned = codec.rotated(few)
+    residuals = turned - codec.centroids[ids]
     nearest = codec.decode(ids, distances(residuals).argmin(axis=2).astype(np.uint8))
     lost = ((few - nearest) * few).sum(axis=1, keepdims=True) / (few * few).sum(axis=1, keepdims=True)
-    wanted = distances(residuals + lost * few)
+    wanted = distances(residuals + lost * turned)
     chosen = np.take_along_axis(wanted, codes[:, :, None].astype(np.int64), axis=2)[:, :, 0]
     np.testing.assert_allclose(chosen, wanted.min(axis=2), rtol=0, atol=1e-5)
     if length == 1:
@@ -190,7 +195,7 @@ def test_residual_codes_leave_less_than_half_of_the_error(
 ) -> None:
     few = vectors[:50]
     ids, codes = codec.encode(few)
-    centroid_error = ((few - codec.centroids[ids]) ** 2).sum(axis=1).mean()
+    centroid_error = ((codec.rotated(few) - codec.centroids[ids]) ** 2).sum(axis=1).mean()
     assert ((few - codec.decode(ids, codes)) ** 2).sum(axis=1).mean() < 0.5 * centroid_error
 
 

@@ -80,7 +80,7 @@ def test_a_device_prunes_as_the_processor_does(folder):
             same += len({h.doc_id for h in found} & {h.doc_id for h in expected})
             total += len(expected)
             exact = brute_force(there.index, query)
-            np.testing.assert_allclose([h.score for h in found], [exact[h.doc_id] for h in found], atol=1e-4)
+            np.testing.assert_allclose([h.score for h in found], [exact[h.doc_id] for h in found], atol=1e-3)
         assert same >= 0.95 * total
 
 

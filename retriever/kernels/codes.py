@@ -1,4 +1,4 @@
-"""The two passes over stored codes: centroid interaction in bytes, MaxSim in floats.
+"""The two passes over stored codes: centroid interaction in bytes, MaxSim in 16 bits and floats.
 
 Both go once over a passage's tokens, with the query's tokens side by side in a vector register. numba leaves
 such a loop scalar (43 million tokens/s where this does 900), so the loops over tokens are LLVM intrinsics.
@@ -55,10 +55,12 @@ def residual_maxsim(
     """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
     A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
-    the scale of the row's last byte. In rows without a byte for it all scales are 1.
+    the scale of the row's last byte. In rows without a byte for it all scales are 1. The look-ups are in 16 bits,
+    so a query token's score is within m steps of the exact one (`QueryTables.residual_steps`).
     """
     kernel = usable(_residual, _plain_residual, _example_residuals)
-    centroids, residuals, scales = map(frozen, (tables.centroids, tables.residuals, tables.scales))
+    centroids, residuals = frozen(tables.centroids), frozen(tables.residuals)
+    steps, scales = frozen(tables.residual_steps), frozen(tables.scales)
     codes, offsets, passages = frozen(codes), frozen(offsets), frozen(passages)
     scores = np.empty(len(passages), dtype=np.float32)
 
@@ -66,6 +68,7 @@ def residual_maxsim(
         kernel(
             centroids,
             residuals,
+            steps,
             scales,
             codes,
             codes.shape[1] - code_bytes,
@@ -93,9 +96,9 @@ def _example_levels() -> tuple[Any, ...]:
 def _example_residuals() -> tuple[Any, ...]:
     codes, offsets, passages = _example()
     centroids = frozen(np.zeros((2, FLOAT_LANES), np.float32))
-    residuals = frozen(np.zeros((1, 1, 256, FLOAT_LANES), np.float32))
-    scales = frozen(np.ones(256, np.float32))
-    return centroids, residuals, scales, codes, 1, offsets, passages, np.zeros(1, np.float32)
+    residuals = frozen(np.zeros((1, 1, 256, FLOAT_LANES), np.int16))
+    steps, scales = frozen(np.ones(FLOAT_LANES, np.float32)), frozen(np.ones(256, np.float32))
+    return centroids, residuals, steps, scales, codes, 1, offsets, passages, np.zeros(1, np.float32)
 
 
 def _example() -> tuple[Bytes, Ints, Ints]:
@@ -152,56 +155,79 @@ def _max_levels(width_in_lanes: int) -> Any:
 _max_levels_8, _max_levels_16, _max_levels_32 = (_max_levels(lanes) for lanes in BYTE_LANES)
 
 
-def _emit_max_residuals(
-    typing: Any,
-    centroids: Any,
-    centroid_stride: Any,
-    nlist: Any,
-    residuals: Any,
-    m: Any,
-    scales: Any,
-    rows: Any,
-    n: Any,
-    stride: Any,
-    width: Any,
-    best: Any,
-) -> Any:
-    """best[:8] = the maximum of (centroids[centroid] + the sum of residuals[i, byte i]) * scales[last byte], over
-    n code rows."""
+def _max_residuals(known_m: int | None) -> Any:
+    """known_m: the number of look-ups a token where it is known, which unrolls them; a multiple of 8."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        centroids, centroid_stride, nlist, residuals, m, scales, rows, n, stride, width, best = arguments
-        lanes, size = ir.VectorType(FLOAT, FLOAT_LANES), 4 * FLOAT_LANES
-        most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * FLOAT_LANES))
-        score = cgutils.alloca_once(builder, lanes)
-        with cgutils.for_range(builder, n) as loop:
-            row = builder.add(rows, builder.mul(loop.index, stride))
-            centroid = _centroid_id(builder, row, width, nlist)
-            at = builder.add(centroids, builder.mul(centroid, centroid_stride))
-            builder.store(builder.load(_pointer(builder, at, lanes), align=4), score)
-            code = builder.add(row, width)
-            with cgutils.for_range(builder, m) as part:
-                byte = builder.load(_pointer(builder, builder.add(code, part.index), INT8))
-                entry = builder.add(builder.mul(part.index, INT64(256)), builder.zext(byte, INT64))
-                at = builder.add(residuals, builder.mul(entry, INT64(size)))
-                more = builder.load(_pointer(builder, at, lanes), align=4)
-                builder.store(builder.fadd(builder.load(score), more), score)
-            last = builder.load(_pointer(builder, builder.add(row, builder.sub(stride, INT64(1))), INT8))
-            at = builder.add(scales, builder.mul(builder.zext(last, INT64), INT64(4)))
-            one = builder.insert_element(
-                ir.Constant(lanes, ir.Undefined), builder.load(_pointer(builder, at, FLOAT)), INT32(0)
+    def emit(
+        typing: Any,
+        centroids: Any,
+        centroid_stride: Any,
+        nlist: Any,
+        residuals: Any,
+        m: Any,
+        steps: Any,
+        scales: Any,
+        rows: Any,
+        n: Any,
+        stride: Any,
+        width: Any,
+        best: Any,
+    ) -> Any:
+        """best[:8] = the maximum of (centroids[centroid] + steps * the sum of residuals[i, byte i]) *
+        scales[last byte], over n code rows."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            (centroids, centroid_stride, nlist, residuals, m, steps, scales, rows, n, stride, width, best) = (
+                arguments
             )
-            first = ir.Constant(ir.VectorType(INT32, FLOAT_LANES), [0] * FLOAT_LANES)
-            scale = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), first)
-            here, before = builder.fmul(builder.load(score), scale), builder.load(most)
-            builder.store(builder.select(builder.fcmp_ordered(">", here, before), here, before), most)
-        builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
-        return context.get_dummy_value()
+            lanes, whole = ir.VectorType(FLOAT, FLOAT_LANES), ir.VectorType(INT32, FLOAT_LANES)
+            numbers, size = ir.VectorType(INT16, FLOAT_LANES), 2 * FLOAT_LANES
+            most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * FLOAT_LANES))
+            total = cgutils.alloca_once(builder, numbers)
+            step = builder.load(_pointer(builder, steps, lanes), align=4)
 
-    return types.void(*[types.int64] * 11), generate
+            def look_up(part: Any, byte: Any) -> None:
+                entry = builder.add(builder.mul(part, INT64(256)), byte)
+                at = builder.add(residuals, builder.mul(entry, INT64(size)))
+                more = builder.load(_pointer(builder, at, numbers), align=2)
+                builder.store(builder.add(builder.load(total), more), total)
+
+            with cgutils.for_range(builder, n) as loop:
+                row = builder.add(rows, builder.mul(loop.index, stride))
+                centroid = _centroid_id(builder, row, width, nlist)
+                at = builder.add(centroids, builder.mul(centroid, centroid_stride))
+                own = builder.load(_pointer(builder, at, lanes), align=4)
+                builder.store(ir.Constant(numbers, [0] * FLOAT_LANES), total)
+                code = builder.add(row, width)
+                if known_m is None:
+                    with cgutils.for_range(builder, m) as part:
+                        byte = builder.load(_pointer(builder, builder.add(code, part.index), INT8))
+                        look_up(part.index, builder.zext(byte, INT64))
+                for first in range(0, known_m or 0, 8):
+                    eight = builder.load(_pointer(builder, builder.add(code, INT64(first)), INT64), align=1)
+                    for i in range(8):
+                        byte = builder.and_(builder.lshr(eight, INT64(8 * i)), INT64(255))
+                        look_up(INT64(first + i), byte)
+                last = builder.load(_pointer(builder, builder.add(row, builder.sub(stride, INT64(1))), INT8))
+                at = builder.add(scales, builder.mul(builder.zext(last, INT64), INT64(4)))
+                one = builder.insert_element(
+                    ir.Constant(lanes, ir.Undefined), builder.load(_pointer(builder, at, FLOAT)), INT32(0)
+                )
+                first_lane = ir.Constant(whole, [0] * FLOAT_LANES)
+                scale = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), first_lane)
+                residual = builder.sitofp(builder.sext(builder.load(total), whole), lanes)
+                here = builder.fmul(builder.fadd(own, builder.fmul(residual, step)), scale)
+                before = builder.load(most)
+                builder.store(builder.select(builder.fcmp_ordered(">", here, before), here, before), most)
+            builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 12), generate
+
+    return intrinsic(emit)
 
 
-_max_residuals = intrinsic(_emit_max_residuals)
+_max_residuals_16, _max_residuals_any = _max_residuals(16), _max_residuals(None)
 
 
 # Kernels ------------------------------------------------------------------------------------------------
@@ -262,7 +288,8 @@ def _plain_interaction(
 @compiled
 def _residual(
     centroids: Floats,
-    residuals: Floats,
+    residuals: npt.NDArray[np.int16],
+    steps: Floats,
     scales: Floats,
     codes: Bytes,
     width: int,
@@ -277,19 +304,42 @@ def _residual(
         start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
         total = 0.0 if start < stop else -np.inf
         for block in range(blocks if start < stop else 0):
-            _max_residuals(
-                centroids.ctypes.data + block * lanes * 4,
-                centroids.shape[1] * 4,
-                centroids.shape[0],
-                residuals.ctypes.data + block * m * entries * lanes * 4,
-                m,
-                scales.ctypes.data,
-                codes.ctypes.data + start * stride,
-                stop - start,
-                stride,
-                width,
-                best.ctypes.data,
-            )
+            centroid_lanes = centroids.ctypes.data + block * lanes * 4
+            table = residuals.ctypes.data + block * m * entries * lanes * 2
+            own_steps = steps.ctypes.data + block * lanes * 4
+            rows, out = codes.ctypes.data + start * stride, best.ctypes.data
+            n, row_bytes, nlist = stop - start, centroids.shape[1] * 4, centroids.shape[0]
+            all_scales = scales.ctypes.data
+            if m == 16:
+                _max_residuals_16(
+                    centroid_lanes,
+                    row_bytes,
+                    nlist,
+                    table,
+                    m,
+                    own_steps,
+                    all_scales,
+                    rows,
+                    n,
+                    stride,
+                    width,
+                    out,
+                )
+            else:
+                _max_residuals_any(
+                    centroid_lanes,
+                    row_bytes,
+                    nlist,
+                    table,
+                    m,
+                    own_steps,
+                    all_scales,
+                    rows,
+                    n,
+                    stride,
+                    width,
+                    out,
+                )
             for q in range(lanes):
                 total += best[q]
         scores[i] = total
@@ -298,7 +348,8 @@ def _residual(
 @compiled
 def _plain_residual(
     centroids: Floats,
-    residuals: Floats,
+    residuals: npt.NDArray[np.int16],
+    steps: Floats,
     scales: Floats,
     codes: Bytes,
     width: int,
@@ -307,7 +358,7 @@ def _plain_residual(
     scores: Floats,
 ) -> None:
     blocks, m, _, lanes = residuals.shape
-    best, score = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
+    best, sums = np.empty(lanes, np.float32), np.empty(lanes, np.int32)
     for i in range(len(passages)):
         start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], len(codes))
         total = 0.0 if start < stop else -np.inf
@@ -315,13 +366,14 @@ def _plain_residual(
             best[:] = -np.inf
             for t in range(start, stop):
                 centroid = _plain_centroid_id(codes[t], width, len(centroids))
-                for q in range(lanes):
-                    score[q] = centroids[centroid, block * lanes + q]
+                sums[:] = 0
                 for part in range(m):
                     for q in range(lanes):
-                        score[q] += residuals[block, part, codes[t, width + part], q]
+                        sums[q] += residuals[block, part, codes[t, width + part], q]
                 for q in range(lanes):
-                    best[q] = max(best[q], score[q] * scales[codes[t, codes.shape[1] - 1]])
+                    residual = np.float32(sums[q]) * steps[block * lanes + q]
+                    score = centroids[centroid, block * lanes + q] + residual
+                    best[q] = max(best[q], score * scales[codes[t, codes.shape[1] - 1]])
             for q in range(lanes):
                 total += np.float64(best[q])
         scores[i] = total
