@@ -28,10 +28,12 @@ from encoder.training.losses import (
     maxsim_scores,
     pooled_scores,
     same_text_mask,
+    standardised,
 )
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.retrieval import train_retrieval
+from encoder.training.topics import Topics
 from retriever.cli import app
 from retriever.evaluation import EvaluationSet, evaluate, evaluate_exact
 from retriever.mining import mine
@@ -129,7 +131,13 @@ LOSSES = {
     "kl": (ALONE | {"kl_weight": 1.0}, "scored", 0.5, "kl_loss"),
     "margin": (ALONE | {"margin_weight": 1.0}, "scored", 0.8, "margin_mse_loss"),
     "tokens": (ALONE | {"token_weight": 1.0}, "mined", 0.5, "token_cosine_loss"),
-    "teacher kl": (ALONE | {"teacher_kl_weight": 1.0}, "mined", 0.5, "kl_loss"),
+    "teacher kl": (ALONE | {"teacher_kl_weight": 1.0}, "mined", 0.6, "kl_loss"),
+    "unlabelled": (
+        {"teacher_kl_weight": 1.0, "teacher_pooled": 0.5, "idf": True, "topics": 4},
+        "mined",
+        0.75,
+        "kl_loss",
+    ),
 }
 
 
@@ -139,7 +147,10 @@ def loss_of_training(name, model_dir, data, teacher_dir, place):
     if changes.keys() & {"token_weight", "teacher_kl_weight"}:
         changes = changes | {"teacher": str(teacher_dir)}
     sources = [(data / f"{source}.jsonl.gz", 1.0)]
-    result = train_retrieval(sources, place / "out", place / "run", config(model_dir, **changes))
+    kinds = {"unlabelled": ([], sources)}
+    labelled, unlabelled = kinds.get(name, (sources, []))
+    settings = config(model_dir, **changes)
+    result = train_retrieval(labelled, place / "out", place / "run", settings, unlabelled=unlabelled)
     assert (place / "run" / "projection.safetensors").is_file() == (name == "tokens")
     return result["held_out_loss_before"], result["held_out_loss"]
 
@@ -199,6 +210,67 @@ def test_losses_equal_their_definitions():
     assert margin_mse_loss(scores, teacher).item() == pytest.approx(
         sum(float(m) ** 2 for m in margins) / 4, abs=1e-5
     )
+
+
+def test_weighted_and_standardised_scores_equal_their_definitions():
+    generator = torch.Generator().manual_seed(0)
+    queries, documents = torch.randn(5, 8, generator=generator), torch.randn(9, 8, generator=generator)
+    lengths, offsets, weights = (
+        torch.tensor([2, 3]),
+        torch.tensor([0, 4, 9]),
+        torch.rand(5, generator=generator),
+    )
+    scores = maxsim_scores(queries, lengths, documents, torch.tensor([4, 5]), weights)
+    for i, (q, w) in enumerate(zip(queries.split([2, 3]), weights.split([2, 3]), strict=True)):
+        torch.testing.assert_close(scores[i], maxsim(q * w[:, None], documents, offsets) / w.sum())
+    wide = torch.randn(3, 7, generator=generator, requires_grad=True)
+    made = standardised(wide)
+    torch.testing.assert_close(made.mean(-1), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(made.std(-1), torch.ones(3))
+    made[0, 0].backward()  # the spread has no gradient of its own
+    expected = (torch.eye(7)[0] - 1 / 7) / wide[0].std().item()
+    torch.testing.assert_close(wide.grad[0], expected)
+    assert not standardised(torch.ones(1, 4)).any()
+
+
+def test_query_weights_are_those_of_rare_tokens(model_dir, tmp_path):
+    loss = RetrievalLoss(load_checkpoint(model_dir), config(model_dir, idf=True), tmp_path)
+    loss.fit_idf(["d1 d2", "d1 d3", "d1 d4"])
+    batch = Batch(["d1 d2 d1", "d1"], [["d1 d2"], ["d1 d3"]])
+    texts = loss._texts(batch, 0)
+    first, second = loss._query_weights(texts).split([len(ids) for ids in texts.tokens.ids[:2]])
+    common, rare = math.sqrt(0.3), math.sqrt(math.log(4 / 2))  # 0.3 is the least of an IDF
+    vocabulary = loss.tokenizers[0].tokenizer.get_vocab()
+    own = [i for i, token in enumerate(texts.tokens.ids[0]) if token in (vocabulary["d1"], vocabulary["d2"])]
+    known = torch.tensor([common, rare, common])
+    mean = first[own] / known
+    torch.testing.assert_close(mean, mean[:1].expand(3))
+    assert first[own[1]] > first[own[0]]
+    assert second.max() / second.min() >= 1
+
+
+def test_topics_are_examples_with_the_same_words():
+    rows = [
+        Example(f"{topic} {i}", (f"about {topic} and more of {topic}",))
+        for i in range(20)
+        for topic in ("oak", "elm", "ash")
+    ]
+    topics = Topics(rows)
+    found = topics.grown([0, 1], 12)  # of oak and of elm
+    assert len(set(found)) == 12
+    assert found[:2] == [0, 1]
+    kinds = [rows[i].query.split()[0] for i in found[2:]]
+    assert kinds == ["oak"] * 5 + ["elm"] * 5
+    assert sorted(topics.grown([3], 60)) == list(range(60))  # more than are alike
+
+
+def test_batches_without_labels_ask_with_words_of_the_documents():
+    rows = [Example(f"q{i}", (" ".join(f"w{i}_{j}" for j in range(30)),)) for i in range(40)]
+    batch = next(batches([Source(rows, labelled=False)], size=40, n_negatives=0, seed=0))
+    assert not batch.labelled
+    spans = [(q, d[0]) for q, d in zip(batch.queries, batch.documents, strict=True) if q[0] == "w"]
+    assert 8 < len(spans) < 32
+    assert all(span in document and 3 <= len(span.split()) <= 12 for span, document in spans)
 
 
 def test_an_answer_is_never_its_own_negative():
@@ -386,9 +458,13 @@ def test_bad_input_is_one_clear_line(model_dir, data, tmp_path):
         "teacher": ({"token_weight": 1.0}, "need a teacher"),
         "patience": ({"patience": 2}, "needs evaluations"),
         "scores": ({"kl_weight": 1.0}, "need examples with scores"),
+        "topics": ({"topics": 17}, "topics=17 is more than the batch of 16"),
+        "idf": ({"similarity": "pooled", "idf": True}, "idf=True weighs tokens"),
     }.values():
         with pytest.raises(ArgumentError, match=message):
             train_retrieval(sources, tmp_path / "o", tmp_path / message[:4], config(model_dir, **changes))
+    with pytest.raises(ArgumentError, match="unlabelled sources have no loss without teacher_kl_weight"):
+        train_retrieval([], tmp_path / "o", tmp_path / "r", config(model_dir), unlabelled=sources)
 
 
 def test_a_batch_carries_scores_only_where_all_examples_have_them():

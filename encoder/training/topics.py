@@ -24,7 +24,7 @@ class Topics:
             import bm25s
         except ImportError as error:
             raise MissingDependencyError(
-                "topical batches need bm25s; pip install 'latewood[eval]'"
+                "topical batches need bm25s; pip install 'latewood[distill]'"
             ) from error
         self.examples = examples
         self.tokenize: Any = partial(bm25s.tokenize, stopwords="en", show_progress=False)
