@@ -1,11 +1,12 @@
-"""Scoring a query's tokens with all centroids: GEMM, int8 and a FAISS HNSW graph, for several nlist.
+"""Scoring a query's tokens with all centroids: in bytes, by GEMM and by a FAISS HNSW graph, for several nlist.
 
     OMP_NUM_THREADS=1 python benchmarks/centroid_scoring.py INDEX [--nlist 4096 16384 65536] [--hnsw-up-to 65536]
 
 INDEX is a compressed index; its decoded token vectors, drawn at random, are the centroids, and others of them with
-noise the query tokens. GEMM is what search does. Both it and int8 give every centroid's score, which centroid
-interaction needs; HNSW gives the nprobe best alone, so it could take the place of the probe only, on top of a
-GEMM. recall: of the exact 32 best centroids of a query token. Time is the processor's, one thread, median of 20.
+noise the query tokens. Bytes are what search takes (`retriever/kernels/products.py`), GEMM what it takes for indexes
+with float16 centroids. Both give every centroid's score, which centroid interaction needs; HNSW gives the nprobe
+best alone, so it could take the place of the probe only. recall: of the exact 32 best centroids of a query token. Time
+is the processor's, one thread, median of 20.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from indexing import Index
+from indexing.centroids import ByteCentroids
 from indexing.codec import Codec
 from retriever.kernels import QueryTables, probe
 from retriever.kernels.products import FLOAT_LANES
@@ -65,18 +67,18 @@ def compare(centroids: Vectors, query: Vectors, graph: Any) -> list[tuple[str, f
     def recall(found: npt.NDArray[np.int64]) -> float:
         return float(np.mean([len(set(a) & set(b)) / NPROBE for a, b in zip(found, exact, strict=True)]))
 
-    codec = Codec(centroids, np.zeros((1, 256, centroids.shape[1]), np.float32))
-    tables = QueryTables.of(query, codec)
-    rows = [
-        ("GEMM", seconds(lambda: _products(centroids, padded)), 1.0),
-        ("tables: GEMM and levels", seconds(lambda: QueryTables.of(query, codec)), 1.0),
-        ("probe of those scores", seconds(lambda: probe(tables, NPROBE)), recall(probe(tables, NPROBE)[0])),
-    ]
-    small = torch.from_numpy(np.round(centroids * (127 / np.abs(centroids).max())).astype(np.int8))
-    asked = torch.from_numpy(np.round(padded * (127 / np.abs(padded).max())).astype(np.int8))
-    scores = torch._int_mm(small, asked)[:, : len(query)].numpy()
-    found = np.argsort(-scores, axis=0)[:NPROBE].T
-    rows.append(("int8 (torch._int_mm)", seconds(lambda: torch._int_mm(small, asked)), recall(found)))
+    codebook = np.zeros((1, 256, centroids.shape[1]), np.float32)
+    in_bytes, rounded = ByteCentroids.of(centroids)
+    out = np.empty((len(centroids), lanes), np.float32)
+    rows = [("GEMM", seconds(lambda: _products(centroids, padded, out)), 1.0)]
+    for name, codec in (
+        ("GEMM and levels", Codec(centroids, codebook)),
+        ("bytes and levels", Codec(rounded, codebook, byte_centroids=in_bytes)),
+    ):
+        tables = QueryTables.of(query, codec)
+        found = probe(tables, NPROBE)[0]
+        rows.append((name, seconds(lambda codec=codec: QueryTables.of(query, codec)), recall(found)))
+    rows.append(("probe of those scores", seconds(lambda: probe(tables, NPROBE)), recall(found)))
     if graph is not None:
         for ef in (64, 256):
             graph.hnsw.efSearch = ef

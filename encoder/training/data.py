@@ -106,6 +106,12 @@ class Chunks:
         sizes = np.concatenate([c.lengths for c in several])
         return cls(np.concatenate([c.ids for c in several]), np.concatenate([[0], np.cumsum(sizes)]))
 
+    def subset(self, wanted: npt.NDArray[np.bool_]) -> "Chunks":
+        """wanted: (n,)."""
+        sizes = self.lengths
+        ids = self.ids[np.repeat(wanted, sizes)]
+        return Chunks(ids, np.concatenate([[0], np.cumsum(sizes[wanted])]))
+
     def batches(self, batch_tokens: int, seed: int, start: int = 0) -> Iterator[PackedBatch]:
         """Batches for ever, epoch after epoch, each epoch in an order of its own.
 

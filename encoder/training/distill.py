@@ -260,11 +260,4 @@ def _chunks(
         whole.append(Chunks.load(path))
     chunks = Chunks.concatenate(whole)
     held = torch.rand(len(chunks), generator=torch.Generator().manual_seed(config.seed)) < 0.005
-    return _subset(chunks, held), _subset(chunks, ~held)
-
-
-def _subset(chunks: Chunks, wanted: Tensor) -> Chunks:
-    mask = wanted.numpy()
-    sizes = chunks.lengths
-    ids = chunks.ids[np.repeat(mask, sizes)]
-    return Chunks(ids, np.concatenate([[0], np.cumsum(sizes[mask])]))
+    return chunks.subset(held.numpy()), chunks.subset(~held.numpy())
