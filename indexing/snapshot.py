@@ -37,16 +37,22 @@ class Snapshot:
         self._codec_file: str | None = None
         self._lives: dict[int, Live] = {}
         self._frequencies: dict[str, int] = {}
+        self._n_live: int | None = None  # counted when first asked for, as every search does
+        self._n_tokens: int | None = None
         self._open()
 
     def __len__(self) -> int:
         """Live passages."""
-        return sum(int(live.sum()) for live in self._lives.values())
+        if self._n_live is None:
+            self._n_live = sum(int(live.sum()) for live in self._lives.values())
+        return self._n_live
 
     @property
     def n_tokens(self) -> int:
         """Token vectors of live passages."""
-        return sum(live_tokens(segment, self.live(segment)) for segment in self.segments)
+        if self._n_tokens is None:
+            self._n_tokens = sum(live_tokens(segment, self.live(segment)) for segment in self.segments)
+        return self._n_tokens
 
     def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
         """(n_passages,), read-only: False where the passage was deleted or replaced."""
@@ -156,3 +162,4 @@ class Snapshot:
             lives[row.segment_id] = live
         self.codec, self._codec_file = codec, name
         self.segments, self._lives, self._frequencies = tuple(segments), lives, {}
+        self._n_live = self._n_tokens = None

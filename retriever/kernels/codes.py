@@ -16,8 +16,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
 from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, usable
-from retriever.kernels.products import FLOAT_LANES
-from retriever.kernels.tables import BYTE_LANES, QueryTables
+from retriever.kernels.tables import BYTE_LANES, RESIDUAL_LANES, QueryTables
 
 __all__ = ["interaction", "residual_maxsim"]
 
@@ -95,9 +94,9 @@ def _example_levels() -> tuple[Any, ...]:
 
 def _example_residuals() -> tuple[Any, ...]:
     codes, offsets, passages = _example()
-    centroids = frozen(np.zeros((2, FLOAT_LANES), np.float32))
-    residuals = frozen(np.zeros((1, 1, 256, FLOAT_LANES), np.int16))
-    steps, scales = frozen(np.ones(FLOAT_LANES, np.float32)), frozen(np.ones(256, np.float32))
+    centroids = frozen(np.zeros((2, max(RESIDUAL_LANES)), np.float32))
+    residuals = frozen(np.zeros((1, 1, 256, max(RESIDUAL_LANES)), np.int16))
+    steps, scales = frozen(np.ones(max(RESIDUAL_LANES), np.float32)), frozen(np.ones(256, np.float32))
     return centroids, residuals, steps, scales, codes, 1, offsets, passages, np.zeros(1, np.float32)
 
 
@@ -155,7 +154,7 @@ def _max_levels(width_in_lanes: int) -> Any:
 _max_levels_8, _max_levels_16, _max_levels_32 = (_max_levels(lanes) for lanes in BYTE_LANES)
 
 
-def _max_residuals(known_m: int | None) -> Any:
+def _max_residuals(n_lanes: int, known_m: int | None) -> Any:
     """known_m: the number of look-ups a token where it is known, which unrolls them; a multiple of 8."""
 
     def emit(
@@ -173,16 +172,16 @@ def _max_residuals(known_m: int | None) -> Any:
         width: Any,
         best: Any,
     ) -> Any:
-        """best[:8] = the maximum of (centroids[centroid] + steps * the sum of residuals[i, byte i]) *
+        """best[:n_lanes] = the maximum of (centroids[centroid] + steps * the sum of residuals[i, byte i]) *
         scales[last byte], over n code rows."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             (centroids, centroid_stride, nlist, residuals, m, steps, scales, rows, n, stride, width, best) = (
                 arguments
             )
-            lanes, whole = ir.VectorType(FLOAT, FLOAT_LANES), ir.VectorType(INT32, FLOAT_LANES)
-            numbers, size = ir.VectorType(INT16, FLOAT_LANES), 2 * FLOAT_LANES
-            most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * FLOAT_LANES))
+            lanes, whole = ir.VectorType(FLOAT, n_lanes), ir.VectorType(INT32, n_lanes)
+            numbers, size = ir.VectorType(INT16, n_lanes), 2 * n_lanes
+            most = cgutils.alloca_once_value(builder, ir.Constant(lanes, [float("-inf")] * n_lanes))
             total = cgutils.alloca_once(builder, numbers)
             step = builder.load(_pointer(builder, steps, lanes), align=4)
 
@@ -197,7 +196,7 @@ def _max_residuals(known_m: int | None) -> Any:
                 centroid = _centroid_id(builder, row, width, nlist)
                 at = builder.add(centroids, builder.mul(centroid, centroid_stride))
                 own = builder.load(_pointer(builder, at, lanes), align=4)
-                builder.store(ir.Constant(numbers, [0] * FLOAT_LANES), total)
+                builder.store(ir.Constant(numbers, [0] * n_lanes), total)
                 code = builder.add(row, width)
                 if known_m is None:
                     with cgutils.for_range(builder, m) as part:
@@ -213,7 +212,7 @@ def _max_residuals(known_m: int | None) -> Any:
                 one = builder.insert_element(
                     ir.Constant(lanes, ir.Undefined), builder.load(_pointer(builder, at, FLOAT)), INT32(0)
                 )
-                first_lane = ir.Constant(whole, [0] * FLOAT_LANES)
+                first_lane = ir.Constant(whole, [0] * n_lanes)
                 scale = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), first_lane)
                 residual = builder.sitofp(builder.sext(builder.load(total), whole), lanes)
                 here = builder.fmul(builder.fadd(own, builder.fmul(residual, step)), scale)
@@ -227,7 +226,8 @@ def _max_residuals(known_m: int | None) -> Any:
     return intrinsic(emit)
 
 
-_max_residuals_16, _max_residuals_any = _max_residuals(16), _max_residuals(None)
+_max_8_residuals_16, _max_8_residuals = _max_residuals(8, 16), _max_residuals(8, None)
+_max_16_residuals_16, _max_16_residuals = _max_residuals(16, 16), _max_residuals(16, None)
 
 
 # Kernels ------------------------------------------------------------------------------------------------
@@ -310,8 +310,39 @@ def _residual(
             rows, out = codes.ctypes.data + start * stride, best.ctypes.data
             n, row_bytes, nlist = stop - start, centroids.shape[1] * 4, centroids.shape[0]
             all_scales = scales.ctypes.data
-            if m == 16:
-                _max_residuals_16(
+            # One call each, or numba would have to know which: lanes by look-ups.
+            if lanes == 8 and m == 16:
+                _max_8_residuals_16(
+                    centroid_lanes,
+                    row_bytes,
+                    nlist,
+                    table,
+                    m,
+                    own_steps,
+                    all_scales,
+                    rows,
+                    n,
+                    stride,
+                    width,
+                    out,
+                )
+            elif lanes == 8:
+                _max_8_residuals(
+                    centroid_lanes,
+                    row_bytes,
+                    nlist,
+                    table,
+                    m,
+                    own_steps,
+                    all_scales,
+                    rows,
+                    n,
+                    stride,
+                    width,
+                    out,
+                )
+            elif m == 16:
+                _max_16_residuals_16(
                     centroid_lanes,
                     row_bytes,
                     nlist,
@@ -326,7 +357,7 @@ def _residual(
                     out,
                 )
             else:
-                _max_residuals_any(
+                _max_16_residuals(
                     centroid_lanes,
                     row_bytes,
                     nlist,

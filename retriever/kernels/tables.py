@@ -10,15 +10,13 @@ import numpy.typing as npt
 from indexing.centroids import BLOCK
 from indexing.codec import Codec
 from retriever.kernels.compiling import compiled, in_parts
-from retriever.kernels.products import FLOAT_LANES, extremes, fill_levels, multiply
+from retriever.kernels.products import extremes, fill_levels, multiply
 
 __all__ = ["BYTE_LANES", "QueryTables"]
 
-BYTE_LANES = (
-    8,
-    16,
-    32,
-)  # of a block, the least that holds the query; 32 are one AVX2 register, or two of NEON
+# Lanes of a block: the least that hold the query. 32 bytes, or 16 numbers of 16 bits, are one AVX2 register.
+BYTE_LANES = (8, 16, 32)
+RESIDUAL_LANES = (8, 16)
 BLAS_STEPS = 1 << 17  # multiply-adds; OpenBLAS starts threads from 1 << 18
 CACHE_LINE = 64  # bytes
 
@@ -28,8 +26,8 @@ class QueryTables:
     """A query token is a lane; lanes come in blocks, and those beyond n_query hold zeros.
 
     centroids: (nlist, float_blocks * 8) float32, query token · centroid.
-    residuals: (float_blocks, m, 256, 8) int16, query token · residual sub-vector, in steps.
-    residual_steps: (float_blocks * 8,) float32, such that the sum of m of them fits into 16 bits.
+    residuals: (blocks, m, 256, 8 or 16) int16, query token · residual sub-vector, in steps.
+    residual_steps: (lanes,) float32, such that the sum of m of them fits into 16 bits.
     most: (ceil(nlist / 16), float_blocks * 8) float32, the largest of each 16 rows of `centroids`.
     levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`: score = floor of the lane + step * level,
     rounded.
@@ -51,14 +49,15 @@ class QueryTables:
     def of(cls, query: npt.NDArray[np.float32], codec: Codec) -> "QueryTables":
         """query: (n_query, dim) float32."""
         n_query = len(query)
-        blocks = -(-n_query // FLOAT_LANES)
-        padded = np.zeros((blocks * FLOAT_LANES, codec.dim), dtype=np.float32)
+        width = next((n for n in RESIDUAL_LANES if n >= n_query), RESIDUAL_LANES[-1])
+        blocks = -(-n_query // width)
+        padded = np.zeros((blocks * width, codec.dim), dtype=np.float32)
         padded[:n_query] = codec.rotated(query)
         centroids, most, least = _centroid_scores(padded, codec)
-        parts = padded.reshape(blocks, FLOAT_LANES, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
-        exact = np.matmul(codec.pq_centroids, parts)  # (m, 256, part) @ (blocks, m, part, 8)
+        parts = padded.reshape(blocks, width, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
+        exact = np.matmul(codec.pq_centroids, parts)  # (m, 256, part) @ (blocks, m, part, width)
         residuals = _aligned(exact.shape, np.int16)
-        steps = np.empty((blocks, FLOAT_LANES), np.float32)
+        steps = np.empty((blocks, width), np.float32)
         _in_steps(exact, residuals, steps)
         # Every lane has its own floor, which cancels where passages are compared, and all have one step, or
         # their sum would not be a sum of scores.
@@ -66,7 +65,7 @@ class QueryTables:
         widest = float((high - low)[:n_query].max(initial=0.0))
         lanes = next((n for n in BYTE_LANES if n >= n_query), BYTE_LANES[-1])
         # Fresh zeros cost more than the levels themselves.
-        made = np.zeros if blocks * FLOAT_LANES % lanes else np.empty
+        made = np.zeros if blocks * width % lanes else np.empty
         levels = made((-(-n_query // lanes), codec.nlist, lanes), dtype=np.uint8)
         fill_levels(centroids, low, np.float32(255.0 / widest if widest else 0.0), levels)
         floor = float(low[:n_query].sum(dtype=np.float64))
