@@ -33,30 +33,23 @@ def candidates(
     """
     passages = None
     if sum(np.count_nonzero(live) for live in lives) > ncandidates:
-        lists, list_scores = probe(tables, nprobe)
-        found = [
-            unite(s.list_offsets, s.list_pids, lists, list_scores, live)
-            for s, live in zip(segments, lives, strict=True)
-        ]
-        if sum(len(p) for p, _ in found) >= least:
-            passages = _best([p for p, _ in found], [scores for _, scores in found], ncandidates)
+        inverted = [(s.list_offsets, s.list_pids) for s in segments]
+        found, scores = unite(inverted, *probe(tables, nprobe), lives)
+        if len(scores) >= least:
+            passages = _best(found, scores, ncandidates)
     if passages is None:
         passages = [np.flatnonzero(live) for live in lives]
     if sum(map(len, passages)) <= nrerank:
         return passages
-    ranked = [
-        interaction(tables, s.codes, s.residual_codes.shape[1], s.offsets, p)
-        for s, p in zip(segments, passages, strict=True)
-    ]
-    return _best(passages, ranked, nrerank)
+    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
+    return _best(passages, interaction(tables, segments[0].residual_codes.shape[1], parts), nrerank)
 
 
-def _best(passages: list[Passages], scores: list[Scores], n: int) -> list[Passages]:
-    """The n passages with the best scores over all segments, in their order."""
-    together = np.concatenate(scores)
-    if len(together) <= n:
+def _best(passages: list[Passages], scores: Scores, n: int) -> list[Passages]:
+    """The n passages with the best scores over all segments, in their order. scores: of all, end to end."""
+    if len(scores) <= n:
         return passages
-    keep = np.zeros(len(together), dtype=np.bool_)
-    keep[np.argpartition(-together, n - 1)[:n]] = True
+    keep = np.zeros(len(scores), dtype=np.bool_)
+    keep[np.argpartition(-scores, n - 1)[:n]] = True
     ends = np.cumsum([len(p) for p in passages])[:-1]
     return [p[k] for p, k in zip(passages, np.split(keep, ends), strict=True)]

@@ -1,5 +1,6 @@
 """MaxSim over stored vectors: what decides the order of hits."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,15 +21,17 @@ Scores = npt.NDArray[np.float32]
 TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
 
 
-def score_compressed(tables: "QueryTables", segment: Segment, passages: Passages) -> Scores:
-    """Exact MaxSim with passages of a compressed segment, on the vectors that it decodes to.
+def score_compressed(
+    tables: "QueryTables", segments: Sequence[Segment], passages: Sequence[Passages]
+) -> Scores:
+    """Exact MaxSim with passages of compressed segments, on the vectors that they decode to.
 
-    passages: (n,) local numbers. Returns (n,) float32.
+    passages: (n,) local numbers of each segment. Returns (all n,) float32, end to end.
     """
     from retriever.kernels import residual_maxsim  # see there
 
-    code_bytes = segment.residual_codes.shape[1]
-    return residual_maxsim(tables, segment.codes, code_bytes, segment.offsets, passages)
+    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
+    return residual_maxsim(tables, segments[0].residual_codes.shape[1], parts)
 
 
 def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:

@@ -428,9 +428,8 @@ class Searcher:
                     nrerank=settings.nrerank,
                     least=k,
                 )
-            for (segment, _), passages in zip(compressed, chosen, strict=True):
-                pids.append(segment.pid_start + passages)
-                scores.append(score_compressed(tables, segment, passages))
+            pids += [segment.pid_start + p for (segment, _), p in zip(compressed, chosen, strict=True)]
+            scores.append(score_compressed(tables, [segment for segment, _ in compressed], chosen))
         return top(np.concatenate(pids), np.concatenate(scores), k)
 
 

@@ -97,7 +97,7 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
     )
     everything = np.arange(len(lengths))
     tables = QueryTables.of(query, codec)
-    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, everything)
+    scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, everything)])
     np.testing.assert_allclose(scores, by_reference(*made), atol=rounding(tables, m))
     if negative and n_query:
         assert (scores < 0).all()
@@ -126,7 +126,7 @@ def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative
     )
     tables = QueryTables.of(query, codec)
     exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()
-    scores = interaction(tables, packed, codec.code_bytes, offsets, np.arange(len(lengths)))
+    scores = interaction(tables, codec.code_bytes, [(packed, offsets, np.arange(len(lengths)))])
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
     kept = np.array(lengths) > 0
     np.testing.assert_allclose(scores[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-4, rtol=0)
@@ -146,21 +146,58 @@ def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, m, length_
     query, codec, _, packed, offsets = make(
         seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, length_byte=length_byte
     )
-    tables, everything, width = QueryTables.of(query, codec), np.arange(len(lengths)), id_bytes(nlist)
-    stored = [compiling.frozen(packed), width, compiling.frozen(offsets), compiling.frozen(everything)]
-    for fast, plain, given_tables, kind in (
-        (codes._interaction, codes._plain_interaction, [tables.levels], np.int32),
-        (
-            codes._residual,
-            codes._plain_residual,
-            [tables.centroids, tables.residuals, tables.residual_steps, tables.scales],
-            np.float32,
-        ),
-    ):
-        outs = [np.empty(len(lengths), kind) for _ in range(2)]
-        for kernel, out in zip((fast, plain), outs, strict=True):
-            kernel(*map(compiling.frozen, given_tables), *stored, out)
-        np.testing.assert_array_equal(*outs)
+    tables, everything = QueryTables.of(query, codec), np.arange(len(lengths))
+    for function, module_name in ((interaction, "_interaction"), (residual_maxsim, "_residual")):
+        fast = function(tables, codec.code_bytes, [(packed, offsets, everything)])
+        with pytest.MonkeyPatch.context() as patch:
+            plain = getattr(codes, f"_plain{module_name}")
+            patch.setattr(codes, "usable", lambda *kernels, plain=plain: plain)
+            slow = function(tables, codec.code_bytes, [(packed, offsets, everything)])
+        np.testing.assert_array_equal(fast, slow)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n_query=st.sampled_from([1, 9, 33]),
+    counts=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    plain=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_several_segments_are_scored_as_one_after_another(n_query, counts, plain, seed):
+    query, codec, *_ = make(seed, n_query=n_query, lengths=[1])
+    tables, random = QueryTables.of(query, codec), np.random.default_rng(seed)
+    parts = []
+    for i, count in enumerate(counts):
+        _, _, _, packed, offsets = make(
+            seed + i, n_query=1, lengths=random.integers(0, 9, count + 1).tolist()
+        )
+        parts.append((packed, offsets, random.permutation(count + 1)[:count]))
+    for function, name in ((interaction, "_plain_interaction"), (residual_maxsim, "_plain_residual")):
+        with pytest.MonkeyPatch.context() as patch:
+            if plain:
+                patch.setattr(codes, "usable", lambda *kernels, name=name: getattr(codes, name))
+            together = function(tables, codec.code_bytes, parts)
+        alone = [function(tables, codec.code_bytes, [part]) for part in parts]
+        np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=5), seed=st.integers(0, 100))
+def test_lists_of_several_segments(counts, seed):
+    random = np.random.default_rng(seed)
+    segments, wanted = [], []
+    for count in counts:
+        lists = [np.flatnonzero(random.random(count) < 0.4) for _ in range(8)]
+        ends = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
+        segments.append((ends, np.concatenate(lists).astype(np.int32)))
+        wanted.append(random.random(count) < 0.8)
+    probed = np.stack([random.permutation(8)[:3] for _ in range(4)])
+    scores = -np.sort(-random.standard_normal((4, 3)), axis=1).astype(np.float32)
+    passages, totals = unite(segments, probed, scores, wanted)
+    alone = [unite([segment], probed, scores, [live]) for segment, live in zip(segments, wanted, strict=True)]
+    for found, ([expected], _) in zip(passages, alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(totals, np.concatenate([own for _, own in alone]), atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -215,7 +252,7 @@ def test_three_byte_centroid_ids():
     made = query, codec, _, packed, offsets = make(0, n_query=9, lengths=[3, 0, 50], nlist=70_000, m=2)
     assert packed.shape[1] == 6
     tables = QueryTables.of(query, codec)
-    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, np.arange(3))
+    scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, np.arange(3))])
     np.testing.assert_allclose(scores, by_reference(*made), atol=rounding(tables, 2))
 
 
@@ -234,14 +271,14 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
     )
     tables = QueryTables.of(query, codec)
     wanted = np.flatnonzero(np.random.default_rng(seed).random(len(lengths)) < 0.7)
-    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, wanted)
+    scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, wanted)])
     # float32 sums of 300 terms
     np.testing.assert_allclose(scores, by_reference(*made)[wanted], atol=rounding(tables, m), rtol=1e-5)
     exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()[
         wanted
     ]
     kept = np.isfinite(exact)
-    ranked = interaction(tables, packed, codec.code_bytes, offsets, wanted)
+    ranked = interaction(tables, codec.code_bytes, [(packed, offsets, wanted)])
     np.testing.assert_allclose(ranked[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-3, rtol=0)
     assert (ranked[~kept] == -np.inf).all()
 
@@ -249,7 +286,7 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
 def test_long_queries_and_long_passages():
     made = query, codec, _, packed, offsets = make(1, n_query=300, lengths=[8192, 1], nlist=1000, m=32)
     tables = QueryTables.of(query, codec)
-    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, np.arange(2))
+    scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, np.arange(2))])
     np.testing.assert_allclose(scores, by_reference(*made), atol=rounding(tables, 32))
 
 
@@ -258,18 +295,18 @@ def test_passages_are_scored_in_the_order_asked():
     tables = QueryTables.of(query, codec)
     asked = np.array([3, 0, 2])
     np.testing.assert_allclose(
-        residual_maxsim(tables, packed, codec.code_bytes, offsets, asked),
+        residual_maxsim(tables, codec.code_bytes, [(packed, offsets, asked)]),
         by_reference(*made)[asked],
         atol=rounding(tables, 8),
     )
-    assert residual_maxsim(tables, packed, codec.code_bytes, offsets, asked[:0]).shape == (0,)
+    assert residual_maxsim(tables, codec.code_bytes, [(packed, offsets, asked[:0])]).shape == (0,)
 
 
 def test_look_ups_in_steps_stay_near_the_exact_ones():
     """The bound above is of the worst case; rounding errors cancel."""
     made = query, codec, _, packed, offsets = make(5, n_query=8, lengths=[50] * 20, m=16, part=8)
     tables = QueryTables.of(query, codec)
-    scores = residual_maxsim(tables, packed, codec.code_bytes, offsets, np.arange(20))
+    scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, np.arange(20))])
     np.testing.assert_allclose(scores, by_reference(*made), atol=1e-3)
     assert np.abs(tables.residuals.astype(int)).max(axis=2).sum(axis=1).max() <= 32767
 
@@ -289,7 +326,7 @@ def test_levels_keep_the_order_of_scores(n_query, nlist, seed):
 def test_centroids_all_alike_have_one_level():
     codec = Codec(np.ones((4, 2), np.float32), np.zeros((1, 256, 2), np.float32))
     tables = QueryTables.of(np.ones((3, 2), np.float32), codec)
-    scores = interaction(tables, np.zeros((2, 2), np.uint8), 1, np.array([0, 1, 2]), np.arange(2))
+    scores = interaction(tables, 1, [(np.zeros((2, 2), np.uint8), np.array([0, 1, 2]), np.arange(2))])
     np.testing.assert_allclose(scores, [6.0, 6.0])
 
 
@@ -297,15 +334,15 @@ def test_threads_change_nothing(monkeypatch):
     lengths = [int(n) for n in np.random.default_rng(3).integers(0, 30, 200)]
     made = query, codec, _, packed, offsets = make(3, n_query=40, lengths=lengths)
     tables, everything = QueryTables.of(query, codec), np.arange(len(lengths))
-    expected = residual_maxsim(tables, packed, codec.code_bytes, offsets, everything)
-    ranked = interaction(tables, packed, codec.code_bytes, offsets, everything)
+    expected = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, everything)])
+    ranked = interaction(tables, codec.code_bytes, [(packed, offsets, everything)])
     monkeypatch.setattr(compiling, "SERIAL_STEPS", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
     def search(_):
         return (
-            residual_maxsim(tables, packed, codec.code_bytes, offsets, everything),
-            interaction(tables, packed, codec.code_bytes, offsets, everything),
+            residual_maxsim(tables, codec.code_bytes, [(packed, offsets, everything)]),
+            interaction(tables, codec.code_bytes, [(packed, offsets, everything)]),
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -361,7 +398,7 @@ def test_union_of_lists(n_query, nprobe, n_passages, seed):
         if any(best):
             expected[p] = sum(max(found, default=row[-1]) for found, row in zip(best, scores, strict=True))
     pids = np.concatenate(lists).astype(np.int32)
-    passages, totals = unite(list_offsets, pids, probed, scores, wanted)
+    [passages], totals = unite([(list_offsets, pids)], probed, scores, [wanted])
     assert passages.tolist() == list(expected)
     np.testing.assert_allclose(totals, list(expected.values()), atol=1e-5)
 
@@ -372,14 +409,12 @@ def test_damaged_codes_and_lists_read_nothing_outside():
     packed[:] = 255
     for ends in ([0, 4, 13], [0, 4, 10**12], [-(10**12), 4, 13], [10**12, 0, 10**13]):
         for kernel in (interaction, residual_maxsim):
-            assert not np.isnan(kernel(tables, packed, codec.code_bytes, np.array(ends), np.arange(2))).any()
-    passages, _ = unite(
-        np.array([0, 4, 10**12, -5]),
-        np.array([0, -7, 10**9, 1], np.int32),
-        np.array([[0, 1, 2]]),
-        np.zeros((1, 3), np.float32),
-        np.ones(2, np.bool_),
-    )
+            assert not np.isnan(
+                kernel(tables, codec.code_bytes, [(packed, np.array(ends), np.arange(2))])
+            ).any()
+    damaged = (np.array([0, 4, 10**12, -5]), np.array([0, -7, 10**9, 1], np.int32))
+    lists, scores, wanted = np.array([[0, 1, 2]]), np.zeros((1, 3), np.float32), np.ones(2, np.bool_)
+    [passages], _ = unite([damaged], lists, scores, [wanted])
     assert passages.tolist() == [0, 1]
 
 

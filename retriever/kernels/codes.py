@@ -8,7 +8,8 @@ Codes and offsets come from mapped files, which may be damaged: numbers out of r
 score can be lived with and a read outside of memory cannot.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,36 +22,33 @@ from retriever.kernels.tables import BYTE_LANES, RESIDUAL_LANES, QueryTables
 __all__ = ["interaction", "residual_maxsim"]
 
 Bytes = npt.NDArray[np.uint8]
+# Of a segment: codes (n_tokens, id_bytes + code_bytes), offsets (n_passages + 1,), and which passages (n,).
+Part: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Kernel = Callable[..., None]
 
 EMPTY = -1  # the sum of levels of a passage without tokens
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT = ir.FloatType()
 
 
-def interaction(tables: QueryTables, codes: Bytes, code_bytes: int, offsets: Ints, passages: Ints) -> Floats:
-    """MaxSim with every token replaced by its centroid, from the levels of the tables: (n,) float32.
+def interaction(tables: QueryTables, code_bytes: int, parts: Sequence[Part]) -> Floats:
+    """MaxSim with every token replaced by its centroid, from the levels of the tables: (n,) float32, the parts'
+    passages one after another.
 
-    codes: (n_tokens, id_bytes + code_bytes). offsets: (n_passages + 1,). passages: (n,) which of them.
     Within n_query * step / 2 of the sum of exact centroid scores; -inf for a passage without tokens.
     """
     kernel = usable(_interaction, _plain_interaction, _example_levels)
-    levels, codes, offsets, passages = frozen(tables.levels), frozen(codes), frozen(offsets), frozen(passages)
-    sums = np.empty(len(passages), dtype=np.int32)
-
-    def work(part: slice) -> None:
-        kernel(levels, codes, codes.shape[1] - code_bytes, offsets, passages[part], sums[part])
-
-    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(levels) * 4)
+    sums = _each(
+        kernel, _interaction, (frozen(tables.levels),), code_bytes, parts, np.int32, len(tables.levels) * 4
+    )
     scores = (sums * tables.step + tables.floor).astype(np.float32)
     scores[sums == EMPTY] = -np.inf
     return scores
 
 
-def residual_maxsim(
-    tables: QueryTables, codes: Bytes, code_bytes: int, offsets: Ints, passages: Ints
-) -> Floats:
+def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part]) -> Floats:
     """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
     A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
@@ -58,51 +56,67 @@ def residual_maxsim(
     so a query token's score is within m steps of the exact one (`QueryTables.residual_steps`).
     """
     kernel = usable(_residual, _plain_residual, _example_residuals)
-    centroids, residuals = frozen(tables.centroids), frozen(tables.residuals)
-    steps, scales = frozen(tables.residual_steps), frozen(tables.scales)
-    codes, offsets, passages = frozen(codes), frozen(offsets), frozen(passages)
-    scores = np.empty(len(passages), dtype=np.float32)
+    given = (tables.centroids, tables.residuals, tables.residual_steps, tables.scales)
+    cost = len(tables.residuals) * code_bytes
+    return _each(kernel, _residual, tuple(frozen(a) for a in given), code_bytes, parts, np.float32, cost)
+
+
+def _each(
+    kernel: Kernel,
+    fast: Kernel,
+    given: tuple[npt.NDArray[Any], ...],
+    code_bytes: int,
+    parts: Sequence[Part],
+    kind: Any,
+    cost: int,
+) -> npt.NDArray[Any]:
+    """The kernel's number for every passage. cost: of a token, in nanoseconds or so.
+
+    The fast kernel takes all parts at once, by the addresses of their rows: an index of 66 segments would otherwise
+    wait for Python longer than for the kernel.
+    """
+    firsts, counts = [], []
+    for codes, offsets, passages in parts:
+        start = np.clip(offsets[passages], 0, len(codes))
+        firsts.append(start)
+        counts.append(np.clip(offsets[passages + 1], start, len(codes)) - start)
+    out = np.empty(sum(map(len, counts)), dtype=kind)
+    if not len(out):
+        return out
+    if kernel is not fast:
+        ends = np.cumsum([0, *map(len, counts)])
+        for i, (codes, _, _) in enumerate(parts):
+            width = codes.shape[1] - code_bytes
+            rows = (frozen(codes), width, frozen(firsts[i]), frozen(counts[i]))
+            kernel(*given, *rows, out[ends[i] : ends[i + 1]])
+        return out
+    stride = parts[0][0].shape[1]
+    places = [codes.ctypes.data + first * stride for (codes, _, _), first in zip(parts, firsts, strict=True)]
+    addresses, many = frozen(np.concatenate(places)), frozen(np.concatenate(counts))
 
     def work(part: slice) -> None:
-        kernel(
-            centroids,
-            residuals,
-            steps,
-            scales,
-            codes,
-            codes.shape[1] - code_bytes,
-            offsets,
-            passages[part],
-            scores[part],
-        )
+        kernel(*given, addresses[part], stride, stride - code_bytes, many[part], out[part])
 
-    in_parts(work, (offsets[passages + 1] - offsets[passages]) * len(residuals) * code_bytes)
-    return scores
+    in_parts(work, many * cost)
+    return out
 
 
 def _example_levels() -> tuple[Any, ...]:
-    codes, offsets, passages = _example()
-    return (
-        frozen(np.zeros((1, 2, max(BYTE_LANES)), np.uint8)),
-        codes,
-        1,
-        offsets,
-        passages,
-        np.zeros(1, np.int32),
-    )
+    levels = frozen(np.zeros((1, 2, max(BYTE_LANES)), np.uint8))
+    return levels, *_no_rows(), np.zeros(0, np.int32)
 
 
 def _example_residuals() -> tuple[Any, ...]:
-    codes, offsets, passages = _example()
-    centroids = frozen(np.zeros((2, max(RESIDUAL_LANES)), np.float32))
-    residuals = frozen(np.zeros((1, 1, 256, max(RESIDUAL_LANES)), np.int16))
-    steps, scales = frozen(np.ones(max(RESIDUAL_LANES), np.float32)), frozen(np.ones(256, np.float32))
-    return centroids, residuals, steps, scales, codes, 1, offsets, passages, np.zeros(1, np.float32)
+    lanes = max(RESIDUAL_LANES)
+    centroids = frozen(np.zeros((2, lanes), np.float32))
+    residuals = frozen(np.zeros((1, 1, 256, lanes), np.int16))
+    steps, scales = frozen(np.ones(lanes, np.float32)), frozen(np.ones(256, np.float32))
+    return centroids, residuals, steps, scales, *_no_rows(), np.zeros(0, np.float32)
 
 
-def _example() -> tuple[Bytes, Ints, Ints]:
-    codes, offsets = np.zeros((1, 2), np.uint8), np.array([0, 1], np.int64)
-    return frozen(codes), frozen(offsets), frozen(np.zeros(1, np.int64))
+def _no_rows() -> tuple[Ints, int, int, Ints]:
+    none = frozen(np.zeros(0, np.int64))
+    return none, 2, 1, none
 
 
 # Intrinsics: arguments are addresses and counts ---------------------------------------------------------
@@ -243,23 +257,21 @@ def _plain_centroid_id(row: Bytes, width: int, nlist: int) -> Any:
 
 @compiled
 def _interaction(
-    levels: Bytes, codes: Bytes, width: int, offsets: Ints, passages: Ints, sums: npt.NDArray[np.int32]
+    levels: Bytes, addresses: Ints, stride: int, width: int, counts: Ints, sums: npt.NDArray[np.int32]
 ) -> None:
     blocks, nlist, lanes = levels.shape
-    n_tokens, stride = codes.shape
     best = np.empty(lanes, np.uint8)
-    for i in range(len(passages)):
-        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
-        total: Any = 0 if start < stop else EMPTY
-        for block in range(blocks if start < stop else 0):
-            at = levels.ctypes.data + block * nlist * lanes
-            rows, out = codes.ctypes.data + start * stride, best.ctypes.data
+    for i in range(len(counts)):
+        n, rows = counts[i], addresses[i]
+        total: Any = 0 if n > 0 else EMPTY
+        for block in range(blocks if n > 0 else 0):
+            at, out = levels.ctypes.data + block * nlist * lanes, best.ctypes.data
             if lanes == 8:
-                _max_levels_8(at, nlist, rows, stop - start, stride, width, out)
+                _max_levels_8(at, nlist, rows, n, stride, width, out)
             elif lanes == 16:
-                _max_levels_16(at, nlist, rows, stop - start, stride, width, out)
+                _max_levels_16(at, nlist, rows, n, stride, width, out)
             else:
-                _max_levels_32(at, nlist, rows, stop - start, stride, width, out)
+                _max_levels_32(at, nlist, rows, n, stride, width, out)
             for q in range(lanes):
                 total += best[q]
         sums[i] = total
@@ -267,16 +279,15 @@ def _interaction(
 
 @compiled
 def _plain_interaction(
-    levels: Bytes, codes: Bytes, width: int, offsets: Ints, passages: Ints, sums: npt.NDArray[np.int32]
+    levels: Bytes, codes: Bytes, width: int, firsts: Ints, counts: Ints, sums: npt.NDArray[np.int32]
 ) -> None:
     blocks, nlist, lanes = levels.shape
     best = np.empty(lanes, np.uint8)
-    for i in range(len(passages)):
-        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], len(codes))
-        total: Any = 0 if start < stop else EMPTY
-        for block in range(blocks if start < stop else 0):
+    for i in range(len(counts)):
+        total: Any = 0 if counts[i] > 0 else EMPTY
+        for block in range(blocks if counts[i] > 0 else 0):
             best[:] = 0
-            for t in range(start, stop):
+            for t in range(firsts[i], firsts[i] + counts[i]):
                 centroid = _plain_centroid_id(codes[t], width, nlist)
                 for q in range(lanes):
                     best[q] = max(best[q], levels[block, centroid, q])
@@ -291,25 +302,23 @@ def _residual(
     residuals: npt.NDArray[np.int16],
     steps: Floats,
     scales: Floats,
-    codes: Bytes,
+    addresses: Ints,
+    stride: int,
     width: int,
-    offsets: Ints,
-    passages: Ints,
+    counts: Ints,
     scores: Floats,
 ) -> None:
     blocks, m, entries, lanes = residuals.shape
-    n_tokens, stride = codes.shape
     best = np.empty(lanes, np.float32)
-    for i in range(len(passages)):
-        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], n_tokens)
-        total = 0.0 if start < stop else -np.inf
-        for block in range(blocks if start < stop else 0):
+    for i in range(len(counts)):
+        n, rows = counts[i], addresses[i]
+        total = 0.0 if n > 0 else -np.inf
+        for block in range(blocks if n > 0 else 0):
             centroid_lanes = centroids.ctypes.data + block * lanes * 4
             table = residuals.ctypes.data + block * m * entries * lanes * 2
             own_steps = steps.ctypes.data + block * lanes * 4
-            rows, out = codes.ctypes.data + start * stride, best.ctypes.data
-            n, row_bytes, nlist = stop - start, centroids.shape[1] * 4, centroids.shape[0]
-            all_scales = scales.ctypes.data
+            row_bytes, nlist = centroids.shape[1] * 4, centroids.shape[0]
+            all_scales, out = scales.ctypes.data, best.ctypes.data
             # One call each, or numba would have to know which: lanes by look-ups.
             if lanes == 8 and m == 16:
                 _max_8_residuals_16(
@@ -384,18 +393,17 @@ def _plain_residual(
     scales: Floats,
     codes: Bytes,
     width: int,
-    offsets: Ints,
-    passages: Ints,
+    firsts: Ints,
+    counts: Ints,
     scores: Floats,
 ) -> None:
     blocks, m, _, lanes = residuals.shape
     best, sums = np.empty(lanes, np.float32), np.empty(lanes, np.int32)
-    for i in range(len(passages)):
-        start, stop = max(offsets[passages[i]], 0), min(offsets[passages[i] + 1], len(codes))
-        total = 0.0 if start < stop else -np.inf
-        for block in range(blocks if start < stop else 0):
+    for i in range(len(counts)):
+        total = 0.0 if counts[i] > 0 else -np.inf
+        for block in range(blocks if counts[i] > 0 else 0):
             best[:] = -np.inf
-            for t in range(start, stop):
+            for t in range(firsts[i], firsts[i] + counts[i]):
                 centroid = _plain_centroid_id(codes[t], width, len(centroids))
                 sums[:] = 0
                 for part in range(m):

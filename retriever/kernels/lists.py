@@ -1,5 +1,7 @@
 """Which inverted lists to look into, and their union with a score for each passage from the lists alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,27 +57,31 @@ def _probe(centroids: Floats, most: Floats, lists: Ints, scores: Floats) -> None
 
 
 def unite(
-    list_offsets: Ints,
-    list_pids: npt.NDArray[np.int32],
+    segments: Sequence[tuple[Ints, npt.NDArray[np.int32]]],
     lists: Ints,
     scores: Floats,
-    wanted: npt.NDArray[np.bool_],
-) -> tuple[Ints, Floats]:
-    """Passages in the lists that are wanted, ascending: (n,), and their scores (n,).
+    wanted: Sequence[npt.NDArray[np.bool_]],
+) -> tuple[list[Ints], Floats]:
+    """Passages in the lists that are wanted, local numbers, ascending, for each segment; and the scores of all,
+    end to end.
 
-    lists, scores: (n_query, nprobe) probed lists of each query token, best first. wanted: (n_passages,), live
-    and let through by the filter. Each query token adds the best of its probed centroids that the passage
-    has; where it has none, the worst of them, which no centroid outside the probe exceeds (Lee et al. 2023,
-    XTR's imputation).
+    segments: list_offsets and list_pids of each. lists, scores: (n_query, nprobe) probed lists of each query token,
+    best first. wanted: (n_passages,) of each segment, live and let through by the filter. Each query token adds the
+    best of its probed centroids that the passage has; where it has none, the worst of them, which no centroid
+    outside the probe exceeds (Lee et al. 2023, XTR's imputation).
     """
-    gains = scores - scores[:, -1:]
-    total = np.zeros(len(wanted), dtype=np.float32)
-    seen_by = np.zeros(len(wanted), dtype=np.int32)
-    _unite(
-        frozen(list_offsets), frozen(list_pids), frozen(lists), frozen(gains), frozen(wanted), total, seen_by
-    )
-    passages = np.flatnonzero(seen_by)
-    return passages, total[passages] + scores[:, -1].sum()
+    ends = np.cumsum([0, *map(len, wanted)])
+    total, seen_by = np.zeros(ends[-1], dtype=np.float32), np.zeros(ends[-1], dtype=np.int32)
+    probed, gains = frozen(lists), frozen(scores - scores[:, -1:])
+    for i, (list_offsets, list_pids) in enumerate(segments):
+        at = slice(ends[i], ends[i + 1])
+        _unite(
+            frozen(list_offsets), frozen(list_pids), probed, gains, frozen(wanted[i]), total[at], seen_by[at]
+        )
+    found = np.flatnonzero(seen_by)
+    cuts = np.searchsorted(found, ends)
+    passages = [found[a:b] - first for a, b, first in zip(cuts[:-1], cuts[1:], ends[:-1], strict=True)]
+    return passages, total[found] + scores[:, -1].sum()
 
 
 @compiled
