@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import retriever.cli
+from encoder.errors import IndexFormatError
+from indexing import Index
 from retriever.cli import app
 
 SOURCES = {
@@ -105,6 +107,20 @@ def test_info(index):
     plain = run("info", index, "--verify").output
     assert "every file is as it was written" in plain
     assert "bytes_per_token" in plain
+
+
+def test_compact_leaves_out_what_was_deleted(tmp_path):
+    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "x"
+    corpus.write_text("".join(f'{{"doc_id": "{i}", "text": "passage {i} of a few"}}\n' for i in range(6)))
+    assert run("index", corpus, "--out", folder).exit_code == 0
+    with Index.open(folder, writable=True) as index:
+        index.delete(["1", "3"])
+    result = run("compact", folder)
+    assert result.exit_code == 0, result.output
+    assert "4 passages" in result.output
+    info = json.loads(run("info", folder, "--json").output)
+    assert (info["passages"], info["segments"]) == (4, 1)
+    assert isinstance(run("compact", tmp_path / "nowhere").exception, IndexFormatError)
 
 
 def test_evaluate_prints_the_metrics_and_writes_a_run(beir, tmp_path):

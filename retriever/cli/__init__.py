@@ -18,6 +18,7 @@ COMMANDS = {
     "search": "retriever.cli.search:search_command",
     "watch": "retriever.cli.update:watch_command",
     "estimate": "retriever.cli.estimate:estimate_command",
+    "compact": "retriever.cli.index:compact_command",
     "info": "retriever.cli.index:info_command",
     "tune": "retriever.cli.tune:tune_command",
     "doctor": "retriever.cli.doctor:doctor_command",
