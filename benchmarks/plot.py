@@ -40,7 +40,8 @@ def main(files: list[str], figure: str) -> None:
         panel.set_ylabel("recall@10 of brute force")
         panel.set_title(data["name"], fontsize=9)
         panel.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=8, title="ring: defaults", title_fontsize=8)
+    most = max(panels[0], key=lambda panel: len(panel.get_legend_handles_labels()[0]))
+    most.legend(fontsize=8, title="ring: defaults", title_fontsize=8, loc="lower right")
     fig.tight_layout()
     fig.savefig(figure, dpi=110)
 
