@@ -53,7 +53,7 @@ def searcher(request, encoder, tmp_path_factory):
 def test_scores_add_up_and_spans_hold_the_tokens(searcher, query):
     for hit in searcher.search(query, k=34):
         explanation = hit.explain()
-        assert explanation.score == pytest.approx(hit.score, abs=1e-4)
+        assert explanation.score == pytest.approx(hit.score, abs=1e-3)
         assert len(explanation.matches) == len(searcher.encoder.encode_queries([query])[0])
         for match in explanation.matches:
             if match.span is None:
@@ -142,11 +142,11 @@ def test_the_best_window_of_a_long_document(tmp_path):
     with Searcher.open(tmp_path / "x", encoder) as searcher:
         [hit] = searcher.search("blue whale sings")
         explanation = hit.explain()
-        assert explanation.score == pytest.approx(hit.score, abs=1e-4)
+        assert explanation.score == pytest.approx(hit.score, abs=1e-3)
         window = explanation.best_window(3)
         assert text[window.start : window.stop].split() == ["blue", "whale", "sings"]
         assert (window.first_line, window.last_line) == (601, 601)
-        assert explanation.best_window(10**6).score == pytest.approx(explanation.score, abs=1e-4)
+        assert explanation.best_window(10**6).score == pytest.approx(explanation.score, abs=1e-3)
 
 
 @settings(max_examples=50, deadline=None)
@@ -164,7 +164,7 @@ def test_what_cannot_be_explained_is_refused(searcher, tmp_path):
         lexical.explain()
     hybrid = next(h for h in searcher.search("compiler", mode="hybrid") if h.doc_id == "d2")
     late = next(h for h in searcher.search("compiler", k=34) if h.doc_id == "d2")
-    assert hybrid.explain().score == pytest.approx(late.score, abs=1e-4)
+    assert hybrid.explain().score == pytest.approx(late.score, abs=1e-3)
     vectors = TokenEmbeddings.from_list([np.eye(16, dtype=np.float32)], 16)
     with Index.create(tmp_path / "own", dim=16) as index:
         index.add_embeddings(["a"], vectors)
@@ -203,7 +203,7 @@ def test_explain_on_the_command_line(searcher, monkeypatch):
     arguments = ["search", folder, "the heart", "-k", "1", "--explain", "--json"]
     [hit] = json.loads(CliRunner().invoke(app, arguments).output)
     matches = hit["explanation"]["matches"]
-    assert sum(m["score"] for m in matches) == pytest.approx(hit["score"], abs=1e-4)
+    assert sum(m["score"] for m in matches) == pytest.approx(hit["score"], abs=1e-3)
     [heart] = [m for m in matches if m["query_token"] == "heart"]
     assert hit["text"][slice(*heart["span"])] == "heart"
     assert hit["explanation"]["window"]["first_line"] == 1

@@ -59,12 +59,15 @@ def stored_settings(path: Path) -> dict[str, object]:
 
 
 def by_faiss(index: Index) -> npt.NDArray[np.float32]:
-    """All stored vectors as FAISS decodes the files, without Latewood."""
-    codec = faiss.read_index(str(next(index.folder.glob("codec-*.faiss"))))
+    """All stored vectors as FAISS decodes the files, without Latewood, turned back by the rotation."""
+    whole = faiss.read_index(str(next(index.folder.glob("codec-*.faiss"))))
+    codec = faiss.downcast_index(whole.index)
+    turn = faiss.downcast_VectorTransform(whole.chain.at(0))
     for segment in index.segments:
         codes = faiss.read_index(str(index.folder / "segments" / f"{segment.segment_id:06d}" / "codes.faiss"))
         codec.add_sa_codes(faiss.vector_to_array(codes.codes).reshape(codes.ntotal, -1))
     found: npt.NDArray[np.float32] = codec.reconstruct_n(0, codec.ntotal)
+    found[:, :DIM] = found[:, :DIM] @ faiss.vector_to_array(turn.A).reshape(turn.d_out, DIM)[:DIM]
     return found
 
 
@@ -75,9 +78,9 @@ def scores(path: Path, queries: list[npt.NDArray[np.float32]]) -> list[dict[str,
         for query in queries:
             hits = {hit.doc_id: hit.score for hit in searcher.search_embeddings(query, k=PASSAGES)}
             expected = brute_force(searcher.index, query)
-            assert hits == pytest.approx(expected, abs=1e-4)
+            assert hits == pytest.approx(expected, abs=1e-3)
             other = {hit.doc_id: hit.score for hit in device.search_embeddings(query, k=PASSAGES)}
-            assert other == pytest.approx(expected, abs=1e-4)
+            assert other == pytest.approx(expected, abs=1e-3)
             found.append(hits)
     return found
 
@@ -94,9 +97,8 @@ def test_an_index_from_before_stays_as_it_was(tmp_path: Path, vectors: list[npt.
         assert {segment.codes.shape[1] for segment in index.segments} == {1 + m}
         decoded = by_faiss(index)
         assert decoded.shape[1] == DIM
-        np.testing.assert_array_equal(
-            np.concatenate([s.decode(0, s.n_tokens, index.codec) for s in index.segments]), decoded
-        )
+        own = np.concatenate([s.decode(0, s.n_tokens, index.codec) for s in index.segments])
+        np.testing.assert_allclose(own, decoded, atol=1e-6)
     first = scores(path, queries)
     with Index.open(path, writable=True) as index:
         add(index, vectors, FIRST, PASSAGES)
