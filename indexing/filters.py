@@ -308,7 +308,7 @@ class _Parser:
         raw = token.raw if len(token.raw) <= 30 else token.raw[:30] + "..."
         found = "ends" if token.kind == "end" else f"has {raw!r}"
         if token.kind == "unknown" and raw[0] in "'\"":
-            found = f"has a quote that is never closed ({raw})".replace("\n", " ")
+            found = f"has a quote that is never closed ({' '.join(raw.splitlines())})"
         return ArgumentError(f"{self.what} {found} at position {token.position}; expected {wanted}")
 
 

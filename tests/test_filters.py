@@ -312,6 +312,7 @@ SQL = re.compile(
     ).map("".join)
     | EXPRESSIONS.map(written)
 )
+@example('"\r')
 def test_no_text_of_the_user_becomes_sql(text):
     told = ""
     try:
