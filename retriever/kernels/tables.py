@@ -25,10 +25,10 @@ CACHE_LINE = 64  # bytes
 class QueryTables:
     """A query token is a lane; lanes come in blocks, and those beyond n_query hold zeros.
 
-    centroids: (nlist, float_blocks * 8) float32, query token · centroid.
+    centroids: (nlist, lanes) float32, query token · centroid; lanes are 8, or a multiple of 16.
     residuals: (blocks, m, 256, 8 or 16) int16, query token · residual sub-vector, in steps.
     residual_steps: (lanes,) float32, such that the sum of m of them fits into 16 bits.
-    most: (ceil(nlist / 16), float_blocks * 8) float32, the largest of each 16 rows of `centroids`.
+    most: (ceil(nlist / 16), lanes) float32, the largest of each 16 rows of `centroids`.
     levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`: score = floor of the lane + step * level,
     rounded.
     floor: the sum of all lanes' floors.
