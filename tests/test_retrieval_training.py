@@ -273,6 +273,14 @@ def test_batches_without_labels_ask_with_words_of_the_documents():
     assert all(span in document and 3 <= len(span.split()) <= 12 for span, document in spans)
 
 
+def test_sources_without_labels_stand_beside_scores_in_the_data(model_dir, teacher_dir, data, tmp_path):
+    changes = {"kl_weight": 1.0, "teacher_kl_weight": 1.0, "teacher": str(teacher_dir), "steps": 4}
+    scored, plain = [(data / "scored.jsonl.gz", 0.1)], [(data / "mined.jsonl.gz", 0.1)]
+    settings = config(model_dir, **changes)
+    found = train_retrieval(scored, tmp_path / "o", tmp_path / "r", settings, unlabelled=plain)
+    assert math.isfinite(found["held_out_loss"])
+
+
 def test_an_answer_is_never_its_own_negative():
     queries = ["a", "b", "a"]
     documents = ["one", "x", "two", "one", "three", "y"]  # positives in columns 0, 2, 4

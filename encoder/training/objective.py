@@ -2,7 +2,7 @@
 
 A batch's queries and documents are encoded, every query is scored with every document, and the losses that have a
 weight are added up: InfoNCE over the batch and its hard negatives; KL divergence or MarginMSE to the scores that the
-data carry; KL to a live teacher's own MaxSim; and token distillation, which keeps the vectors where a teacher's are
+data carry; KL to a live teacher's own order; and token distillation, which keeps the vectors where a teacher's are
 while the rest pulls them apart.
 """
 
@@ -278,7 +278,7 @@ class RetrievalLoss:
             ignored = texts.ignored.to(self.device)
             contrastive = contrastive_loss(scores, positives, ignored, config.temperature)
             loss = loss + config.contrastive_weight * contrastive
-        if config.kl_weight or config.margin_weight:
+        if texts.labelled and (config.kl_weight or config.margin_weight):
             if texts.scores is None:
                 raise ArgumentError(
                     "kl_weight and margin_weight need examples with scores; this source has none"
