@@ -2,11 +2,9 @@
 
 A vector v, turned by a rotation, is stored as the id of the centroid c with the largest inner product, a product code
 r of v - c and the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s, turned back. All use of FAISS in
-indexing is here and in centroids.py.
+indexing is here, in centroids.py and in faiss_files.py.
 """
 
-import errno
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,11 @@ import numpy.typing as npt
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing.centroids import ByteCentroids, faiss_module, half_quantizer
+from indexing.faiss_files import check_layers, read_index, write_index
+from indexing.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
 
-__all__ = [
-    "Codec",
-    "choose_m",
-    "choose_nlist",
-    "id_bytes",
-    "read_codes",
-    "sample_size",
-    "write_codes",
-]
+__all__ = ["Codec", "write_codes"]
 
-PQ_CENTROIDS = 256  # one byte a sub-vector
-POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
-MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
 KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
 NOVEL_ERROR = 2  # a token coded this many times worse than the training sample is new to the codec
@@ -41,40 +30,6 @@ ERROR_ROWS = 1 << 13
 SCALES = 256  # one byte
 SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
 SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
-
-
-def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
-    """Centroids for a corpus of n_tokens, the power of two nearest to 16 * sqrt(n_tokens), as ColBERTv2 chooses,
-    and twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
-
-    At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
-    """
-    root = math.sqrt(n_tokens)
-    nearest = round(math.log2(max(16 * root * min(max(root / 512, 1), 2), 2)))
-    most = math.floor(math.log2(max(min(n_tokens, most_rows) / 8, 2)))
-    return int(2 ** min(nearest, most))
-
-
-def sample_size(n_tokens: int) -> int:
-    """Rows on which to train a codec for a corpus of n_tokens."""
-    wanted = max(POINTS_PER_CENTROID * choose_nlist(n_tokens), 64 * PQ_CENTROIDS)
-    return min(n_tokens, MAX_SAMPLE, wanted)
-
-
-def choose_m(dim: int) -> int:
-    """Bytes of residual code for vectors of `dim`: 16 at dim 128, never more than 16 dimensions a byte."""
-    m = max(m for m in range(1, max(16, dim // 8) + 1) if dim % m == 0) if dim > 0 else 0
-    if m == 0 or dim // m > 16:
-        raise ArgumentError(
-            f"dim={dim} cannot be cut into equal parts of at most 16 dimensions; "
-            f"pad the vectors with zeros to dim={-(-max(dim, 1) // 16) * 16}"
-        )
-    return m
-
-
-def id_bytes(nlist: int) -> int:
-    """Bytes in which FAISS's Index2Layer writes a centroid id: 1 up to 256 lists, 2 up to 65,536, else 3."""
-    return max(1, -(-(nlist - 1).bit_length() // 8))
 
 
 class Codec:
@@ -328,19 +283,19 @@ class Codec:
             turn.is_trained = True
             turn.set_is_orthonormal()
             index = faiss.IndexPreTransform(turn, index)
-        _write(index, path)
+        write_index(index, path)
 
     @classmethod
     def load(cls, path: Path, *, dim: int, length_byte: bool) -> "Codec":
         """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
         faiss = faiss_module()
-        whole = _read(path, 0)  # which owns what lies inside
+        whole = read_index(path)  # which owns what lies inside
         index, rotation = whole, None
         if isinstance(whole, faiss.IndexPreTransform):
             index = faiss.downcast_index(whole.index)
             turn = faiss.downcast_VectorTransform(whole.chain.at(0))
             rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in)[: turn.d_in].T.copy()
-        _check_layers(index, path)
+        check_layers(index, path)
         stored, part = index.d, index.pq.dsub
         if stored != dim + length_byte * part:
             raise IndexFormatError(
@@ -415,49 +370,7 @@ def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
     index = codec._layers(faiss.IndexFlatL2(codec._stored_dim))
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
-    _write(index, path)
-
-
-def read_codes(path: Path) -> npt.NDArray[np.uint8]:
-    """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
-    faiss = faiss_module()
-    index = _read(path, faiss.IO_FLAG_MMAP_IFC)
-    _check_layers(index, path)
-    if index.ntotal == 0:
-        return np.zeros((0, index.code_size), dtype=np.uint8)
-    raw = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-    codes: npt.NDArray[np.uint8] = np.asarray(_Owned(raw, index)).reshape(index.ntotal, index.code_size)
-    codes.flags.writeable = False
-    return codes
-
-
-def _write(index: Any, path: Path) -> None:
-    # Through a file of Python's: FAISS's own tells nobody when the last block of a file finds no room.
-    faiss = faiss_module()
-    with path.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-
-
-def _read(path: Path, flags: int) -> Any:
-    try:
-        return faiss_module().read_index(str(path), flags)
-    except RuntimeError as error:
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
-        raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
-
-
-def _check_layers(index: Any, path: Path) -> None:
-    if not isinstance(index, faiss_module().Index2Layer):
-        raise IndexFormatError(f"{path} is a FAISS {type(index).__name__}, not an Index2Layer")
-
-
-class _Owned:
-    """Lends an array's memory and keeps alive the FAISS index that owns it."""
-
-    def __init__(self, array: npt.NDArray[np.uint8], owner: Any) -> None:
-        self.__array_interface__ = array.__array_interface__
-        self.owner = owner
+    write_index(index, path)
 
 
 def _nearest(dim: int, nlist: int, *, links: int, construction: int) -> Any:

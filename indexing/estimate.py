@@ -13,20 +13,13 @@ import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CorpusError
-from indexing.codec import (
-    HNSW_NLIST,
-    KMEANS_ITERATIONS,
-    PQ_CENTROIDS,
-    Codec,
-    choose_m,
-    choose_nlist,
-    id_bytes,
-)
-from indexing.codec import sample_size as training_rows
+from indexing.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
 from indexing.index import Index
 from indexing.memory import ROW_BYTES, limit
 from indexing.records import BATCH_CHARS, BATCH_RECORDS
 from indexing.settings import DocumentEncoder, IndexSettings
+from indexing.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
+from indexing.sizes import sample_size as training_rows
 
 __all__ = ["Estimate", "estimate"]
 

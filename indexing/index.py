@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
-from indexing.codec import Codec, choose_m
+from indexing.codec import Codec
 from indexing.durable import fsync_folder
 from indexing.filters import parse_key
 from indexing.inspection import describe, verify
@@ -33,6 +33,7 @@ from indexing.records import (
 from indexing.refusals import refusals
 from indexing.segment import Segment
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
+from indexing.sizes import choose_m
 from indexing.snapshot import Snapshot
 from indexing.store import DATABASE, Document, Store
 from indexing.writer import Writer

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 from encoder.errors import ArgumentError
-from indexing.codec import MAX_SAMPLE
 from indexing.settings import IndexSettings
+from indexing.sizes import MAX_SAMPLE
 
 __all__ = ["ROW_BYTES", "limit", "parse_bytes"]
 

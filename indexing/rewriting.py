@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexing.codec import CHUNK, Codec, sample_size
+from indexing.codec import CHUNK, Codec
 from indexing.segment import Segment
+from indexing.sizes import sample_size
 
 __all__ = ["Live", "groups", "pack", "sample", "small_run", "transcode"]
 

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import IndexFormatError
-from indexing.codec import Codec, id_bytes, read_codes, write_codes
+from indexing.codec import Codec, write_codes
+from indexing.faiss_files import read_codes
+from indexing.sizes import id_bytes
 
 __all__ = ["Segment", "SegmentRow", "write_segment"]
 

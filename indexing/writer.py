@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
-from indexing.codec import CHUNK, PQ_CENTROIDS, Codec, choose_nlist
+from indexing.codec import CHUNK, Codec
 from indexing.durable import FileRecord, publish_file, publish_folder, remove
 from indexing.pending import Pending
 from indexing.records import AddReport, Record, check_vectors
 from indexing.rewriting import groups, pack, sample, small_run, transcode
 from indexing.segment import Segment, SegmentRow, write_segment
 from indexing.settings import IndexSettings
+from indexing.sizes import PQ_CENTROIDS, choose_nlist
 from indexing.snapshot import Snapshot
 from indexing.store import Change, DocumentRow
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import indexing.centroids
 import indexing.codec
 from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
-from indexing.codec import Codec, choose_m, choose_nlist, id_bytes, read_codes, sample_size, write_codes
+from indexing.codec import Codec, write_codes
+from indexing.faiss_files import read_codes
+from indexing.sizes import choose_m, choose_nlist, id_bytes, sample_size
 
 faiss = pytest.importorskip("faiss")
 

@@ -19,7 +19,7 @@ from tests.test_searcher import DIM, assert_same, brute_force, build, unit
 TRITON = """
 import numpy as np, torch
 from tests.test_kernels import by_reference, make
-from indexing.codec import id_bytes
+from indexing.sizes import id_bytes
 from retriever.kernels.torch_codes import residual_scores
 from retriever.kernels.triton_codes import residual_maxsim
 for n_query, lengths, m, length_byte in (

@@ -13,7 +13,8 @@ from encoder.errors import ArgumentError
 from encoder.maxsim import max_sum, maxsim
 from indexing import Index
 from indexing.centroids import BLOCK, ByteCentroids
-from indexing.codec import Codec, id_bytes
+from indexing.codec import Codec
+from indexing.sizes import id_bytes
 from retriever import Searcher
 from retriever.kernels import (
     QueryTables,

@@ -1,0 +1,45 @@
+"""How large a codec's parts are for a corpus: centroids, sample rows, bytes of a code."""
+
+import math
+
+from encoder.errors import ArgumentError
+
+__all__ = ["MAX_SAMPLE", "PQ_CENTROIDS", "choose_m", "choose_nlist", "id_bytes", "sample_size"]
+
+PQ_CENTROIDS = 256  # one byte a sub-vector
+POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
+MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
+
+
+def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
+    """Centroids for a corpus of n_tokens, the power of two nearest to 16 * sqrt(n_tokens), as ColBERTv2 chooses,
+    and twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
+
+    At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
+    """
+    root = math.sqrt(n_tokens)
+    nearest = round(math.log2(max(16 * root * min(max(root / 512, 1), 2), 2)))
+    most = math.floor(math.log2(max(min(n_tokens, most_rows) / 8, 2)))
+    return int(2 ** min(nearest, most))
+
+
+def sample_size(n_tokens: int) -> int:
+    """Rows on which to train a codec for a corpus of n_tokens."""
+    wanted = max(POINTS_PER_CENTROID * choose_nlist(n_tokens), 64 * PQ_CENTROIDS)
+    return min(n_tokens, MAX_SAMPLE, wanted)
+
+
+def choose_m(dim: int) -> int:
+    """Bytes of residual code for vectors of `dim`: 16 at dim 128, never more than 16 dimensions a byte."""
+    m = max(m for m in range(1, max(16, dim // 8) + 1) if dim % m == 0) if dim > 0 else 0
+    if m == 0 or dim // m > 16:
+        raise ArgumentError(
+            f"dim={dim} cannot be cut into equal parts of at most 16 dimensions; "
+            f"pad the vectors with zeros to dim={-(-max(dim, 1) // 16) * 16}"
+        )
+    return m
+
+
+def id_bytes(nlist: int) -> int:
+    """Bytes in which FAISS's Index2Layer writes a centroid id: 1 up to 256 lists, 2 up to 65,536, else 3."""
+    return max(1, -(-(nlist - 1).bit_length() // 8))
