@@ -1,17 +1,23 @@
 """The one MaxSim: losses, candidate generation, reranking and tests import it from here."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from encoder.errors import ArgumentError
 
-__all__ = ["max_sum", "maxsim"]
+__all__ = ["MOST_SHARPNESS", "SHARPNESS", "check_sharpness", "max_sum", "maxsim", "sharpened"]
+
+SHARPNESS = 2.0  # of a search for a text (docs/search.md); 0 is MaxSim as published
+MOST_SHARPNESS = 20.0
 
 
-def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor) -> Tensor:
+def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor, sharpness: float = 0.0) -> Tensor:
     """Sum over query tokens of the best dot product with a passage's tokens (Khattab and Zaharia 2020).
 
     query: (n_query, dim). vectors: (total_tokens, dim), passages end to end. offsets: (n + 1,) int64.
+    sharpness: above 0 near matches count more than many far ones (`sharpened`).
     Returns (n,) scores. A passage without tokens scores -inf: there is nothing it could match, and a
     zero would put it before a passage whose similarities are negative.
     """
@@ -19,19 +25,52 @@ def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor) -> Tensor:
         raise ArgumentError(
             f"query {tuple(query.shape)} and vectors {tuple(vectors.shape)} must be (tokens, dim) of one dim"
         )
-    return max_sum(vectors @ query.T, offsets)
+    return max_sum(vectors @ query.T, offsets, query.norm(dim=1), sharpness)
 
 
-def max_sum(similarity: Tensor, offsets: Tensor) -> Tensor:
+def max_sum(
+    similarity: Tensor, offsets: Tensor, norms: Tensor | None = None, sharpness: float = 0.0
+) -> Tensor:
     """The reduction of MaxSim: max over a passage's tokens, then sum over query tokens.
 
     similarity: (total_tokens, n_query) of every passage token with every query token; offsets: (n + 1,).
+    norms: (n_query,), the query vectors' lengths, which sharpness needs.
     Returns (n,); -inf for a passage without tokens.
     """
     lengths = offsets.diff()
     if similarity.numel() == 0:  # segment_reduce knows no empty input
         return torch.where(lengths > 0, 0.0, -torch.inf)
     best = torch.segment_reduce(similarity, "max", lengths=lengths, initial=-torch.inf)  # (n, n_query)
+    if norms is not None:
+        best = sharpened(best, norms, sharpness)
     scores = best.sum(1)
     # With no query tokens the sum is over nothing; an empty passage is no better for that.
     return torch.where(lengths > 0, scores, scores.new_full((), -torch.inf))
+
+
+def sharpened(best: Tensor, norms: Tensor, sharpness: float) -> Tensor:
+    """What a query token's best dot product counts: |q| * (e^(s c) - 1) / (e^s - 1), where c = best / |q|, the cosine
+    with a unit vector, and s is the sharpness; best itself for 0, the limit.
+
+    It is convex and ascending, 0 at 0 and |q| at |q|: a token that is all but found counts more than two that are
+    half found. Beyond |q|, where vectors are not of unit length, it goes on as its tangent.
+    best: (..., n_query). norms: (n_query,).
+    """
+    if sharpness == 0:
+        return best
+    known = norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    cosine = best / known
+    within = cosine.clamp_max(1.0)
+    whole = math.expm1(sharpness)
+    return known * (
+        torch.expm1(sharpness * within) / whole + (cosine - within) * (sharpness * (1 + 1 / whole))
+    )
+
+
+def check_sharpness(sharpness: float) -> float:
+    """Raises ArgumentError for a number outside 0 to MOST_SHARPNESS."""
+    if isinstance(sharpness, bool) or not isinstance(sharpness, (int, float)):
+        raise ArgumentError(f"sharpness={sharpness!r}; pass a number, 0 for plain MaxSim")
+    if not 0 <= sharpness <= MOST_SHARPNESS:
+        raise ArgumentError(f"sharpness={sharpness}; pass 0 for plain MaxSim, at most {MOST_SHARPNESS:g}")
+    return float(sharpness)

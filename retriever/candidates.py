@@ -34,7 +34,8 @@ def candidates(
     passages = None
     if sum(np.count_nonzero(live) for live in lives) > ncandidates:
         inverted = [(s.list_offsets, s.list_pids) for s in segments]
-        found, scores = unite(inverted, *probe(tables, nprobe), lives)
+        lists, scores = probe(tables, nprobe)
+        found, scores = unite(inverted, lists, tables.counted(scores), lives)
         if len(scores) >= least:
             passages = _best(found, scores, ncandidates)
     if passages is None:

@@ -1,6 +1,7 @@
 """The stages of a search in torch, on a device that holds all codes. Not run on a GPU yet: see docs/search.md."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ArgumentError
+from encoder.maxsim import sharpened
 from indexing import Index
 from indexing.segment import Segment
 from retriever.kernels.torch_codes import over_passages, residual_scores
@@ -48,10 +50,12 @@ class DeviceIndex:
         k: int,
         settings: SearchSettings | None,
         lives: list[npt.NDArray[np.bool_]],
+        sharpness: float = 0.0,
     ) -> Ranking:
         """As Searcher._search."""
         parts = self._load()
         q = torch.from_numpy(query).to(self.device)
+        norms = q.norm(dim=1)
         alive = [torch.from_numpy(np.array(live)).to(self.device) for live in lives]
         codec = self.index.codec
         centroids = residuals = scales = torch.zeros(0, device=self.device)
@@ -62,18 +66,20 @@ class DeviceIndex:
             by_part = turned.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
             residuals = torch.einsum("mcd,qmd->mcq", self._pq_centroids, by_part)  # (m, 256, n_query)
             if settings is not None:
-                alive = self._prune(parts, centroids, settings, k, alive)
+                counted = sharpened(centroids, norms, sharpness)
+                alive = self._prune(parts, counted, settings, k, alive)
         pids, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
         for part, live in zip(parts, alive, strict=True):
             local = torch.nonzero(live)[:, 0]
             if part.vectors is not None:
-                values = _by_vectors(q, part.vectors, part.offsets, local)
+                values = over_passages(
+                    partial(_products, q, part.vectors), part.offsets, local, norms, sharpness
+                )
             else:
                 assert part.ids is not None
                 assert part.codes is not None
-                values = residual_scores(
-                    centroids, residuals, scales, part.ids, part.codes, part.offsets, local
-                )
+                stored = (part.ids, part.codes, part.offsets)
+                values = residual_scores(centroids, residuals, scales, *stored, local, norms, sharpness)
             pids.append(part.pid_start + local.cpu().numpy())
             scores.append(values.cpu().numpy())
         return top(np.concatenate(pids), np.concatenate(scores), k)
@@ -151,8 +157,8 @@ class DeviceIndex:
         return Part(segment.pid_start, offsets, None, ids, codes)
 
 
-def _by_vectors(query: Tensor, vectors: Tensor, offsets: Tensor, passages: Tensor) -> Tensor:
-    return over_passages(lambda tokens: vectors[tokens].float() @ query.T, offsets, passages)
+def _products(query: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
+    return vectors[tokens].float() @ query.T
 
 
 def _by_centroid(table: Tensor, part: Part, passages: Tensor) -> Tensor:

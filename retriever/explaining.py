@@ -7,8 +7,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from encoder.errors import ArgumentError
+from encoder.maxsim import sharpened
 from encoder.tokenizer import Token
 
 __all__ = ["Explanation", "TokenEncoder", "TokenMatch", "Window", "explain"]
@@ -27,7 +29,7 @@ class TokenEncoder(Protocol):
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """A query token and its best passage token. score: their dot product. span: where the passage token
+    """A query token and its best passage token. score: what it adds to the passage's. span: where the passage token
     stands, text[start:stop]; None for markers. line: counted from 1 in the file that a passage of code is
     from, else in the passage. query_token: None where the query came as vectors."""
 
@@ -40,7 +42,7 @@ class TokenMatch:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a passage, text[start:stop], its lines as in TokenMatch, and its own MaxSim."""
+    """A stretch of a passage, text[start:stop], its lines as in TokenMatch, and its own score."""
 
     start: int
     stop: int
@@ -53,7 +55,8 @@ class Window:
 class Explanation:
     """Why a passage has its score.
 
-    similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's stored vectors.
+    similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's stored vectors, as they
+    count in the score (`encoder.maxsim.sharpened`).
     query_tokens: texts, (n_query,), None where the query came as vectors. passage_tokens: (n_tokens,).
     start_line: number of the text's first line.
     """
@@ -66,7 +69,7 @@ class Explanation:
 
     @cached_property
     def matches(self) -> list[TokenMatch]:
-        """One for each query token; their scores add up to MaxSim."""
+        """One for each query token; their scores add up to the passage's."""
         found = []
         for name, row in zip(self.query_tokens, self.similarity, strict=True):
             best = int(row.argmax())
@@ -77,7 +80,7 @@ class Explanation:
 
     @property
     def score(self) -> float:
-        """MaxSim of the query and the passage."""
+        """That of the query and the passage."""
         return float(sum(match.score for match in self.matches))
 
     @property
@@ -126,6 +129,7 @@ def explain(
     *,
     doc_id: str,
     start_line: int = 1,
+    sharpness: float = 0.0,
 ) -> Explanation:
     """Match a query's vectors (n_query, dim) with a passage's (n_tokens, dim), and name both sides' tokens.
 
@@ -150,5 +154,7 @@ def explain(
         names = [token.text for token in encoder.query_tokens(query)]
         if len(names) != len(query_vectors):
             raise ArgumentError(f"the query has {len(query_vectors)} vectors and {len(names)} tokens")
-    similarity = np.asarray(query_vectors @ passage_vectors.T, dtype=np.float32)  # (n_query, n_tokens)
+    products = torch.from_numpy(np.asarray(query_vectors @ passage_vectors.T, dtype=np.float32))
+    norms = torch.from_numpy(query_vectors).norm(dim=1, keepdim=True)  # (n_query, 1)
+    similarity = sharpened(products, norms, sharpness).numpy()  # (n_query, n_tokens)
     return Explanation(text, similarity, names, passage_tokens, start_line)

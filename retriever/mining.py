@@ -51,7 +51,8 @@ def mine(
     found: dict[str, list[tuple[str, float, str]]] = {}
     queries = list(answers)
     with (
-        Searcher.open(folder, encoder) as searcher,
+        # Ratios of scores are meant for sums of cosines.
+        Searcher.open(folder, encoder, sharpness=0.0) as searcher,
         tqdm(total=len(queries), unit="query", desc="mine", disable=not show_progress) as bar,
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):

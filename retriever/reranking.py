@@ -10,7 +10,7 @@ import torch
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
-from encoder.maxsim import maxsim
+from encoder.maxsim import SHARPNESS, check_sharpness, maxsim
 
 __all__ = ["Ranked", "rerank", "rerank_embeddings"]
 
@@ -25,24 +25,37 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate: its index in what was given, and MaxSim."""
+    """A candidate: its index in what was given, and its score."""
 
     index: int
     score: float
 
 
-def rerank(encoder: TextEncoder, query: str, texts: Sequence[str], *, k: int | None = None) -> list[Ranked]:
+def rerank(
+    encoder: TextEncoder,
+    query: str,
+    texts: Sequence[str],
+    *,
+    k: int | None = None,
+    sharpness: float = SHARPNESS,
+) -> list[Ranked]:
     """Texts by MaxSim with a query, best first, equal ones in the order given; the k best, or all.
 
-    Texts are cut at the encoder's document_length. One without tokens comes last, with -inf.
+    sharpness: as in `Searcher`; 0 for plain MaxSim. Texts are cut at the encoder's document_length. One without
+    tokens comes last, with -inf.
     """
     if not isinstance(query, str) or isinstance(texts, str):
         raise ArgumentError("query must be a string and texts a list of strings")
-    return rerank_embeddings(encoder.encode_queries([query])[0], encoder.encode_documents(list(texts)), k=k)
+    vectors, passages = encoder.encode_queries([query])[0], encoder.encode_documents(list(texts))
+    return rerank_embeddings(vectors, passages, k=k, sharpness=sharpness)
 
 
 def rerank_embeddings(
-    query: npt.NDArray[np.float32], passages: TokenEmbeddings, *, k: int | None = None
+    query: npt.NDArray[np.float32],
+    passages: TokenEmbeddings,
+    *,
+    k: int | None = None,
+    sharpness: float = 0.0,
 ) -> list[Ranked]:
     """As `rerank`, for vectors: query (n_query, dim), and those of the passages, of any one encoder."""
     if k is not None and k < 1:
@@ -51,6 +64,7 @@ def rerank_embeddings(
         torch.from_numpy(np.array(query, dtype=np.float32)),
         torch.from_numpy(passages.vectors),
         torch.from_numpy(passages.offsets),
+        check_sharpness(sharpness),
     ).numpy()
     order = np.argsort(-scores, kind="stable")[:k]
     return [Ranked(int(i), float(scores[i])) for i in order]

@@ -42,7 +42,7 @@ def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:
     return pids[order[:n]], scores[order[:n]]
 
 
-def score_flat(query: npt.NDArray[np.float32], segment: Segment) -> Scores:
+def score_flat(query: npt.NDArray[np.float32], segment: Segment, sharpness: float = 0.0) -> Scores:
     """Exact MaxSim with every passage of a flat segment: (n_passages,) float32. query: (n_query, dim)."""
     out = np.empty(segment.n_passages, dtype=np.float32)
     offsets = np.asarray(segment.offsets)
@@ -53,6 +53,7 @@ def score_flat(query: npt.NDArray[np.float32], segment: Segment) -> Scores:
         stop = min(max(stop, start + 1), segment.n_passages)
         vectors = segment.decode(int(offsets[start]), int(offsets[stop]), None)
         local = torch.from_numpy(offsets[start : stop + 1] - offsets[start])
-        out[start:stop] = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), local).numpy()
+        found = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), local, sharpness)
+        out[start:stop] = found.numpy()
         start = stop
     return out

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
+from encoder.maxsim import SHARPNESS, check_sharpness
 from indexing import Index
 from indexing.codec import Codec
 from indexing.segment import Segment
@@ -58,11 +59,14 @@ class Searcher:
         encoder: QueryEncoder | None = None,
         *,
         idf: bool = True,
+        sharpness: float = SHARPNESS,
         device: str | torch.device | None = None,
     ) -> None:
         """encoder: where None, the index's own is loaded when a text is first searched.
         idf: a query's tokens weigh by how rare their words are in the index (`weighting.idf_weights`); False
-        for plain MaxSim. Vectors given as such, and encoders without `query_tokens`, are never weighted.
+        for equal weights. Vectors given as such, and encoders without `query_tokens`, are never weighted.
+        sharpness: of searches for texts, how much more near matches of tokens count than far ones
+        (`encoder.maxsim.sharpened`), 0 to 20. With 0, and without idf, scores are plain MaxSim.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
         processor, with compiled kernels and mapped files (docs/search.md).
 
@@ -71,6 +75,7 @@ class Searcher:
         """
         self.index = index
         self.idf = idf
+        self.sharpness = check_sharpness(sharpness)
         self._encoder = encoder
         self._loading = threading.Lock()
         # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
@@ -87,12 +92,13 @@ class Searcher:
         encoder: QueryEncoder | None = None,
         *,
         idf: bool = True,
+        sharpness: float = SHARPNESS,
         device: str | torch.device | None = None,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         index = Index.open(path)
         try:
-            return cls(index, encoder, idf=idf, device=device)
+            return cls(index, encoder, idf=idf, sharpness=sharpness, device=device)
         except BaseException:
             index.close()
             raise
@@ -218,8 +224,8 @@ class Searcher:
         def hits(query: tuple[str, Vectors | None]) -> list[Hit]:
             text, vectors = query
             if vectors is None:
-                return self._hits(self.index.lexical(text, k, lives), k, None, None)
-            ranking = self._late(vectors, depth, settings, lives)
+                return self._hits(self.index.lexical(text, k, lives), k, None, None, 0.0)
+            ranking = self._late(vectors, depth, settings, lives, self.sharpness)
             if mode == "hybrid":
                 lexical = self.index.lexical(text, depth, lives)
                 # Fused are the rankings as each mode shows them, equal scores in the order of doc_id.
@@ -228,7 +234,7 @@ class Searcher:
                 ranking = reciprocal_rank_fusion(
                     [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), 2 * depth
                 )
-            return self._hits(ranking, k, text, vectors)
+            return self._hits(ranking, k, text, vectors, self.sharpness)
 
         total = len(queries) if isinstance(queries, Mapping) else None
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
@@ -278,19 +284,25 @@ class Searcher:
         nprobe: int | None = None,
         ncandidates: int | None = None,
         nrerank: int | None = None,
+        sharpness: float = 0.0,
     ) -> list[Hit]:
-        """As `search`, for the vectors of one query: (n_query, dim)."""
+        """As `search`, for the vectors of one query: (n_query, dim). By plain MaxSim, unless sharpness is given; a
+        vector's length is then its weight."""
         settings = self._settings(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
-        return self._hits(self._late(query, k, settings, self.index.matching(filter)), k, None, query)
+        lives = self.index.matching(filter)
+        ranking = self._late(query, k, settings, lives, check_sharpness(sharpness))
+        return self._hits(ranking, k, None, query, sharpness)
 
-    def _hits(self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None) -> list[Hit]:
+    def _hits(
+        self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None, sharpness: float
+    ) -> list[Hit]:
         best = self._best(ranking, k)
         segments, codec = self.index.segments, self.index.codec  # a refresh gives pids another meaning
         hits = []
         for rank, (score, document) in enumerate(best, 1):
             hit = Hit(rank, float(score), document.doc_id, document.text, document.metadata)
             if vectors is not None:
-                hit = hit._with(partial(self._explain, segments, codec, document, text, vectors))
+                hit = hit._with(partial(self._explain, segments, codec, document, text, vectors, sharpness))
             hits.append(hit)
         return hits
 
@@ -307,6 +319,7 @@ class Searcher:
         document: Document,
         query: str | None,
         vectors: Vectors,
+        sharpness: float,
     ) -> Explanation:
         [segment] = [s for s in segments if s.pid_start <= document.pid < s.pid_start + s.n_passages]
         if document.text is None:
@@ -321,6 +334,7 @@ class Searcher:
             segment.decode(int(first), int(last), codec),
             doc_id=document.doc_id,
             start_line=line if isinstance(line, int) else 1,
+            sharpness=sharpness,
         )
 
     def _late(
@@ -329,13 +343,14 @@ class Searcher:
         k: int,
         settings: SearchSettings | None,
         lives: list[npt.NDArray[np.bool_]],
+        sharpness: float,
     ) -> Ranking:
         query = np.ascontiguousarray(query, dtype=np.float32)
         if query.ndim != 2 or query.shape[1] != self.index.dim:
             raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {self.index.dim})")
         if not np.isfinite(query).all():
             raise ArgumentError("query has a value that is not finite; check the encoder that made it")
-        return self._search(query, k, settings, lives)
+        return self._search(query, k, settings, lives, sharpness)
 
     def recall_vs_exact(
         self,
@@ -357,8 +372,8 @@ class Searcher:
         lives = self.index.matching(None)
         recalls = []
         for vectors in self._encode(list(queries.values())):
-            _, exact = self._search(vectors, k, None, lives)
-            _, found = self._search(vectors, k, settings, lives)
+            _, exact = self._search(vectors, k, None, lives, self.sharpness)
+            _, found = self._search(vectors, k, settings, lives, self.sharpness)
             if len(exact):
                 recalls.append(float(np.mean(found[:k] >= exact[-1])))
         return float(np.mean(recalls)) if recalls else 1.0
@@ -392,13 +407,14 @@ class Searcher:
         k: int,
         settings: SearchSettings | None,
         lives: list[npt.NDArray[np.bool_]],
+        sharpness: float,
     ) -> Ranking:
         """Pids and scores of the k best, best first, and of more that score as the last of them does.
 
         settings: None scores every passage there is. lives: for each segment which passages there are.
         """
         if self._device is not None:
-            return self._device.search(query, k, settings, lives)
+            return self._device.search(query, k, settings, lives, sharpness)
         index = self.index
         pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
         scores: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
@@ -407,7 +423,7 @@ class Searcher:
             if segment.kind == "flat":
                 passages = np.flatnonzero(live)
                 pids.append(segment.pid_start + passages)
-                scores.append(score_flat(query, segment)[passages])
+                scores.append(score_flat(query, segment, sharpness)[passages])
             else:
                 compressed.append((segment, live))
         if compressed and index.codec is not None:
@@ -415,7 +431,7 @@ class Searcher:
             from retriever.candidates import candidates
             from retriever.kernels import QueryTables
 
-            tables = QueryTables.of(query, index.codec)
+            tables = QueryTables.of(query, index.codec, sharpness)
             if settings is None:
                 chosen = [np.flatnonzero(live) for _, live in compressed]
             else:

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def tune(
     vectors = list(searcher._encode(list(queries)))  # weighted, as they will be searched
     n = max(len(searcher.index), k)
     everything = SearchSettings(codec.nlist, n, n)
-    exact = [searcher.search_embeddings(v, k=k, **vars(everything)) for v in vectors]
+    search = partial(searcher.search_embeddings, k=k, sharpness=searcher.sharpness)
+    exact = [search(v, **vars(everything)) for v in vectors]
     if not exact[0]:
         raise ArgumentError(f"{searcher.index.folder} has no passage; add some first")
     trials = []
@@ -64,7 +66,7 @@ def tune(
         recalls, seconds = [], []
         for query, best_hits in zip(vectors, exact, strict=True):
             start = time.perf_counter()
-            hits = searcher.search_embeddings(query, k=k, **vars(settings))
+            hits = search(query, **vars(settings))
             seconds.append(time.perf_counter() - start)
             # Of equal scores any will do.
             recalls.append(np.mean([hit.score >= best_hits[-1].score for hit in hits]))

@@ -37,8 +37,9 @@ for n_query, lengths, m, length_byte in (
     scales = torch.from_numpy(np.array(codec.scales))
     stored = torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets)
     for kernel in (residual_maxsim, residual_scores):
-        found = kernel(centroids, residuals, scales, *stored, asked)
-        np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made), atol=1e-4)
+        for sharpness in (0.0, 2.0):
+            found = kernel(centroids, residuals, scales, *stored, asked, q.norm(dim=1), sharpness)
+            np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made, sharpness), atol=1e-4)
 print("equal")
 """
 
@@ -58,19 +59,21 @@ def folder(request, tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 2.0])
 @pytest.mark.parametrize("n_query", [1, 7, 40])
-def test_a_device_scores_every_passage(folder, n_query, monkeypatch):
+def test_a_device_scores_every_passage(folder, n_query, sharpness, monkeypatch):
     monkeypatch.setattr(torch_codes, "TOKENS_AT_ONCE", 100)
     query = unit(np.random.default_rng(n_query), n_query)
     with Searcher.open(folder, device="cpu") as searcher:
-        expected = brute_force(searcher.index, query)
-        assert_same(searcher.search_embeddings(query, k=50), expected, 50)
+        expected = brute_force(searcher.index, query, sharpness)
+        assert_same(searcher.search_embeddings(query, k=50, sharpness=sharpness), expected, 50)
         assert searcher.search_embeddings(query, k=1000)[-1].rank == len(expected)
 
 
-def test_a_device_prunes_as_the_processor_does(folder):
+@pytest.mark.parametrize("sharpness", [0.0, 2.0])
+def test_a_device_prunes_as_the_processor_does(folder, sharpness):
     random = np.random.default_rng(1)
-    knobs = {"k": 10, "nprobe": 4, "ncandidates": 60, "nrerank": 20}
+    knobs = {"k": 10, "nprobe": 4, "ncandidates": 60, "nrerank": 20, "sharpness": sharpness}
     with Searcher.open(folder, device="cpu") as there, Searcher.open(folder) as here:
         same = total = 0
         for _ in range(20):
@@ -79,7 +82,7 @@ def test_a_device_prunes_as_the_processor_does(folder):
             # The processor ranks by levels of 8 bits before the last stage, so a few may differ.
             same += len({h.doc_id for h in found} & {h.doc_id for h in expected})
             total += len(expected)
-            exact = brute_force(there.index, query)
+            exact = brute_force(there.index, query, sharpness)
             np.testing.assert_allclose([h.score for h in found], [exact[h.doc_id] for h in found], atol=1e-3)
         assert same >= 0.95 * total
 

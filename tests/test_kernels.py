@@ -26,6 +26,7 @@ from retriever.kernels import (
     residual_maxsim,
     unite,
 )
+from retriever.kernels.tables import UNITS
 from tests.fakes import FakeEncoder
 
 LENGTHS = st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 40]), min_size=1, max_size=12)
@@ -62,14 +63,18 @@ def make(
     return query, codec, ids, packed, offsets
 
 
+STEEPEST = 2.32  # of `sharpened` at a sharpness of 2
+
+
 def rounding(tables, m, scale=2.0):
     """By how much a score may differ: the query's bytes, and half a step for each look-up of each query token."""
     return 1e-4 + 2e-5 * tables.n_query + scale * m / 2 * float(tables.residual_steps.sum())
 
 
-def by_reference(query, codec, ids, packed, offsets):
+def by_reference(query, codec, ids, packed, offsets, sharpness=0.0):
     vectors = codec.decode(ids, packed[:, id_bytes(codec.nlist) :])
-    return maxsim(torch.from_numpy(query), torch.from_numpy(vectors), torch.from_numpy(offsets)).numpy()
+    found = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), torch.from_numpy(offsets), sharpness)
+    return found.numpy()
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,10 +86,11 @@ def by_reference(query, codec, ids, packed, offsets):
     negative=st.booleans(),
     length_byte=st.booleans(),
     byte_centroids=st.booleans(),
+    sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 1000),
 )
 def test_residual_maxsim_is_maxsim_on_decoded_vectors(
-    n_query, lengths, nlist, m, negative, length_byte, byte_centroids, seed
+    n_query, lengths, nlist, m, negative, length_byte, byte_centroids, sharpness, seed
 ):
     query, codec, _, packed, offsets = made = make(
         seed,
@@ -97,9 +103,10 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
         byte_centroids=byte_centroids,
     )
     everything = np.arange(len(lengths))
-    tables = QueryTables.of(query, codec)
+    tables = QueryTables.of(query, codec, sharpness)
     scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, everything)])
-    np.testing.assert_allclose(scores, by_reference(*made), atol=rounding(tables, m))
+    atol = rounding(tables, m) * (STEEPEST if sharpness else 1)
+    np.testing.assert_allclose(scores, by_reference(*made, sharpness), atol=atol)
     if negative and n_query:
         assert (scores < 0).all()
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
@@ -113,9 +120,12 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
     m=st.sampled_from([1, 8]),
     negative=st.booleans(),
     length_byte=st.booleans(),
+    sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 1000),
 )
-def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative, length_byte, seed):
+def test_interaction_is_maxsim_on_centroids(
+    n_query, lengths, nlist, m, negative, length_byte, sharpness, seed
+):
     query, codec, ids, packed, offsets = make(
         seed,
         n_query=n_query,
@@ -125,13 +135,16 @@ def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative
         negative=negative,
         length_byte=length_byte,
     )
-    tables = QueryTables.of(query, codec)
-    exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()
+    tables = QueryTables.of(query, codec, sharpness)
+    products, norms = torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(query).norm(dim=1)
+    exact = max_sum(products, torch.from_numpy(offsets), norms, sharpness).numpy()
     scores = interaction(tables, codec.code_bytes, [(packed, offsets, np.arange(len(lengths)))])
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
     kept = np.array(lengths) > 0
-    np.testing.assert_allclose(scores[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-4, rtol=0)
-    assert tables.step <= 2.1 / 255
+    step = tables.unit * UNITS
+    atol = n_query * step / 2 * (STEEPEST if sharpness else 1) + n_query * tables.unit / 2 + 1e-4
+    np.testing.assert_allclose(scores[kept], exact[kept], atol=atol, rtol=0)
+    assert tables.unit == 1.0 or step <= 2.1 / 255
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,13 +154,14 @@ def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative
     nlist=st.sampled_from([50, 300]),
     m=st.sampled_from([3, 8, 16]),
     length_byte=st.booleans(),
+    sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 100),
 )
-def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, m, length_byte, seed):
+def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, m, length_byte, sharpness, seed):
     query, codec, _, packed, offsets = make(
         seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, length_byte=length_byte
     )
-    tables, everything = QueryTables.of(query, codec), np.arange(len(lengths))
+    tables, everything = QueryTables.of(query, codec, sharpness), np.arange(len(lengths))
     for function, module_name in ((interaction, "_interaction"), (residual_maxsim, "_residual")):
         fast = function(tables, codec.code_bytes, [(packed, offsets, everything)])
         with pytest.MonkeyPatch.context() as patch:
@@ -280,7 +294,9 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
     ]
     kept = np.isfinite(exact)
     ranked = interaction(tables, codec.code_bytes, [(packed, offsets, wanted)])
-    np.testing.assert_allclose(ranked[kept], exact[kept], atol=n_query * tables.step / 2 + 1e-3, rtol=0)
+    np.testing.assert_allclose(
+        ranked[kept], exact[kept], atol=n_query * tables.unit * UNITS / 2 + 1e-3, rtol=0
+    )
     assert (ranked[~kept] == -np.inf).all()
 
 

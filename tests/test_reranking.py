@@ -6,11 +6,14 @@ import pytest
 import retriever
 from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS
 from tests.fakes import FakeEncoder
+from tests.test_maxsim import counted
 
 
-def by_definition(query, passage):
-    return sum(max(float(q @ p) for p in passage) for q in query) if len(passage) else -np.inf
+def by_definition(query, passage, sharpness=0.0):
+    best = [max(float(q @ p) for p in passage) for q in query] if len(passage) else [-np.inf]
+    return sum(counted(b, float(np.linalg.norm(q)), sharpness) for b, q in zip(best, query, strict=False))
 
 
 def test_vectors_are_ranked_by_maxsim():
@@ -33,7 +36,9 @@ def test_texts_are_ranked():
     assert [r.index for r in ranked] == [1, 2, 0]
     assert ranked[0].score == pytest.approx(2.0, abs=1e-5)
     query, passages = encoder.encode_queries(["blue whale"])[0], encoder.encode_documents(texts)
-    assert ranked[1].score == pytest.approx(by_definition(query, passages[2]), abs=1e-5)
+    assert ranked[1].score == pytest.approx(by_definition(query, passages[2], SHARPNESS), abs=1e-5)
+    plain = retriever.rerank(encoder, "blue whale", texts, sharpness=0.0)
+    assert plain[1].score == pytest.approx(by_definition(query, passages[2]), abs=1e-5)
     assert retriever.rerank(encoder, "blue", []) == []
 
 
@@ -41,6 +46,8 @@ def test_mistakes_are_refused():
     encoder = FakeEncoder(dim=16)
     with pytest.raises(ArgumentError, match="list of strings"):
         retriever.rerank(encoder, "a", "b")
+    with pytest.raises(ArgumentError, match="sharpness=-1"):
+        retriever.rerank(encoder, "a", ["b"], sharpness=-1)
     with pytest.raises(ArgumentError, match="k=0"):
         retriever.rerank(encoder, "a", ["b"], k=0)
     with pytest.raises(ArgumentError, match="one dim"):

@@ -39,12 +39,13 @@ def build(folder, lengths, *, random, flat_tokens, parts=1, negative=False):
     return given_vectors
 
 
-def brute_force(index, query):
+def brute_force(index, query, sharpness=0.0):
     """{doc_id: MaxSim on decoded vectors} of every live passage."""
     scores = {}
     for segment in index.segments:
         vectors = segment.decode(0, segment.n_tokens, index.codec)
-        values = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), torch.tensor(segment.offsets))
+        offsets = torch.tensor(segment.offsets)
+        values = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), offsets, sharpness)
         live = np.flatnonzero(index.live(segment))
         documents = index.documents((segment.pid_start + live).tolist())
         scores |= {d.doc_id: float(values[i]) for d, i in zip(documents, live, strict=True)}

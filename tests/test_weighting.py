@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from encoder.maxsim import SHARPNESS
 from encoder.tokenizer import Token
 from indexing import Index
 from indexing.fulltext import split_words, word_spans
 from retriever import Searcher
 from retriever.weighting import idf_weights
 from tests.fakes import DIM, WORDS, FakeEncoder, corpus, record
+from tests.test_maxsim import counted
 
 TEXTS = ["w0 w1", "w0 w2", "w0 w3 w3", "w0 w1 w4", "w0"]  # w0 in all, w1 in two, w2, w3 and w4 in one
 LEAST = 0.3
@@ -60,10 +62,13 @@ def expected_weights(text, texts):
     return np.array([1.0] + [r * len(raw) / sum(raw) for r in raw])
 
 
-def scores(encoder, query, texts, weights):
+def scores(encoder, query, texts, weights, sharpness):
     [vectors] = encoder.encode_queries([query])
     documents = encoder.encode_documents(texts)
-    return [float((weights * (vectors @ d.T).max(axis=1)).sum()) for d in documents]
+    best = [(vectors @ d.T).max(axis=1) for d in documents]
+    return [
+        sum(w * counted(float(b), 1.0, sharpness) for w, b in zip(weights, row, strict=True)) for row in best
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +120,11 @@ def test_frequencies_follow_the_index(tmp_path, encoder):
 
 @pytest.mark.parametrize("query", ["w0 w2", "w1 w0 w4 ?", "w0", "nowhere w3"])
 @pytest.mark.parametrize("idf", [True, False])
-def test_search_is_weighted_maxsim(index, encoder, query, idf):
+@pytest.mark.parametrize("sharpness", [0.0, 2.0])
+def test_search_is_weighted_maxsim(index, encoder, query, idf, sharpness):
     weights = expected_weights(query, TEXTS) if idf else np.ones(len(query.split()) + 1)
-    truth = scores(encoder, query, TEXTS, weights)
-    hits = Searcher(index, encoder, idf=idf).search(query, k=len(TEXTS))
+    truth = scores(encoder, query, TEXTS, weights, sharpness)
+    hits = Searcher(index, encoder, idf=idf, sharpness=sharpness).search(query, k=len(TEXTS))
     assert [hit.doc_id for hit in hits] == [f"d{i}" for i in sorted(range(5), key=lambda i: -truth[i])]
     np.testing.assert_allclose([hit.score for hit in hits], sorted(truth, reverse=True), rtol=2e-3)
     for hit in hits:
@@ -135,7 +141,8 @@ def test_compressed_segments_and_many_queries_are_weighted_alike(tmp_path, encod
         for qid, hits in searcher.search_many(queries, k=5).items():
             [vectors] = encoder.encode_queries([queries[qid]])
             weights = expected_weights(queries[qid], [r["text"] for r in records])
-            same = searcher.search_embeddings((vectors * weights[:, None]).astype(np.float32), k=5)
+            weighted = (vectors * weights[:, None]).astype(np.float32)
+            same = searcher.search_embeddings(weighted, k=5, sharpness=SHARPNESS)
             assert [h.doc_id for h in hits] == [h.doc_id for h in same]
             np.testing.assert_allclose([h.score for h in hits], [h.score for h in same], rtol=1e-5)
 

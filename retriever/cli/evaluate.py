@@ -11,6 +11,7 @@ import typer
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
+from encoder.maxsim import SHARPNESS
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
@@ -19,6 +20,7 @@ from retriever.cli.options import (
     Overlap,
     PoolFactor,
     Precision,
+    Sharpness,
     Window,
     Workers,
     encoder_arguments,
@@ -92,6 +94,7 @@ def evaluate_command(
     window: Window = None,
     overlap: Overlap = 0,
     idf: Idf = True,
+    sharpness: Sharpness = SHARPNESS,
     cache: Annotated[Path, typer.Option(help="Where named data sets are kept.")] = DEFAULT_CACHE,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +121,9 @@ def evaluate_command(
         model, **encoder_arguments(document_length, pool_factor, precision, workers, window)
     )
     systems: list[System] = [
-        LateInteraction(encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, windows, overlap)
+        LateInteraction(
+            encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, sharpness, windows, overlap
+        )
         for mode in chosen_modes
     ]
     systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]

@@ -58,6 +58,10 @@ ModeOption = Annotated[
 Idf = Annotated[
     bool, typer.Option("--idf/--no-idf", help="Weigh query tokens by how rare their words are in the index.")
 ]
+Sharpness = Annotated[
+    float,
+    typer.Option(help="How much more near matches of tokens count than far ones; 0 for plain MaxSim."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS
 from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
-from retriever.cli.options import AsJson, Idf, ModeOption, search_mode
+from retriever.cli.options import AsJson, Idf, ModeOption, Sharpness, search_mode
 from retriever.explaining import Explanation
 from retriever.folding import search_documents
 from retriever.hits import Hit
@@ -33,6 +34,7 @@ def search_command(
     ] = None,
     mode: ModeOption = "late",
     idf: Idf = True,
+    sharpness: Sharpness = SHARPNESS,
     code: CodeOption = False,
     languages: LanguageOption = None,
     paths: PathOption = None,
@@ -52,10 +54,10 @@ def search_command(
     if code or languages or paths or regex is not None:
         if explain:
             raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
-        with Searcher.open(folder, idf=idf) as searcher:
+        with Searcher.open(folder, idf=idf, sharpness=sharpness) as searcher:
             print_code(searcher, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
         return
-    with _scipy_hidden(), Searcher.open(folder, idf=idf) as searcher:
+    with _scipy_hidden(), Searcher.open(folder, idf=idf, sharpness=sharpness) as searcher:
         answers = search_documents(
             searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
         )

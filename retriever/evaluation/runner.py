@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS
 from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
 from retriever.evaluation.report import write_run
@@ -30,6 +31,7 @@ def evaluate_folder(
     nrerank: int | None = None,
     index_folder: str | os.PathLike[str] | None = None,
     idf: bool = True,
+    sharpness: float = SHARPNESS,
     window: int | Literal["auto"] | None = "auto",
     overlap: int = 0,
     run_file: str | os.PathLike[str] | None = None,
@@ -43,7 +45,7 @@ def evaluate_folder(
     Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
     """
     place = None if index_folder is None else Path(index_folder)
-    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, idf, window, overlap)
+    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, idf, sharpness, window, overlap)
     data = EvaluationSet.load(folder, split)
     return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
 

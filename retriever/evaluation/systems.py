@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS, check_sharpness
 from indexing import Index
 from indexing.records import AddReport
 from indexing.windows import Windows
@@ -57,12 +58,12 @@ class LateInteraction:
 
     k: depth of the run. flat: keep vectors as float16 and score all of them. index_folder: keep the index
     there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
-    idf: as in `Searcher`.
+    idf, sharpness: as in `Searcher`.
     window, overlap: cut documents longer than window into windows, as `latewood index` does; the run holds
     documents, each by its best window. "auto" is for documents longer than the encoder reads, None cuts these off
     (`Windows.chosen`). built: what `sharing` sets.
 
-    Raises ArgumentError for a window that the encoder cannot read, or an overlap without one.
+    Raises ArgumentError for a window that the encoder cannot read, an overlap without one, or no such sharpness.
     """
 
     encoder: Encoder
@@ -73,12 +74,14 @@ class LateInteraction:
     nrerank: int | None = None
     index_folder: Path | None = None
     idf: bool = True
+    sharpness: float = SHARPNESS
     window: int | Literal["auto"] | None = "auto"
     overlap: int = 0
     built: dict[Path, Build] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
+        check_sharpness(self.sharpness)
 
     @property
     def name(self) -> str:
@@ -119,6 +122,7 @@ class LateInteraction:
                 "nprobe": self.nprobe,
                 "nrerank": self.nrerank,
                 "idf": self.idf,
+                "sharpness": self.sharpness,
                 "window": self.window,
                 "overlap": self.overlap,
                 "query_length": encoder.query_length,
@@ -140,7 +144,7 @@ class LateInteraction:
             if path not in built:
                 built[path] = self._index(path, data, encoder, show_progress)
             build = built[path]
-            with Searcher.open(path, encoder, idf=self.idf) as searcher:
+            with Searcher.open(path, encoder, idf=self.idf, sharpness=self.sharpness) as searcher:
                 run, seconds = self._search(searcher, data, show_progress)
         info, sizes = build.info, build.info["bytes"]
         return run, {

@@ -8,6 +8,7 @@ Codes and offsets come from mapped files, which may be damaged: numbers out of r
 score can be lived with and a read outside of memory cannot.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -37,13 +38,12 @@ def interaction(tables: QueryTables, code_bytes: int, parts: Sequence[Part]) -> 
     """MaxSim with every token replaced by its centroid, from the levels of the tables: (n,) float32, the parts'
     passages one after another.
 
-    Within n_query * step / 2 of the sum of exact centroid scores; -inf for a passage without tokens.
+    Within half a step a query token of the sum of exact centroid scores; -inf for a passage without tokens.
     """
     kernel = usable(_interaction, _plain_interaction, _example_levels)
-    sums = _each(
-        kernel, _interaction, (frozen(tables.levels),), code_bytes, parts, np.int32, len(tables.levels) * 4
-    )
-    scores = (sums * tables.step + tables.floor).astype(np.float32)
+    given = (frozen(tables.levels), frozen(tables.gains))
+    sums = _each(kernel, _interaction, given, code_bytes, parts, np.int32, len(tables.levels) * 4)
+    scores = (sums * tables.unit + tables.floor).astype(np.float32)
     scores[sums == EMPTY] = -np.inf
     return scores
 
@@ -56,9 +56,24 @@ def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part])
     so a query token's score is within m steps of the exact one (`QueryTables.residual_steps`).
     """
     kernel = usable(_residual, _plain_residual, _example_residuals)
-    given = (tables.centroids, tables.residuals, tables.residual_steps, tables.scales)
+    given = (
+        tables.centroids,
+        tables.residuals,
+        tables.residual_steps,
+        tables.scales,
+        tables.norms,
+        _curve(tables.sharpness),
+    )
     cost = len(tables.residuals) * code_bytes
     return _each(kernel, _residual, tuple(frozen(a) for a in given), code_bytes, parts, np.float32, cost)
+
+
+def _curve(sharpness: float) -> Floats:
+    """What `_counted` needs: the sharpness, 1 / (e^s - 1), and the slope at a cosine of 1."""
+    if sharpness == 0:
+        return np.zeros(3, np.float32)
+    whole = math.expm1(sharpness)
+    return np.array([sharpness, 1 / whole, sharpness * (1 + 1 / whole)], dtype=np.float32)
 
 
 def _each(
@@ -103,7 +118,8 @@ def _each(
 
 def _example_levels() -> tuple[Any, ...]:
     levels = frozen(np.zeros((1, 2, max(BYTE_LANES)), np.uint8))
-    return levels, *_no_rows(), np.zeros(0, np.int32)
+    gains = frozen(np.zeros((1, max(BYTE_LANES), 256), np.int32))
+    return levels, gains, *_no_rows(), np.zeros(0, np.int32)
 
 
 def _example_residuals() -> tuple[Any, ...]:
@@ -111,7 +127,8 @@ def _example_residuals() -> tuple[Any, ...]:
     centroids = frozen(np.zeros((2, lanes), np.float32))
     residuals = frozen(np.zeros((1, 1, 256, lanes), np.int16))
     steps, scales = frozen(np.ones(lanes, np.float32)), frozen(np.ones(256, np.float32))
-    return centroids, residuals, steps, scales, *_no_rows(), np.zeros(0, np.float32)
+    curve = frozen(np.zeros(3, np.float32))
+    return centroids, residuals, steps, scales, steps, curve, *_no_rows(), np.zeros(0, np.float32)
 
 
 def _no_rows() -> tuple[Ints, int, int, Ints]:
@@ -256,8 +273,24 @@ def _plain_centroid_id(row: Bytes, width: int, nlist: int) -> Any:
 
 
 @compiled
+def _counted(best: Any, norm: Any, curve: Floats) -> Any:
+    """`encoder.maxsim.sharpened` of one number."""
+    if curve[0] == 0 or norm == 0:
+        return best
+    cosine = best / norm
+    within = min(cosine, np.float32(1))
+    return norm * (np.expm1(curve[0] * within) * curve[1] + (cosine - within) * curve[2])
+
+
+@compiled
 def _interaction(
-    levels: Bytes, addresses: Ints, stride: int, width: int, counts: Ints, sums: npt.NDArray[np.int32]
+    levels: Bytes,
+    gains: npt.NDArray[np.int32],
+    addresses: Ints,
+    stride: int,
+    width: int,
+    counts: Ints,
+    sums: npt.NDArray[np.int32],
 ) -> None:
     blocks, nlist, lanes = levels.shape
     best = np.empty(lanes, np.uint8)
@@ -273,13 +306,19 @@ def _interaction(
             else:
                 _max_levels_32(at, nlist, rows, n, stride, width, out)
             for q in range(lanes):
-                total += best[q]
+                total += gains[block, q, best[q]]
         sums[i] = total
 
 
 @compiled
 def _plain_interaction(
-    levels: Bytes, codes: Bytes, width: int, firsts: Ints, counts: Ints, sums: npt.NDArray[np.int32]
+    levels: Bytes,
+    gains: npt.NDArray[np.int32],
+    codes: Bytes,
+    width: int,
+    firsts: Ints,
+    counts: Ints,
+    sums: npt.NDArray[np.int32],
 ) -> None:
     blocks, nlist, lanes = levels.shape
     best = np.empty(lanes, np.uint8)
@@ -292,7 +331,7 @@ def _plain_interaction(
                 for q in range(lanes):
                     best[q] = max(best[q], levels[block, centroid, q])
             for q in range(lanes):
-                total += np.int64(best[q])
+                total += gains[block, q, best[q]]
         sums[i] = total
 
 
@@ -302,6 +341,8 @@ def _residual(
     residuals: npt.NDArray[np.int16],
     steps: Floats,
     scales: Floats,
+    norms: Floats,
+    curve: Floats,
     addresses: Ints,
     stride: int,
     width: int,
@@ -381,7 +422,7 @@ def _residual(
                     out,
                 )
             for q in range(lanes):
-                total += best[q]
+                total += _counted(best[q], norms[block * lanes + q], curve)
         scores[i] = total
 
 
@@ -391,6 +432,8 @@ def _plain_residual(
     residuals: npt.NDArray[np.int16],
     steps: Floats,
     scales: Floats,
+    norms: Floats,
+    curve: Floats,
     codes: Bytes,
     width: int,
     firsts: Ints,
@@ -414,5 +457,5 @@ def _plain_residual(
                     score = centroids[centroid, block * lanes + q] + residual
                     best[q] = max(best[q], score * scales[codes[t, codes.shape[1] - 1]])
             for q in range(lanes):
-                total += np.float64(best[q])
+                total += np.float64(_counted(best[q], norms[block * lanes + q], curve))
         scores[i] = total

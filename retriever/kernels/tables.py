@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from encoder.maxsim import sharpened
 from indexing.centroids import BLOCK
 from indexing.codec import Codec
 from retriever.kernels.compiling import compiled, in_parts
@@ -19,6 +21,7 @@ BYTE_LANES = (8, 16, 32)
 RESIDUAL_LANES = (8, 16)
 BLAS_STEPS = 1 << 17  # multiply-adds; OpenBLAS starts threads from 1 << 18
 CACHE_LINE = 64  # bytes
+UNITS = 64  # of a gain in a step of levels
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class QueryTables:
     residuals: (blocks, m, 256, 8 or 16) int16, query token · residual sub-vector, in steps.
     residual_steps: (lanes,) float32, such that the sum of m of them fits into 16 bits.
     most: (ceil(nlist / 16), lanes) float32, the largest of each 16 rows of `centroids`.
-    levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`: score = floor of the lane + step * level,
-    rounded.
-    floor: the sum of all lanes' floors.
+    levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`, rounded to steps from the least of each lane.
+    gains: (byte_blocks, 8, 16 or 32, 256) int32, what a lane's level adds to a score, in units.
+    floor: the sum of what the lanes' floors count.
     scales: (256,) float32, the codec's.
+    norms: (lanes,) float32, lengths of the query's vectors. sharpness: of `encoder.maxsim.sharpened`.
     """
 
     n_query: int
@@ -41,12 +45,15 @@ class QueryTables:
     residuals: npt.NDArray[np.int16]
     residual_steps: npt.NDArray[np.float32]
     levels: npt.NDArray[np.uint8]
+    gains: npt.NDArray[np.int32]
     floor: float
-    step: float
+    unit: float
     scales: npt.NDArray[np.float32]
+    norms: npt.NDArray[np.float32]
+    sharpness: float
 
     @classmethod
-    def of(cls, query: npt.NDArray[np.float32], codec: Codec) -> "QueryTables":
+    def of(cls, query: npt.NDArray[np.float32], codec: Codec, sharpness: float = 0.0) -> "QueryTables":
         """query: (n_query, dim) float32."""
         n_query = len(query)
         width = next((n for n in RESIDUAL_LANES if n >= n_query), RESIDUAL_LANES[-1])
@@ -68,10 +75,45 @@ class QueryTables:
         made = np.zeros if blocks * width % lanes else np.empty
         levels = made((-(-n_query // lanes), codec.nlist, lanes), dtype=np.uint8)
         fill_levels(centroids, low, np.float32(255.0 / widest if widest else 0.0), levels)
-        floor = float(low[:n_query].sum(dtype=np.float64))
+        norms = np.zeros(blocks * width, np.float32)
+        norms[:n_query] = np.sqrt(np.einsum("ij,ij->i", query, query))
+        gains, floor, unit = _gains(low[:n_query], widest / 255.0, norms[:n_query], sharpness, levels.shape)
         return cls(
-            n_query, centroids, most, residuals, steps.ravel(), levels, floor, widest / 255.0, codec.scales
+            n_query,
+            centroids,
+            most,
+            residuals,
+            steps.ravel(),
+            levels,
+            gains,
+            floor,
+            unit,
+            codec.scales,
+            norms,
+            sharpness,
         )
+
+    def counted(self, best: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What scores of query tokens count (`encoder.maxsim.sharpened`): (n_query, n) -> the same."""
+        norms = torch.from_numpy(self.norms[: self.n_query, None])
+        return sharpened(torch.from_numpy(best), norms, self.sharpness).numpy()
+
+
+def _gains(
+    low: npt.NDArray[np.float32],
+    step: float,
+    norms: npt.NDArray[np.float32],
+    sharpness: float,
+    levels: tuple[int, ...],
+) -> tuple[npt.NDArray[np.int32], float, float]:
+    """For lanes that begin at `low` and levels of that shape: gains, the floor of all lanes, and the unit."""
+    blocks, _, lanes = levels
+    unit = step / UNITS if step else 1.0
+    gains = np.zeros((blocks * lanes, 256), dtype=np.int32)
+    scores = low[:, None] + np.float32(step) * np.arange(256, dtype=np.float32)  # (n_query, 256)
+    counted = sharpened(torch.from_numpy(scores), torch.from_numpy(norms[:, None]), sharpness).numpy()
+    gains[: len(low)] = np.rint((counted - counted[:, :1]) / np.float32(unit))
+    return gains.reshape(blocks, lanes, 256), float(counted[:, 0].sum(dtype=np.float64)), unit
 
 
 def _centroid_scores(

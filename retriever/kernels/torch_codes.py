@@ -21,17 +21,19 @@ def residual_scores(
     codes: Tensor,
     offsets: Tensor,
     passages: Tensor,
+    norms: Tensor,
+    sharpness: float = 0.0,
 ) -> Tensor:
     """MaxSim on the vectors that the codes decode to: (n,) float32, -inf for a passage without tokens.
 
     centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. scales: (256,), by the
     last byte of a code. ids: (n_tokens,). codes: (n_tokens, code_bytes) uint8. offsets: (n_passages + 1,).
-    passages: (n,) which of them. By Triton on a GPU.
+    passages: (n,) which of them. norms: (n_query,), lengths of the query's vectors. By Triton on a GPU.
     """
     if ids.is_cuda and importlib.util.find_spec("triton") is not None:
         from retriever.kernels.triton_codes import residual_maxsim
 
-        return residual_maxsim(centroids, residuals, scales, ids, codes, offsets, passages)
+        return residual_maxsim(centroids, residuals, scales, ids, codes, offsets, passages, norms, sharpness)
 
     def scores(tokens: Tensor) -> Tensor:
         total = centroids[ids[tokens].long()]  # (n_tokens, n_query)
@@ -39,13 +41,20 @@ def residual_scores(
             total = total + table[codes[tokens, part].long()]
         return total * scales[codes[tokens, -1].long()][:, None]
 
-    return over_passages(scores, offsets, passages)
+    return over_passages(scores, offsets, passages, norms, sharpness)
 
 
-def over_passages(scores: Callable[[Tensor], Tensor], offsets: Tensor, passages: Tensor) -> Tensor:
+def over_passages(
+    scores: Callable[[Tensor], Tensor],
+    offsets: Tensor,
+    passages: Tensor,
+    norms: Tensor | None = None,
+    sharpness: float = 0.0,
+) -> Tensor:
     """MaxSim with some passages, (n,), whose tokens are scored TOKENS_AT_ONCE at a time, or a passage.
 
     scores: numbers of tokens (n_tokens,) → their scores with the query's (n_tokens, n_query).
+    norms, sharpness: as in `encoder.maxsim.max_sum`.
     """
     starts, lengths = offsets[passages], offsets[passages + 1] - offsets[passages]
     ends = lengths.cumsum(0)
@@ -57,6 +66,7 @@ def over_passages(scores: Callable[[Tensor], Tensor], offsets: Tensor, passages:
         last = min(max(last, first + 1), len(passages))
         local = torch.cat([ends.new_zeros(1), lengths[first:last].cumsum(0)])
         shift = torch.repeat_interleave(starts[first:last] - local[:-1], lengths[first:last])
-        out[first:last] = max_sum(scores(shift + torch.arange(len(shift), device=shift.device)), local)
+        tokens = shift + torch.arange(len(shift), device=shift.device)
+        out[first:last] = max_sum(scores(tokens), local, norms, sharpness)
         first = last
     return out

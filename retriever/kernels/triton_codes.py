@@ -1,6 +1,7 @@
 """Residual MaxSim as a Triton kernel, one program a passage. Tested under Triton's interpreter."""
 
 import importlib.util
+import math
 from typing import Any
 
 import torch
@@ -26,10 +27,14 @@ if AVAILABLE:
         codes: Any,
         offsets: Any,
         passages: Any,
+        norms: Any,
         out: Any,
         n_query: Any,
         m: Any,
         code_bytes: Any,
+        sharpness: Any,
+        whole: Any,
+        slope: Any,
         block_tokens: tl.constexpr,
         block_query: tl.constexpr,
     ) -> None:
@@ -57,6 +62,12 @@ if AVAILABLE:
                 score *= tl.load(scales + last)[:, None]
                 score = tl.where(both, score, float("-inf"))
                 best = tl.maximum(best, tl.max(score, axis=0))
+            if sharpness > 0:  # encoder.maxsim.sharpened
+                norm = tl.load(norms + lanes, mask=asked, other=1.0)
+                cosine = best / tl.maximum(norm, 1e-30)
+                within = tl.minimum(cosine, 1.0)
+                grown = (tl.exp(sharpness * within) - 1.0) / whole
+                best = norm * (grown + (cosine - within) * slope)
             total += tl.sum(tl.where(asked, best, 0.0), axis=0)
         tl.store(out + program, total)
 
@@ -69,10 +80,13 @@ def residual_maxsim(
     codes: Tensor,
     offsets: Tensor,
     passages: Tensor,
+    norms: Tensor,
+    sharpness: float = 0.0,
 ) -> Tensor:
     """As torch_codes.residual_scores. Raises MissingDependencyError without triton."""
     if not AVAILABLE:
         raise MissingDependencyError("triton is not installed; run: pip install triton")
+    whole = math.expm1(sharpness) if sharpness else 1.0
     out = torch.empty(len(passages), dtype=torch.float32, device=ids.device)
     if len(passages):
         _residual_maxsim[(len(passages),)](
@@ -83,10 +97,14 @@ def residual_maxsim(
             codes,
             offsets,
             passages,
+            norms.contiguous(),
             out,
             centroids.shape[1],
             residuals.shape[0],
             codes.shape[1],
+            float(sharpness),
+            whole,
+            sharpness * (1 + 1 / whole),
             block_tokens=BLOCK_TOKENS,
             block_query=BLOCK_QUERY,
         )
