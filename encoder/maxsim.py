@@ -9,7 +9,7 @@ from encoder.errors import ArgumentError
 
 __all__ = ["MOST_SHARPNESS", "SHARPNESS", "check_sharpness", "max_sum", "maxsim", "sharpened"]
 
-SHARPNESS = 2.0  # of a search for a text (docs/search.md); 0 is MaxSim as published
+SHARPNESS = 2.5  # of a search for a text (docs/search.md); 0 is MaxSim as published
 MOST_SHARPNESS = 20.0
 
 
