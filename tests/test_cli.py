@@ -84,6 +84,20 @@ def test_search_as_json(index):
     assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
 
 
+def test_search_and_evaluate_by_plain_maxsim(index, beir):
+    sharp, plain = [
+        json.loads(run("search", index, "open a TCP connection", "--json", *more).output)
+        for more in ((), ("--sharpness", "0"))
+    ]
+    # Convex, 0 at 0 and 1 at 1: no cosine counts for more than itself.
+    assert sharp[0]["doc_id"] == plain[0]["doc_id"]
+    assert 0 < sharp[0]["score"] < plain[0]["score"]
+    for given in (0.0, 2.5):
+        report = json.loads(run("evaluate", beir, "--sharpness", str(given), "--json").output)
+        [found] = report if isinstance(report, list) else [report]
+        assert found["settings"]["sharpness"] == given
+
+
 def test_search_by_words_and_by_filter(index):
     hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").output)
     assert [h["metadata"]["path"] for h in hits] == ["notes.md"]
@@ -163,6 +177,7 @@ def mistakes(tmp_path, index, beir):
         "no such mode": ["search", index, "query", "--mode", "both"],
         "a filter that cannot be read": ["search", index, "query", "--filter", "lang = "],
         "no training file": ["train", "distill", tmp_path / "none.jsonl", "--out", tmp_path / "o5"],
+        "no such sharpness": ["search", index, "query", "--sharpness", -1],
         "k of nothing": ["search", index, "query", "-k", 0],
     }
 
