@@ -13,6 +13,7 @@ from indexing.sizes import sample_size
 __all__ = ["Live", "groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
+ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/index.md)
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
 
 Live = npt.NDArray[np.bool_]
@@ -26,28 +27,37 @@ def live_tokens(segment: Segment, live: Live) -> int:
 def sample(
     segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int, most: int
 ) -> npt.NDArray[np.float32]:
-    """Token vectors on which to train a codec for these segments, drawn evenly: (n, dim).
+    """Token vectors on which to train a codec for these segments: (n, dim).
 
-    n is `sample_size` of the live tokens, and no more than `most`. Each of n equal stretches of
-    the corpus gives one token at random, so no list of all tokens is ever made.
+    n is `sample_size` of the live tokens, and no more than `most`. Most are drawn evenly: each of equal stretches
+    of the corpus gives one token at random, so no list of all tokens is ever made. The others are passages' first
+    and last tokens, maybe several times: markers differ so little from passage to passage that they need codes
+    of their own, and a query's markers are compared with just these.
     """
-    total = sum(live_tokens(s, live) for s, live in zip(segments, lives, strict=True))
+    counts = [np.where(live, np.diff(s.offsets), 0) for s, live in zip(segments, lives, strict=True)]
+    lengths = np.concatenate([np.zeros(0, np.int64), *counts])
+    total = int(lengths.sum())
     n = min(sample_size(total), most)
-    if n < total:
-        jitter = np.random.default_rng(seed).random(n)
-        wanted = ((np.arange(n) + jitter) * (total / n)).astype(np.int64)
-    else:
-        wanted = np.arange(total)
+    random = np.random.default_rng(seed)
+    evenly = _stretches(total, n - int(ENDS * n), random)
+    stops = np.cumsum(lengths)[lengths > 0]
+    ends = np.sort(np.concatenate([stops - lengths[lengths > 0], stops - 1]))
+    wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), int(ENDS * n), random)]]))
     taken, start = [], 0
-    for segment, live in zip(segments, lives, strict=True):
-        lengths = np.where(live, np.diff(segment.offsets), 0)
-        ends = np.cumsum(lengths)
-        here = wanted[(wanted >= start) & (wanted < start + int(lengths.sum()))] - start
-        passages = np.searchsorted(ends, here, side="right")
-        tokens = segment.offsets[passages] + here - (ends - lengths)[passages]
+    for segment, own in zip(segments, counts, strict=True):
+        stops = np.cumsum(own)
+        here = wanted[(wanted >= start) & (wanted < start + int(own.sum()))] - start
+        passages = np.searchsorted(stops, here, side="right")
+        tokens = segment.offsets[passages] + here - (stops - own)[passages]
         taken.append(segment.take(tokens, codec))
-        start += int(lengths.sum())
+        start += int(own.sum())
     return np.concatenate(taken)
+
+
+def _stretches(total: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A number at random from each of n equal stretches of 0 to total - 1; ascending, and repeated if n > total."""
+    drawn = ((np.arange(n) + random.random(n)) * (total / max(n, 1))).astype(np.int64)
+    return np.minimum(drawn, total - 1)
 
 
 def transcode(
