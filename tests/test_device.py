@@ -76,7 +76,7 @@ def test_a_device_prunes_as_the_processor_does(folder, sharpness):
     knobs = {"k": 10, "nprobe": 4, "ncandidates": 60, "nrerank": 20, "sharpness": sharpness}
     with Searcher.open(folder, device="cpu") as there, Searcher.open(folder) as here:
         same = total = 0
-        for _ in range(20):
+        for _ in range(60):
             query = unit(random, 8)
             found, expected = there.search_embeddings(query, **knobs), here.search_embeddings(query, **knobs)
             # The processor ranks by levels of 8 bits before the last stage, so a few may differ.
