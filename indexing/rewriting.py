@@ -30,19 +30,21 @@ def sample(
     """Token vectors on which to train a codec for these segments: (n, dim).
 
     n is `sample_size` of the live tokens, and no more than `most`. Most are drawn evenly: each of equal stretches
-    of the corpus gives one token at random, so no list of all tokens is ever made. The others are passages' first
-    and last tokens, maybe several times: markers differ so little from passage to passage that they need codes
-    of their own, and a query's markers are compared with just these.
+    of the corpus gives one token at random, so no list of all tokens is ever made. The others, which come on top
+    where all tokens are in the sample, are passages' first and last tokens, maybe several times: markers differ so
+    little from passage to passage that they need codes of their own, and a query's markers are compared with
+    just these.
     """
     counts = [np.where(live, np.diff(s.offsets), 0) for s, live in zip(segments, lives, strict=True)]
     lengths = np.concatenate([np.zeros(0, np.int64), *counts])
     total = int(lengths.sum())
     n = min(sample_size(total), most)
     random = np.random.default_rng(seed)
-    evenly = _stretches(total, n - int(ENDS * n), random)
+    n_ends = int(ENDS * n) if n < total else min(int(ENDS * n), most - n)
+    evenly = _stretches(total, n - n_ends, random) if n < total else np.arange(total)
     stops = np.cumsum(lengths)[lengths > 0]
     ends = np.sort(np.concatenate([stops - lengths[lengths > 0], stops - 1]))
-    wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), int(ENDS * n), random)]]))
+    wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), n_ends, random)]]))
     taken, start = [], 0
     for segment, own in zip(segments, counts, strict=True):
         stops = np.cumsum(own)

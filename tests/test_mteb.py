@@ -8,9 +8,11 @@ import pytest
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS
 from retriever.evaluation import evaluate
 from retriever.evaluation.mteb_adapter import MtebSearch
 from retriever.weighting import idf_weights
+from tests.test_maxsim import counted
 
 CORPUS = [
     {"id": "a", "title": "The heart", "text": "It pumps blood through the body."},
@@ -46,7 +48,8 @@ def test_index_then_search(bundled: Encoder) -> None:
         query = bundled.with_query_length(64).encode_queries([text])[0]
         counts = {"how": 1, "does": 1, "blood": 2, "move": 1}  # passages of four that have the word
         weights = idf_weights(text, bundled.query_tokens(text), 4, lambda words: [counts[w] for w in words])
-        expected = float((weights * (query @ document.T).max(axis=1)).sum())
+        best = (query @ document.T).max(axis=1)
+        expected = sum(w * counted(float(b), 1.0, SHARPNESS) for w, b in zip(weights, best, strict=True))
         assert run["1"]["a"] == pytest.approx(expected, abs=0.02)
         model.index(CORPUS[1:], **TASK)  # the next task
         assert "a" not in model.search(QUERIES, top_k=10, **TASK)["1"]

@@ -31,7 +31,8 @@ def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
         drawn = sample(index.segments, lives, None, 0, most)
         again = sample(index.segments, lives, None, 0, most)
     total = 2 * (1 + 40 * 300)
-    assert len(drawn) == min(sample_size(total), most)
+    n = min(sample_size(total), most)
+    assert len(drawn) == (n if n < total else min(n + int(ENDS * n), most))
     np.testing.assert_array_equal(drawn, again)
     first, inside, last, alone, dead = (
         (drawn == kind).all(axis=1).sum() for kind in (FIRST, INSIDE, LAST, ALONE, DEAD)
@@ -48,6 +49,8 @@ def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
     with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
         index.add_embeddings([str(i) for i in range(400)], TokenEmbeddings.from_list([passage(1)] * 400, 8))
         lives = [index.live(segment) for segment in index.segments]
-        assert sample(index.segments, lives, None, 0, 1 << 20).shape == (400, 8)
+        assert sample(index.segments, lives, None, 0, 1 << 20).shape == (420, 8)
+        assert sample(index.segments, lives, None, 0, 410).shape == (410, 8)
+        assert sample(index.segments, lives, None, 0, 300).shape == (300, 8)
         nothing = [np.zeros_like(live) for live in lives]
         assert sample(index.segments, nothing, None, 0, 1 << 20).shape == (0, 8)
