@@ -35,6 +35,7 @@ if AVAILABLE:
         sharpness: Any,
         whole: Any,
         slope: Any,
+        sharp: tl.constexpr,
         block_tokens: tl.constexpr,
         block_query: tl.constexpr,
     ) -> None:
@@ -62,13 +63,14 @@ if AVAILABLE:
                 score *= tl.load(scales + last)[:, None]
                 score = tl.where(both, score, float("-inf"))
                 best = tl.maximum(best, tl.max(score, axis=0))
-            if sharpness > 0:  # encoder.maxsim.sharpened
+            if sharp:  # encoder.maxsim.sharpened
                 norm = tl.load(norms + lanes, mask=asked, other=1.0)
                 cosine = best / tl.maximum(norm, 1e-30)
                 within = tl.minimum(cosine, 1.0)
                 grown = (tl.exp(sharpness * within) - 1.0) / whole
                 best = norm * (grown + (cosine - within) * slope)
             total += tl.sum(tl.where(asked, best, 0.0), axis=0)
+        total = tl.where(stop > start, total, float("-inf"))
         tl.store(out + program, total)
 
 
@@ -105,6 +107,7 @@ def residual_maxsim(
             float(sharpness),
             whole,
             sharpness * (1 + 1 / whole),
+            sharp=sharpness > 0,
             block_tokens=BLOCK_TOKENS,
             block_query=BLOCK_QUERY,
         )
