@@ -25,7 +25,8 @@ def maxsim(query: Tensor, vectors: Tensor, offsets: Tensor, sharpness: float = 0
         raise ArgumentError(
             f"query {tuple(query.shape)} and vectors {tuple(vectors.shape)} must be (tokens, dim) of one dim"
         )
-    return max_sum(vectors @ query.T, offsets, query.norm(dim=1), sharpness)
+    norms = query.norm(dim=1) if sharpness else None
+    return max_sum(vectors @ query.T, offsets, norms, sharpness)
 
 
 def max_sum(
