@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 
 from indexing import Index
-from indexing.centroids import ByteCentroids
-from indexing.codec import Codec
+from indexing.coding.centroids import ByteCentroids
+from indexing.coding.codec import Codec
 from retriever.kernels import QueryTables, probe
 from retriever.kernels.products import FLOAT_LANES
 from retriever.kernels.tables import _products

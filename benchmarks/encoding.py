@@ -30,10 +30,10 @@ import numpy as np
 import torch
 
 from encoder import Encoder
-from encoder.checkpoint import Checkpoint
-from encoder.config import EncoderConfig
-from encoder.model import Dense, DenseConfig, LateInteractionModel
-from encoder.modernbert import ModernBert
+from encoder.checkpoints.loading import Checkpoint
+from encoder.model.config import EncoderConfig
+from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer
 
 HERE = Path(__file__).parent

@@ -80,7 +80,7 @@ def transformers(folder: str, _: str) -> Encode:
     from safetensors.torch import load_file
     from transformers import AutoModel
 
-    from encoder.checkpoint import load_checkpoint
+    from encoder.checkpoints.loading import load_checkpoint
 
     tokenizer = load_checkpoint(Path(folder)).tokenizer
     model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()

@@ -19,8 +19,8 @@ from typing import Any
 
 from encoder import Encoder
 from indexing import Index
-from indexing.corpus import read_source
-from indexing.estimate import estimate
+from indexing.reading.corpus import read_source
+from indexing.writing.estimate import estimate
 
 WHAT = ("tokens", "seconds", "disk_bytes", "memory_bytes")
 

@@ -25,11 +25,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from encoder import Encoder
-from encoder.checkpoint import Checkpoint
-from encoder.config import EncoderConfig
+from encoder.checkpoints.loading import Checkpoint
 from encoder.maxsim import maxsim
-from encoder.model import Dense, DenseConfig, LateInteractionModel
-from encoder.modernbert import ModernBert
+from encoder.model.config import EncoderConfig
+from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 
 HERE = Path(__file__).parent

@@ -80,7 +80,7 @@ def query_weights(encoder: Any, texts: list[str], passages: list[Any]) -> list[V
     """Weights of each query's tokens, by an index that holds the passages' texts and a vector each."""
     from encoder import TokenEmbeddings
     from indexing import Index
-    from retriever.weighting import idf_weights
+    from retriever.ranking.weighting import idf_weights
 
     one_each = TokenEmbeddings(np.ones((len(passages), 8), np.float32), np.arange(len(passages) + 1))
     with tempfile.TemporaryDirectory() as place, Index.create(Path(place) / "index", dim=8) as index:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from encoder.checkpoint import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
+from encoder.checkpoints.loading import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
-from encoder.model import LateInteractionModel
-from encoder.packing import length_sorted_batches
+from encoder.model.late_interaction import LateInteractionModel
+from encoder.model.packing import length_sorted_batches
+from encoder.model.precision import apply_precision, default_precision
 from encoder.pooling import check_pool_factor
-from encoder.precision import apply_precision, default_precision
 from encoder.tokenizer import Token, TokenizedTexts
 from encoder.workers import Job, Vectors, WorkerPool, run_job, worker_devices
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 
 from encoder.errors import ArgumentError, LatewoodError
-from encoder.packing import pack
+from encoder.model.packing import pack
 from encoder.pooling import pool_tokens
 
 if TYPE_CHECKING:
-    from encoder.model import LateInteractionModel
+    from encoder.model.late_interaction import LateInteractionModel
 
 __all__ = ["Job", "Vectors", "WorkerPool", "run_job", "worker_devices"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from encoder import Encoder
 from indexing import Index
-from indexing.windows import Windows
+from indexing.reading.windows import Windows
 from retriever import Searcher
-from retriever.folding import search_documents
+from retriever.ranking.folding import search_documents
 
 DOCS = Path(__file__).parent.parent / "docs"
 

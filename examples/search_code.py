@@ -9,9 +9,9 @@ from pathlib import Path
 
 from encoder import Encoder
 from indexing import Index
-from indexing.sources import update_folder
+from indexing.writing.sources import update_folder
 from retriever import Searcher
-from retriever.codesearch import search_code
+from retriever.code.search import search_code
 
 CODE = Path(__file__).parent.parent / "retriever" / "evaluation"
 

@@ -14,14 +14,20 @@ from tqdm import tqdm
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
-from indexing.codec import Codec
-from indexing.durable import fsync_folder
-from indexing.filters import parse_key
-from indexing.inspection import describe, verify
-from indexing.lock import WriterLock
-from indexing.memory import limit
-from indexing.pending import deletion, new_metadata, renaming
-from indexing.records import (
+from indexing.coding.codec import Codec
+from indexing.coding.sizes import choose_m
+from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
+from indexing.storage.durable import fsync_folder
+from indexing.storage.filters import parse_key
+from indexing.storage.inspection import describe, verify
+from indexing.storage.lock import WriterLock
+from indexing.storage.refusals import refusals
+from indexing.storage.segment import Segment
+from indexing.storage.snapshot import Snapshot
+from indexing.storage.store import DATABASE, Document, Store
+from indexing.writing.memory import limit
+from indexing.writing.pending import deletion, new_metadata, renaming
+from indexing.writing.records import (
     AddReport,
     Record,
     batches,
@@ -30,13 +36,7 @@ from indexing.records import (
     read_record,
     read_records,
 )
-from indexing.refusals import refusals
-from indexing.segment import Segment
-from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
-from indexing.sizes import choose_m
-from indexing.snapshot import Snapshot
-from indexing.store import DATABASE, Document, Store
-from indexing.writer import Writer
+from indexing.writing.writer import Writer
 
 __all__ = ["Index"]
 

@@ -19,18 +19,18 @@ from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import SHARPNESS, check_sharpness
 from indexing import Index
-from indexing.codec import Codec
-from indexing.segment import Segment
-from indexing.store import Document
+from indexing.coding.codec import Codec
+from indexing.storage.segment import Segment
+from indexing.storage.store import Document
 from retriever.explaining import Explanation, explain
-from retriever.fusion import fusion_depth, reciprocal_rank_fusion
 from retriever.hits import Hit
-from retriever.knobs import Mode, SearchSettings, check_mode, choose
-from retriever.scoring import score_compressed, score_flat, top
-from retriever.weighting import idf_weights
+from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
+from retriever.ranking.knobs import Mode, SearchSettings, check_mode, choose
+from retriever.ranking.scoring import score_compressed, score_flat, top
+from retriever.ranking.weighting import idf_weights
 
 if TYPE_CHECKING:
-    from retriever.device import DeviceIndex
+    from retriever.ranking.device import DeviceIndex
 
 __all__ = ["Hit", "Mode", "SearchSettings", "Searcher"]
 
@@ -428,8 +428,8 @@ class Searcher:
                 compressed.append((segment, live))
         if compressed and index.codec is not None:
             # Imported here because numba takes half a second to get going, and a flat index does without.
-            from retriever.candidates import candidates
             from retriever.kernels import QueryTables
+            from retriever.ranking.candidates import candidates
 
             tables = QueryTables.of(query, index.codec, sharpness)
             if settings is None:
@@ -450,7 +450,7 @@ class Searcher:
 
 
 def _on_device(index: Index, device: str | torch.device) -> "DeviceIndex":
-    from retriever.device import DeviceIndex  # imports numba; see Searcher._search
+    from retriever.ranking.device import DeviceIndex  # imports numba; see Searcher._search
 
     return DeviceIndex(index, torch.device(device))
 

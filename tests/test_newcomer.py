@@ -5,8 +5,8 @@ from pathlib import Path
 
 from encoder import Encoder
 from indexing import Index
-from indexing.corpus import read_folder
-from retriever.codesearch import search_code
+from indexing.reading.corpus import read_folder
+from retriever.code.search import search_code
 from retriever.searcher import Searcher
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encoder.checkpoint import resolve_folder
-from encoder.config import EncoderConfig
+from encoder.checkpoints.loading import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
-from encoder.heads import Classifier, load_heads, read_config, save_heads
-from encoder.packing import length_sorted_batches, pack
+from encoder.model.config import EncoderConfig
+from encoder.model.heads import Classifier, load_heads, read_config, save_heads
+from encoder.model.packing import length_sorted_batches, pack
 from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
 from encoder.training.loop import TrainingRun, warmup_linear

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from encoder.errors import CorpusError
-from encoder.packing import PackedBatch, length_sorted_batches, pack
+from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 from encoder.tokenizer import LateTokenizer
 
 __all__ = ["Chunks", "blocks", "open_text", "read_texts"]

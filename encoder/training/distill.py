@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encoder.checkpoint import Checkpoint, save_checkpoint
-from encoder.config import EncoderConfig
+from encoder.checkpoints.loading import Checkpoint, save_checkpoint
 from encoder.errors import ArgumentError, CheckpointError
-from encoder.model import Dense, DenseConfig, LateInteractionModel
-from encoder.modernbert import ModernBert
-from encoder.packing import PackedBatch, pack
+from encoder.model.config import EncoderConfig
+from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.modernbert import ModernBert
+from encoder.model.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.data import Chunks, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size

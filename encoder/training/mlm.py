@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from encoder.checkpoint import mask_token_name, tokenizer_config
-from encoder.config import EncoderConfig
+from encoder.checkpoints.folder import write_json
+from encoder.checkpoints.loading import mask_token_name, tokenizer_config
 from encoder.errors import ArgumentError, CheckpointError
-from encoder.folder import write_json
-from encoder.heads import MaskedLanguageModel, load_heads, read_config, save_heads
-from encoder.packing import PackedBatch, pack
+from encoder.model.config import EncoderConfig
+from encoder.model.heads import MaskedLanguageModel, load_heads, read_config, save_heads
+from encoder.model.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.distributed import average, rank, say, world_size
 from encoder.training.loop import TrainingRun, load_moments, load_weights

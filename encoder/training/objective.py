@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encoder.checkpoint import Checkpoint
+from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
-from encoder.packing import length_sorted_batches, pack
+from encoder.model.packing import length_sorted_batches, pack
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
 from encoder.training.distributed import first_says, gather_rows, rank, wait_for_all, world_size
 from encoder.training.losses import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from encoder.checkpoint import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
+from encoder.checkpoints.loading import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.errors import ArgumentError
 from encoder.training.distributed import first_says, rank, say, world_size
 from encoder.training.loop import TrainingRun, adamw, warmup_linear

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ArgumentError, CorpusError
-from encoder.packing import BestFit
+from encoder.model.packing import BestFit
 from encoder.tokenizer import LateTokenizer
 from encoder.training.data import blocks, read_texts
 

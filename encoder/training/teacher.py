@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from encoder.errors import CheckpointError, MissingDependencyError
-from encoder.packing import PackedBatch, length_sorted_batches, pack
+from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 
 __all__ = ["Teacher", "principal_directions", "teacher_folder"]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder.errors import ArgumentError
-from encoder.heads import MaskedLanguageModel
+from encoder.model.heads import MaskedLanguageModel
 
 __all__ = ["average_checkpoints", "tile_model", "tile_tensor"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retriever.codesearch import CodeHit, MatchedLine, search_code
+from retriever.code.search import CodeHit, MatchedLine, search_code
 from retriever.searcher import Mode, Searcher
 
 __all__ = ["CodeOption", "LanguageOption", "PathOption", "RegexOption", "print_code"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from encoder.doctor import examine
+from encoder.checkpoints.doctor import examine
 from retriever.cli.options import AsJson, DocumentLength, parse_document_length
 
 __all__ = ["doctor_command"]

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from encoder import Encoder
-from indexing.corpus import read_source
-from indexing.estimate import estimate
-from indexing.windows import Windows
+from indexing.reading.corpus import read_source
+from indexing.reading.windows import Windows
+from indexing.writing.estimate import estimate
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
@@ -75,11 +75,11 @@ def estimate_command(
 
 
 def _resident() -> int:
-    """Bytes of memory that this process has, where the system tells; else what indexing/memory.py sets aside."""
+    """Bytes of memory that this process has, where the system tells; else what memory.py sets aside."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
     except (OSError, StopIteration):
-        from indexing.memory import BASE, ENCODER
+        from indexing.writing.memory import BASE, ENCODER
 
         return BASE + ENCODER

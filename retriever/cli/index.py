@@ -11,8 +11,8 @@ import typer
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from indexing import Index
-from indexing.corpus import FolderReport, read_source
-from indexing.windows import Windows
+from indexing.reading.corpus import FolderReport, read_source
+from indexing.reading.windows import Windows
 from retriever.cli.options import (
     AsJson,
     DocumentLength,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from encoder.errors import ArgumentError
-from retriever.knobs import Mode
+from retriever.ranking.knobs import Mode
 
 __all__ = [
     "AsJson",

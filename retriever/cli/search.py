@@ -17,8 +17,8 @@ from encoder.maxsim import SHARPNESS
 from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
 from retriever.cli.options import AsJson, Idf, ModeOption, Sharpness, search_mode
 from retriever.explaining import Explanation
-from retriever.folding import search_documents
 from retriever.hits import Hit
+from retriever.ranking.folding import search_documents
 from retriever.searcher import Searcher
 
 __all__ = ["search_command"]

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from encoder import Encoder
-from encoder.checkpoint import Checkpoint
+from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
 from encoder.training.distributed import process_group, say
 from encoder.training.objective import RetrievalConfig

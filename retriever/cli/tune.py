@@ -32,9 +32,9 @@ def tune_command(
     Example: latewood tune src.index --recall 0.99
     """
     from indexing import Index
+    from retriever.ranking.tuning import best, sample_queries, tune
+    from retriever.ranking.tuning import plot as draw
     from retriever.searcher import Searcher
-    from retriever.tuning import best, sample_queries, tune
-    from retriever.tuning import plot as draw
 
     if not 0 < recall <= 1:
         raise ArgumentError(f"recall={recall}; pass 0 < recall <= 1")

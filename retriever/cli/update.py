@@ -12,7 +12,7 @@ import typer
 from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
-from indexing.sources import UpdateReport, update_folder
+from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli.options import DocumentLength, Memory, Model, encoder_arguments
 
 __all__ = ["Exclude", "update_and_print", "watch_command"]

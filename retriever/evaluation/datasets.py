@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoder.errors import CorpusError
-from indexing.corpus import Passage, beir_file, read_jsonl
-from indexing.durable import hash_file
+from indexing.reading.corpus import Passage, beir_file, read_jsonl
+from indexing.storage.durable import hash_file
 
 __all__ = ["EvaluationSet", "Qrels", "Run", "beir_folders", "query_length"]
 

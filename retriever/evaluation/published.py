@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
-from indexing.durable import remove
+from indexing.storage.durable import remove
 from retriever.evaluation.datasets import EvaluationSet
 
 __all__ = ["DEFAULT_CACHE", "Published", "fetch", "published", "short_name"]

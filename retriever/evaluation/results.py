@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from encoder.errors import CorpusError
-from indexing.durable import publish_file
+from indexing.storage.durable import publish_file
 from retriever.evaluation.metrics import METRICS
 
 __all__ = ["Report", "averages", "environment", "markdown", "side_by_side"]

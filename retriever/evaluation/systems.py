@@ -14,10 +14,10 @@ from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness
 from indexing import Index
-from indexing.records import AddReport
-from indexing.windows import Windows
+from indexing.reading.windows import Windows
+from indexing.writing.records import AddReport
 from retriever.evaluation.datasets import EvaluationSet, Run
-from retriever.folding import search_documents
+from retriever.ranking.folding import search_documents
 from retriever.searcher import Mode, Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]

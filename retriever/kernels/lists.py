@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from indexing.centroids import BLOCK
+from indexing.coding.centroids import BLOCK
 from retriever.kernels.compiling import compiled, frozen
 from retriever.kernels.tables import QueryTables
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from indexing.centroids import BLOCK
+from indexing.coding.centroids import BLOCK
 from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, usable
 
 __all__ = ["FLOAT_LANES", "extremes", "fill_levels", "multiply"]

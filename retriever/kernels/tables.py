@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from encoder.maxsim import sharpened
-from indexing.centroids import BLOCK
-from indexing.codec import Codec
+from indexing.coding.centroids import BLOCK
+from indexing.coding.codec import Codec
 from retriever.kernels.compiling import compiled, in_parts
 from retriever.kernels.products import extremes, fill_levels, multiply
 

@@ -1,0 +1,3 @@
+"""Model folders and hub names in, folders out."""
+
+__all__: list[str] = []

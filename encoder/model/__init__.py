@@ -1,0 +1,3 @@
+"""ModernBERT and its heads, on packed sequences."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Token vectors ↔ codes."""
+
+__all__: list[str] = []

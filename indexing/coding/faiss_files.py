@@ -1,0 +1,57 @@
+"""Files of FAISS: what the codec and the segments write, and codes read in place."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import IndexFormatError
+from indexing.coding.centroids import faiss_module
+
+__all__ = ["check_layers", "read_codes", "read_index", "write_index"]
+
+
+def read_codes(path: Path) -> npt.NDArray[np.uint8]:
+    """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
+    faiss = faiss_module()
+    index = read_index(path, faiss.IO_FLAG_MMAP_IFC)
+    check_layers(index, path)
+    if index.ntotal == 0:
+        return np.zeros((0, index.code_size), dtype=np.uint8)
+    raw = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+    codes: npt.NDArray[np.uint8] = np.asarray(_Owned(raw, index)).reshape(index.ntotal, index.code_size)
+    codes.flags.writeable = False
+    return codes
+
+
+def write_index(index: Any, path: Path) -> None:
+    # Through a file of Python's: FAISS's own tells nobody when the last block of a file finds no room.
+    faiss = faiss_module()
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+
+
+def read_index(path: Path, flags: int = 0) -> Any:
+    """FAISS's index in a file. Raises FileNotFoundError, or IndexFormatError for a damaged one."""
+    try:
+        return faiss_module().read_index(str(path), flags)
+    except RuntimeError as error:
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
+        raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
+
+
+def check_layers(index: Any, path: Path) -> None:
+    """Raise IndexFormatError for an index of another kind than `Codec.save` and `write_codes` write."""
+    if not isinstance(index, faiss_module().Index2Layer):
+        raise IndexFormatError(f"{path} is a FAISS {type(index).__name__}, not an Index2Layer")
+
+
+class _Owned:
+    """Lends an array's memory and keeps alive the FAISS index that owns it."""
+
+    def __init__(self, array: npt.NDArray[np.uint8], owner: Any) -> None:
+        self.__array_interface__ = array.__array_interface__
+        self.owner = owner

@@ -1,0 +1,3 @@
+"""What lies in an index folder, and how it is read."""
+
+__all__: list[str] = []

@@ -1,0 +1,204 @@
+"""A segment: an immutable run of passages, memory-mapped from its folder.
+
+flat:        vectors.npy, offsets.npy             float16 vectors, nothing trained
+compressed:  codes.faiss, offsets.npy, lists.npz  the codec's codes, and which passages touch each centroid
+"""
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import IndexFormatError
+from indexing.coding.codec import Codec, write_codes
+from indexing.coding.faiss_files import read_codes
+from indexing.coding.sizes import id_bytes
+
+__all__ = ["Segment", "SegmentRow", "write_segment"]
+
+Kind = Literal["flat", "compressed"]
+FLAT: Kind = "flat"
+COMPRESSED: Kind = "compressed"
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """A segment as the store lists it; it owns the pids pid_start to pid_start + n_passages."""
+
+    segment_id: int
+    kind: str
+    pid_start: int
+    n_passages: int
+    n_tokens: int
+
+    @property
+    def folder(self) -> str:
+        return f"segments/{self.segment_id:06d}"
+
+
+class Segment:
+    """An open segment. Arrays are read-only views of mapped files, good after the files are unlinked.
+
+    kind: "flat" or "compressed". Passage i of the segment has pid pid_start + i and the tokens
+    offsets[i]:offsets[i + 1]; a passage may have none. offsets: (n_passages + 1,) int64.
+    vectors (flat): (n_tokens, dim) float16.
+    codes (compressed): (n_tokens, id_bytes + code_bytes) uint8, FAISS's bytes: centroid id, then the code.
+    centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
+    residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and, unless
+    the index is from before there was one, the byte of the scale.
+    list_offsets (nlist + 1,) int64 and list_pids int32 (compressed): passages with a token in list c are
+    list_pids[list_offsets[c]:list_offsets[c + 1]], local numbers (pid - pid_start), ascending and unique.
+    """
+
+    def __init__(self, root: Path, row: SegmentRow, *, dim: int, codec: Codec | None) -> None:
+        """Raises IndexFormatError naming the file whose shape is not what the store says."""
+        folder = root / row.folder
+        self.segment_id, self.pid_start = row.segment_id, row.pid_start
+        self.n_passages, self.n_tokens = row.n_passages, row.n_tokens
+        self.kind: Kind = FLAT if row.kind == FLAT else COMPRESSED
+        self.offsets: npt.NDArray[np.int64] = _map_npy(
+            folder / "offsets.npy", (row.n_passages + 1,), np.int64
+        )
+        if self.kind == FLAT:
+            self.vectors: npt.NDArray[np.float16] = _map_npy(
+                folder / "vectors.npy", (row.n_tokens, dim), np.float16
+            )
+            return
+        if codec is None:
+            raise IndexFormatError(f"{root / 'index.db'} lists a compressed segment and no codec")
+        path = folder / "codes.faiss"
+        width = id_bytes(codec.nlist)
+        self.codes = read_codes(path)
+        _check_shape(path, self.codes.shape, (row.n_tokens, width + codec.code_bytes))
+        self.residual_codes = self.codes[:, width:]
+        self.centroid_ids = _centroid_ids(self.codes, width)
+        self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
+
+    def decode(self, start: int, stop: int, codec: Codec | None) -> npt.NDArray[np.float32]:
+        """Vectors of tokens start to stop as MaxSim sees them: (stop - start, dim) float32."""
+        if self.kind == FLAT:
+            return self.vectors[start:stop].astype(np.float32)
+        assert codec is not None
+        return codec.decode(self.centroid_ids[start:stop], self.residual_codes[start:stop])
+
+    def take(self, tokens: npt.NDArray[np.int64], codec: Codec | None) -> npt.NDArray[np.float32]:
+        """Vectors of the tokens named, (n,) -> (n, dim) float32."""
+        if self.kind == FLAT:
+            return self.vectors[tokens].astype(np.float32)
+        assert codec is not None
+        return codec.decode(self.centroid_ids[tokens], self.residual_codes[tokens])
+
+
+def write_segment(
+    folder: Path,
+    parts: Iterable[npt.NDArray[Any]],
+    lengths: npt.NDArray[np.int64],
+    *,
+    dim: int,
+    codec: Codec | None,
+) -> None:
+    """Write a segment's files.
+
+    parts: the passages' rows end to end, cut anywhere: float16 vectors (n, dim) without a codec,
+    packed codes (n, id_bytes + code_bytes) uint8 with one. lengths: tokens of each passage, (n_passages,).
+    """
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    np.save(folder / "offsets.npy", offsets)
+    if codec is None:
+        _save_parts(folder / "vectors.npy", parts, (int(offsets[-1]), dim))
+        return
+    codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
+    write_codes(folder / "codes.faiss", codec, codes)
+    list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), lengths, codec.nlist)
+    np.savez(folder / "lists.npz", list_offsets=list_offsets, list_pids=list_pids)
+
+
+def invert(
+    centroid_ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], nlist: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Inverted lists: list_offsets (nlist + 1,) and list_pids, of passages with `lengths` tokens each."""
+    passages = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    pairs = np.unique(centroid_ids.astype(np.int64) * max(len(lengths), 1) + passages)
+    lists, pids = np.divmod(pairs, max(len(lengths), 1))
+    list_offsets = np.zeros(nlist + 1, dtype=np.int64)
+    np.cumsum(np.bincount(lists, minlength=nlist), out=list_offsets[1:])
+    return list_offsets, pids.astype(np.int32)
+
+
+def _centroid_ids(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[Any]:
+    if width == 1:
+        return codes[:, 0]
+    if width == 2:
+        ids: npt.NDArray[Any] = codes[:, :2].view("<u2")[:, 0]
+        return ids
+    low = codes[:, :2].view("<u2")[:, 0].astype(np.int32)
+    wide: npt.NDArray[Any] = low | (codes[:, 2].astype(np.int32) << 16)
+    return wide
+
+
+def _save_parts(path: Path, parts: Iterable[npt.NDArray[Any]], shape: tuple[int, int]) -> None:
+    # np.save of the concatenation, without making it: a commit's vectors are the most memory a build holds.
+    with path.open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype="<f2").data)
+
+
+def _map_npy(path: Path, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
+    _check_shape(path, array.shape, shape)
+    if array.dtype != dtype:
+        raise IndexFormatError(f"{path} holds {array.dtype}, not {np.dtype(dtype)}")
+    return array
+
+
+def _map_lists(path: Path, nlist: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    # np.load maps no npz, but numpy stores its members uncompressed, so each can be mapped where it lies.
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            arrays = {name: _map_member(archive.getinfo(f"{name}.npy"), file, path) for name in _LISTS}
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
+    list_offsets, list_pids = arrays["list_offsets"], arrays["list_pids"]
+    if not 2 <= len(list_offsets) <= nlist + 1:
+        raise IndexFormatError(
+            f"{path} has {len(list_offsets) - 1} lists for {nlist} centroids; restore it or build the index again"
+        )
+    _check_shape(path, list_pids.shape, (int(list_offsets[-1]),))
+    if len(list_offsets) < nlist + 1:  # the codec has got more centroids since; no passage here is under them
+        list_offsets = np.pad(list_offsets, (0, nlist + 1 - len(list_offsets)), mode="edge")
+        list_offsets.flags.writeable = False
+    return list_offsets, list_pids
+
+
+_LISTS = {"list_offsets": np.int64, "list_pids": np.int32}
+
+
+def _map_member(member: zipfile.ZipInfo, file: Any, path: Path) -> npt.NDArray[Any]:
+    # A local header is 30 bytes, then a name and an extra field whose lengths are its last four bytes.
+    file.seek(member.header_offset)
+    header = file.read(30)
+    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != _LISTS[member.filename.removesuffix(".npy")] or len(shape) != 1:
+        raise ValueError(f"{member.filename} holds {dtype} of shape {shape}")
+    if shape[0] == 0:
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise IndexFormatError(
+            f"{path} has shape {shape}, the index needs {wanted}; restore it or build the index again"
+        )

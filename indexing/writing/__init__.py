@@ -1,0 +1,3 @@
+"""What a writer does to an index folder."""
+
+__all__: list[str] = []

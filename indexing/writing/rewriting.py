@@ -1,0 +1,112 @@
+"""Segments made from segments: training samples, merging, compressing, dropping the dead."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexing.coding.codec import CHUNK, Codec
+from indexing.coding.sizes import sample_size
+from indexing.storage.segment import Segment
+
+__all__ = ["Live", "groups", "pack", "sample", "small_run", "transcode"]
+
+SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
+ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/index.md)
+SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
+
+Live = npt.NDArray[np.bool_]
+
+
+def live_tokens(segment: Segment, live: Live) -> int:
+    """Tokens of the live passages."""
+    return int(np.diff(segment.offsets)[live].sum())
+
+
+def sample(
+    segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int, most: int
+) -> npt.NDArray[np.float32]:
+    """Token vectors on which to train a codec for these segments: (n, dim).
+
+    n is `sample_size` of the live tokens, and no more than `most`. Most are drawn evenly: each of equal stretches
+    of the corpus gives one token at random, so no list of all tokens is ever made. The others, which come on top
+    where all tokens are in the sample, are passages' first and last tokens, maybe several times: markers differ so
+    little from passage to passage that they need codes of their own, and a query's markers are compared with
+    just these.
+    """
+    counts = [np.where(live, np.diff(s.offsets), 0) for s, live in zip(segments, lives, strict=True)]
+    lengths = np.concatenate([np.zeros(0, np.int64), *counts])
+    total = int(lengths.sum())
+    n = min(sample_size(total), most)
+    random = np.random.default_rng(seed)
+    n_ends = int(ENDS * n) if n < total else min(int(ENDS * n), most - n)
+    evenly = _stretches(total, n - n_ends, random) if n < total else np.arange(total)
+    stops = np.cumsum(lengths)[lengths > 0]
+    ends = np.sort(np.concatenate([stops - lengths[lengths > 0], stops - 1]))
+    wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), n_ends, random)]]))
+    taken, start = [], 0
+    for segment, own in zip(segments, counts, strict=True):
+        stops = np.cumsum(own)
+        here = wanted[(wanted >= start) & (wanted < start + int(own.sum()))] - start
+        passages = np.searchsorted(stops, here, side="right")
+        tokens = segment.offsets[passages] + here - (stops - own)[passages]
+        taken.append(segment.take(tokens, codec))
+        start += int(own.sum())
+    return np.concatenate(taken)
+
+
+def _stretches(total: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A number at random from each of n equal stretches of 0 to total - 1; ascending, and repeated if n > total."""
+    drawn = ((np.arange(n) + random.random(n)) * (total / max(n, 1))).astype(np.int64)
+    return np.minimum(drawn, total - 1)
+
+
+def transcode(
+    segment: Segment, live: Live, old: Codec | None, new: Codec | None
+) -> Iterator[npt.NDArray[Any]]:
+    """A segment's live rows under codec `new` (None: float16), as `write_segment` takes them."""
+    keep = np.repeat(live, np.diff(segment.offsets))
+    for start in range(0, segment.n_tokens, CHUNK):
+        at = slice(start, min(start + CHUNK, segment.n_tokens))
+        if segment.kind == "flat" and new is None:
+            yield segment.vectors[at][keep[at]]
+        elif segment.kind == "compressed" and new is old:
+            yield segment.codes[at][keep[at]]
+        else:
+            assert new is not None
+            yield new.pack(*new.encode(segment.decode(at.start, at.stop, old)[keep[at]]))
+
+
+def pack(parts: Sequence[npt.NDArray[Any]], codec: Codec) -> Iterator[npt.NDArray[np.uint8]]:
+    """Passages' vectors, (n, dim) each, end to end as packed codes, made some at a time."""
+    block: list[npt.NDArray[Any]] = []
+    tokens = 0
+    for i, part in enumerate(parts):
+        block.append(part)
+        tokens += len(part)
+        if tokens >= CHUNK or i == len(parts) - 1:
+            yield codec.pack(*codec.encode(np.concatenate(block)))
+            block, tokens = [], 0
+
+
+def groups(segments: Sequence[Segment], lives: Sequence[Live], most: int) -> list[list[int]]:
+    """Cut the list of segments into runs of about `most` live tokens, by position."""
+    runs: list[list[int]] = []
+    room = 0
+    for i, (segment, live) in enumerate(zip(segments, lives, strict=True)):
+        tokens = live_tokens(segment, live)
+        if not runs or tokens > room:
+            runs.append([])
+            room = most
+        runs[-1].append(i)
+        room -= tokens
+    return runs
+
+
+def small_run(segments: Sequence[Segment]) -> Sequence[Segment]:
+    """The small segments at the end of the list, where they have become too many; else nothing."""
+    n = 0
+    while n < len(segments) and segments[-1 - n].n_tokens < SMALL_TOKENS:
+        n += 1
+    return segments[len(segments) - n :] if n > SMALL_SEGMENTS else ()

@@ -1,0 +1,3 @@
+"""Search of code."""
+
+__all__: list[str] = []

@@ -1,0 +1,255 @@
+"""Search a code index as grep's users do: by language, path and regular expression, ranked by meaning."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pathspec import GitIgnoreSpec
+
+from encoder.errors import ArgumentError
+from indexing import Index
+from indexing.reading.languages import language_named
+from indexing.storage.filters import parse_filter
+from indexing.storage.fulltext import split_words
+from retriever.searcher import Hit, Mode, Searcher
+
+__all__ = ["CodeHit", "MatchedLine", "code_filter", "search_code"]
+
+AT_ONCE = 1_000  # passages read together for a regular expression
+KEY = 5  # letters by which words are compared: expires, expired, expiry
+SHOWN = 3
+# What says nothing about code in a question.
+STOP = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "can",
+        "do",
+        "does",
+        "for",
+        "from",
+        "get",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "their",
+        "this",
+        "to",
+        "use",
+        "used",
+        "was",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class MatchedLine:
+    """A source line. line: its number, from 1. spans: (start, end) of what matches, in characters of text."""
+
+    line: int
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class CodeHit:
+    """A passage of code. line: its first matching line with a regular expression, else where it begins.
+
+    lines: those that match the regular expression; without one the few that have most words of the query,
+    else its first ones. metadata: as `read_folder` gives it.
+    """
+
+    rank: int
+    score: float
+    doc_id: str
+    path: str
+    line: int
+    end_line: int
+    symbol: str
+    lines: tuple[MatchedLine, ...]
+    text: str
+    metadata: dict[str, Any]
+
+
+def search_code(
+    searcher: Searcher,
+    query: str,
+    *,
+    k: int = 10,
+    languages: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    regex: str | None = None,
+    filter: str | None = None,
+    mode: Mode = "late",
+) -> list[CodeHit]:
+    """The k best passages for a question, of those that `code_filter` lets through."""
+    pattern = _compiled(regex)
+    where = code_filter(searcher.index, languages=languages, paths=paths, regex=regex, filter=filter)
+    if where == "":
+        return []
+    return [_code_hit(hit, query, pattern) for hit in searcher.search(query, k=k, filter=where, mode=mode)]
+
+
+def code_filter(
+    index: Index,
+    *,
+    languages: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    regex: str | None = None,
+    filter: str | None = None,
+) -> str | None:
+    """A filter (docs/filters.md) for passages that meet all of these; None for all, "" where none does.
+
+    languages: names or extensions, any of them. paths: patterns as in .gitignore, any of them, but for those
+    that begin with `!`, none of which may match: `src/**`, `*.py`, `!tests/`. regex: of Python's `re`, to be
+    found within the passage's text; `^` and `$` match at lines. filter: a filter of one's own.
+
+    Raises ArgumentError for a language, pattern or expression that cannot be read.
+    """
+    if filter is not None:
+        parse_filter(filter)  # by itself, so that an error names the user's own position
+    parts = [f"({filter})"] if filter is not None else []
+    if languages:
+        parts.append(f"language in ({_quoted([_language(name) for name in languages])})")
+    if paths:
+        among = _matching_paths([str(p) for p in index.values("path") if p is not None], paths)
+        if not among:
+            return ""
+        parts.append(f"path in ({_quoted(among)})")
+    where = " and ".join(parts) or None
+    if (pattern := _compiled(regex)) is None:
+        return where
+    found = [doc_id for doc_id, text in _texts(index, where) if pattern.search(text)]
+    return f"doc_id in ({_quoted(found)})" if found else ""
+
+
+def _language(name: str) -> str:
+    language = language_named(name)
+    if language is None:
+        raise ArgumentError(f"language {name!r} is unknown; pass a name or an extension, as in python or py")
+    return language
+
+
+def _matching_paths(known: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    try:
+        wanted = GitIgnoreSpec.from_lines(p for p in patterns if not p.startswith("!"))
+        unwanted = GitIgnoreSpec.from_lines(p[1:] for p in patterns if p.startswith("!"))
+    except ValueError as error:
+        raise ArgumentError(
+            f"paths={list(patterns)}: {error}; use .gitignore's form, as in 'src/**'"
+        ) from None
+    anything = all(p.startswith("!") for p in patterns)
+    return [p for p in known if (anything or wanted.match_file(p)) and not unwanted.match_file(p)]
+
+
+def _compiled(regex: str | None) -> re.Pattern[str] | None:
+    if regex is None:
+        return None
+    try:
+        return re.compile(regex, re.MULTILINE)
+    except re.error as error:
+        at = "" if error.pos is None else f" at position {error.pos + 1}"
+        raise ArgumentError(
+            f"regex {regex!r} cannot be read: {error.msg}{at}; escape it by a backslash"
+        ) from None
+
+
+def _texts(index: Index, where: str | None) -> Iterator[tuple[str, str]]:
+    for segment, bitmap in zip(index.segments, index.matching(where), strict=True):
+        pids = segment.pid_start + np.flatnonzero(bitmap)
+        for start in range(0, len(pids), AT_ONCE):
+            for document in index.documents(pids[start : start + AT_ONCE].tolist()):
+                yield document.doc_id, document.text or ""
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
+    meta, text = hit.metadata, hit.text or ""
+    start = int(meta.get("start_line", 1))
+    numbered = list(zip(_numbers(meta, start), text.split("\n"), strict=False))
+    lines = (
+        _lines_with_words(numbered, query)
+        if pattern is None
+        else _lines_with_matches(numbered, text, pattern)
+    )
+    return CodeHit(
+        rank=hit.rank,
+        score=hit.score,
+        doc_id=hit.doc_id,
+        path=str(meta.get("path", hit.doc_id)),
+        line=lines[0].line if pattern and lines else start,
+        end_line=int(meta.get("end_line", start)),
+        symbol=str(meta.get("symbol", "")),
+        lines=tuple(lines),
+        text=text,
+        metadata=meta,
+    )
+
+
+def _numbers(meta: dict[str, Any], start: int) -> Iterator[int]:
+    ranges = meta.get("lines") or [[start, 1 << 40]]
+    return (n for first, last in ranges for n in range(first, last + 1))
+
+
+def _lines_with_matches(
+    numbered: Sequence[tuple[int, str]], text: str, pattern: re.Pattern[str]
+) -> list[MatchedLine]:
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for match in pattern.finditer(text):
+        # A match may go over several lines, and be empty.
+        first = text.count("\n", 0, match.start())
+        at = match.start() - (text.rfind("\n", 0, match.start()) + 1)
+        for i, piece in enumerate(match.group().split("\n")):
+            spans.setdefault(first + i, []).append((at, at + len(piece)) if i == 0 else (0, len(piece)))
+    return [MatchedLine(*numbered[i], tuple(found)) for i, found in spans.items() if i < len(numbered)]
+
+
+def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[MatchedLine]:
+    wanted = {key for word in split_words(query).split() if (key := _key(word))}
+    lines = []
+    for number, line in numbered:
+        spans, keys = [], set()
+        for run in re.finditer(r"\w+", line):
+            if common := wanted & {_key(word) for word in split_words(run.group()).split()}:
+                spans.append(run.span())
+                keys |= common
+        if line.strip():
+            lines.append((len(keys), MatchedLine(number, line, tuple(spans))))
+    best = sorted((-n, i) for i, (n, _) in enumerate(lines) if n)[:SHOWN]
+    chosen = sorted(i for _, i in best) or range(min(SHOWN, len(lines)))
+    return [lines[i][1] for i in chosen]
+
+
+def _key(word: str) -> str:
+    word = word.lower()
+    return "" if len(word) < 3 or word in STOP else word[:KEY]

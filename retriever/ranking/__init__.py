@@ -1,0 +1,3 @@
+"""A query's vectors → a ranking."""
+
+__all__: list[str] = []

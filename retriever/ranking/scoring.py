@@ -1,0 +1,59 @@
+"""MaxSim over stored vectors: what decides the order of hits."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.maxsim import maxsim
+from indexing.storage.segment import Segment
+
+if TYPE_CHECKING:
+    from retriever.kernels import QueryTables
+
+__all__ = ["score_compressed", "score_flat", "top"]
+
+Passages = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
+
+
+def score_compressed(
+    tables: "QueryTables", segments: Sequence[Segment], passages: Sequence[Passages]
+) -> Scores:
+    """Exact MaxSim with passages of compressed segments, on the vectors that they decode to.
+
+    passages: (n,) local numbers of each segment. Returns (all n,) float32, end to end.
+    """
+    from retriever.kernels import residual_maxsim  # see there
+
+    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
+    return residual_maxsim(tables, segments[0].residual_codes.shape[1], parts)
+
+
+def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:
+    """The k best, best first, and all that score as the last of them does; equal ones in the order of pids."""
+    order = np.lexsort((pids, -scores))
+    ranked = -scores[order]
+    n = k if k >= len(ranked) else int(np.searchsorted(ranked, ranked[k - 1], side="right"))
+    return pids[order[:n]], scores[order[:n]]
+
+
+def score_flat(query: npt.NDArray[np.float32], segment: Segment, sharpness: float = 0.0) -> Scores:
+    """Exact MaxSim with every passage of a flat segment: (n_passages,) float32. query: (n_query, dim)."""
+    out = np.empty(segment.n_passages, dtype=np.float32)
+    offsets = np.asarray(segment.offsets)
+    start = 0
+    while start < segment.n_passages:
+        # As many passages as fit, and one at least.
+        stop = int(np.searchsorted(offsets, offsets[start] + TOKENS_AT_ONCE, side="right")) - 1
+        stop = min(max(stop, start + 1), segment.n_passages)
+        vectors = segment.decode(int(offsets[start]), int(offsets[stop]), None)
+        local = torch.from_numpy(offsets[start : stop + 1] - offsets[start])
+        found = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), local, sharpness)
+        out[start:stop] = found.numpy()
+        start = stop
+    return out

@@ -1,0 +1,158 @@
+"""Packed attention against a dense masked softmax, and the GPU kernels' arguments against a stand-in."""
+
+import inspect
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder.model.attention import AttentionPlan, flash_kernel, sdpa_varlen, torch_kernel, varlen_attention
+from encoder.model.packing import pack
+
+HEADS, DIM = 2, 8
+
+
+def make(lengths, n_keys=None, seed=0):
+    batch = pack([[1] * n for n in lengths], n_keys)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sum(lengths), 3, HEADS, DIM, generator=generator), AttentionPlan.of(batch)
+
+
+def plain_attention(qkv, lengths, n_keys, window):
+    """The definition: every token of a sequence against every one it may see. Nothing in sight gives zeros."""
+    outputs = []
+    for rows, keys in zip(qkv.split(list(lengths)), n_keys, strict=True):
+        q, k, v = rows.unbind(1)  # (L, H, D)
+        scores = torch.einsum("ihd,jhd->hij", q, k) / DIM**0.5
+        i, j = torch.arange(len(rows))[:, None], torch.arange(len(rows))[None]
+        allowed = j < keys
+        if window is not None:
+            allowed = allowed & ((i - j).abs() <= window)
+        weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
+        outputs.append(torch.einsum("hij,jhd->ihd", weights, v))
+    return torch.cat(outputs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=5),
+    window=st.sampled_from([None, 1, 4, 8]),
+)
+def test_equals_the_definition(data, lengths, window):
+    """Lengths below and above four windows: dense products and chunks, with and without unseen tokens."""
+    n_keys = [data.draw(st.integers(1, n)) for n in lengths] if data.draw(st.booleans()) else list(lengths)
+    qkv, plan = make(lengths, n_keys)
+    expected = plain_attention(qkv, lengths, n_keys, window)
+    torch.testing.assert_close(sdpa_varlen(qkv, plan, window), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_equal_neighbours_run_as_one(window):
+    qkv, plan = make([40, 40, 40, 7])
+    assert [(r.count, r.length) for r in plan.runs] == [(3, 40), (1, 7)]
+    expected = plain_attention(qkv, [40, 40, 40, 7], [40, 40, 40, 7], window)
+    torch.testing.assert_close(varlen_attention(qkv, plan, window), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("n_keys", [None, [3, 30]])
+def test_gradients_are_finite_and_the_definitions(n_keys):
+    """Chunks hold rows past the end, whose softmax must not turn the gradient into NaN."""
+    lengths = [5, 41]
+    qkv, plan = make(lengths, n_keys)
+    ours, theirs = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    sdpa_varlen(ours, plan, 4).square().sum().backward()
+    i = plain_attention(theirs, lengths, n_keys or lengths, 4)
+    i.square().sum().backward()
+    expected = theirs.grad.nan_to_num(0.0)  # the oracle's own softmax over nothing
+    torch.testing.assert_close(ours.grad, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 4, 8])
+@pytest.mark.parametrize("n_keys", [None, [3, 30, 70]])
+def test_low_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, window, n_keys):
+    """flash-attention's rule: against float32 of the same rounded input, dense, banded and chunked."""
+    lengths = [5, 30, 70]
+    qkv, plan = make(lengths, n_keys, seed=3)
+    low = qkv.to(dtype)
+    exact = plain_attention(low.float(), lengths, n_keys or lengths, window)
+    plain = plain_attention(low, lengths, n_keys or lengths, window)
+    ours = sdpa_varlen(low, plan, window)
+    assert ours.dtype == dtype
+    allowed = 2 * (plain.float() - exact).abs().max()
+    assert allowed > 0
+    assert (ours.float() - exact).abs().max() <= allowed
+
+
+def flash_stand_in(
+    qkv,
+    cu_seqlens,
+    max_seqlen,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    deterministic=False,
+    return_attn_probs=False,
+):
+    """flash_attn_varlen_qkvpacked_func (flash-attn 2.8): its parameters, its checks, the plain computation."""
+    assert (softcap, alibi_slopes, deterministic, return_attn_probs) == (0.0, None, False, False)
+    assert qkv.ndim == 4
+    assert qkv.shape[1] == 3
+    assert cu_seqlens.dtype == torch.int32
+    assert (dropout_p, softmax_scale, causal) == (0.0, None, False)
+    lengths = cu_seqlens.diff().tolist()
+    assert max_seqlen == max(lengths)
+    left, right = window_size
+    assert left == right
+    return plain_attention(qkv, lengths, lengths, None if left == -1 else left)
+
+
+def varlen_attn_stand_in(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)
+):
+    """torch.nn.attention.varlen.varlen_attn (torch 2.13), likewise."""
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k
+    return flash_stand_in(torch.stack([query, key, value], 1), cu_seq_q, max_q, window_size=window_size)
+
+
+@pytest.mark.parametrize("kernel", [flash_kernel(flash_stand_in), torch_kernel(varlen_attn_stand_in)])
+@pytest.mark.parametrize("window", [None, 4])
+def test_gpu_kernels_are_called_with_what_they_take(kernel, window):
+    qkv, plan = make([3, 50, 17])
+    expected = sdpa_varlen(qkv, plan, window)
+    torch.testing.assert_close(
+        kernel(qkv, plan.cu_seqlens, plan.max_seqlen, window), expected, atol=2e-6, rtol=0
+    )
+
+
+def test_stand_in_has_the_parameters_of_torch():
+    """The stand-in names no parameter that this torch's varlen_attn lacks."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    theirs = inspect.signature(varlen.varlen_attn).parameters
+    ours = inspect.signature(varlen_attn_stand_in).parameters
+    if "window_size" not in theirs:
+        pytest.skip("this torch's varlen_attn has no window")
+    assert set(ours) <= set(theirs)
+    assert list(ours)[:7] == list(theirs)[:7]
+    # The very call that the kernel makes fits the real function.
+    qkv, plan = make([3, 5])
+    calls = []
+    torch_kernel(lambda *a, **k: calls.append((a, k)) or varlen_attn_stand_in(*a, **k))(
+        qkv, plan.cu_seqlens, plan.max_seqlen, 4
+    )
+    ((args, kwargs),) = calls
+    bound = inspect.signature(varlen.varlen_attn).bind(*args, **kwargs).arguments
+    assert (bound["max_q"], bound["max_k"], bound["window_size"]) == (5, 5, (4, 4))
+
+
+def test_stand_in_has_the_parameters_of_flash_attn():
+    flash = pytest.importorskip("flash_attn")
+    theirs = inspect.signature(flash.flash_attn_varlen_qkvpacked_func).parameters
+    ours = inspect.signature(flash_stand_in).parameters
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]

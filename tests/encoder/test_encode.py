@@ -1,0 +1,184 @@
+"""Encoder.load and encoding, with the bundled model: the real weights that a user gets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from encoder import Encoder, maxsim
+from encoder.checkpoints.loading import BUNDLED_FOLDER
+from encoder.errors import ArgumentError, CheckpointError
+from tests.helpers.checkpoints import pylate
+
+TEXTS = [
+    "A list of the prime numbers below one hundred.",
+    "",
+    "def read(path):\n    with open(path) as file:\n        return file.read()\n" * 12,
+    "heart attack",
+]
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return Encoder.load()
+
+
+def test_unit_vectors_in_the_order_given(bundled):
+    out = bundled.encode_documents(TEXTS)
+    assert out.vectors.shape == (out.offsets[-1], 128)
+    assert out.vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(out.vectors, axis=1), 1.0, atol=1e-5)
+    for i, text in enumerate(TEXTS):
+        np.testing.assert_allclose(out[i], bundled.encode_documents([text])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 100_000])
+def test_batch_composition_changes_no_vector(bundled, batch_tokens):
+    whole = bundled.encode_documents(TEXTS * 3)
+    np.testing.assert_allclose(
+        bundled.encode_documents(TEXTS * 3, batch_tokens=batch_tokens).vectors, whole.vectors, atol=1e-5
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_neither_neighbours_nor_order_change_a_vector(bundled, data):
+    """Any texts, in any order, in any batches: each text's vectors are what they are alone, to 1e-5."""
+    alone = [bundled.encode_documents([text])[0] for text in TEXTS]
+    chosen = data.draw(st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=6))
+    budget = data.draw(st.integers(1, 1000))
+    out = bundled.encode_documents([TEXTS[i] for i in chosen], batch_tokens=budget)
+    for i, vectors in zip(chosen, out, strict=True):
+        np.testing.assert_allclose(vectors, alone[i], rtol=0, atol=1e-5)
+
+
+def test_blocks_that_are_tokenised_ahead_keep_order_and_counts(monkeypatch):
+    encoder = Encoder.load(document_length=32)
+    texts = [f"text number {i} " * (i % 15) for i in range(23)]
+    whole = encoder.encode_documents(texts)
+    monkeypatch.setattr("encoder.encode.BLOCK_TEXTS", 5)
+    out = encoder.encode_documents(texts)
+    np.testing.assert_array_equal(out.offsets, whole.offsets)
+    np.testing.assert_allclose(out.vectors, whole.vectors, rtol=0, atol=1e-5)
+    assert out.truncated == whole.truncated > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(st.characters(codec=None), max_size=60), max_size=4))
+@example(
+    ["", " \t\n ", "\x00\x01\x7f\u202e", "\ud800 lone \udfff", "a" * 1_000_000, "word " * 200_000, "last"]
+)
+def test_any_text_has_its_vectors_in_its_place(bundled, texts):
+    """Nothing, whitespace, control characters, lone surrogates, a megabyte: never a crash, order kept."""
+    documents, queries = bundled.encode_documents(texts), bundled.encode_queries(texts)
+    for out in (documents, queries):
+        assert len(out) == len(texts)
+        assert (out.lengths >= 2).all()  # CLS and SEP at the least
+        assert np.isfinite(out.vectors).all()
+    if texts:
+        np.testing.assert_allclose(documents[-1], bundled.encode_documents([texts[-1]])[0], rtol=0, atol=1e-5)
+
+
+def test_meaning_beats_words(bundled):
+    """The model is trained: a paraphrase without a common word scores above an unrelated text."""
+    passages = bundled.encode_documents(
+        ["The physician examined the patient.", "The committee approved the annual budget."]
+    )
+    query = bundled.encode_queries(["a doctor checks someone who is sick"])[0]
+    scores = maxsim(*(torch.from_numpy(x) for x in (query, passages.vectors, passages.offsets)))
+    assert scores[0] > scores[1] + 0.2
+
+
+def test_longer_documents_are_cut_and_counted():
+    encoder = Encoder.load(document_length=16)
+    out = encoder.encode_documents(["one two three", "word " * 100, "x " * 14, "x " * 15])
+    assert out.truncated == 2
+    assert out.lengths.tolist() == [5, 16, 16, 16]
+    longer = Encoder.load(document_length=1024).encode_documents(["word " * 1000])
+    assert (longer.truncated, longer.lengths.tolist()) == (0, [1002])
+
+
+def test_document_length_max_is_what_the_positions_allow(tmp_path):
+    pylate(tmp_path)
+    encoder = Encoder.load(tmp_path, document_length="max")
+    assert encoder.document_length == 512
+    assert encoder.load_arguments["document_length"] == 512
+    out = encoder.encode_documents(["oak " * 600, "oak"])
+    assert (out.lengths[0], out.truncated) == (512, 1)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_expansion_by_argument_is_the_queries_affair_alone(tmp_path, own):
+    pylate(tmp_path, do_query_expansion=own, query_length=16)
+    plain = Encoder.load(tmp_path)
+    with_it = Encoder.load(tmp_path, do_query_expansion=True)
+    without = Encoder.load(tmp_path, do_query_expansion=False)
+    assert len(with_it.encode_queries(["oak"])[0]) == 16
+    assert len(without.encode_queries(["oak"])[0]) < 16
+    assert plain.fingerprint == with_it.fingerprint == without.fingerprint
+    np.testing.assert_array_equal(
+        with_it.encode_documents(["old oak"]).vectors, without.encode_documents(["old oak"]).vectors
+    )
+    again = Encoder.load(**without.load_arguments)
+    assert len(again.encode_queries(["oak"])[0]) < 16
+
+
+def test_load_arguments_load_the_same_encoder():
+    encoder = Encoder.load(document_length=64, skiplist_words=["the", "."])
+    again = Encoder.load(**json.loads(json.dumps(encoder.load_arguments)))
+    assert again.fingerprint == encoder.fingerprint
+    assert again.document_length == 64
+    text = ["The cat and the dog."]
+    np.testing.assert_array_equal(
+        again.encode_documents(text).vectors, encoder.encode_documents(text).vectors
+    )
+    assert (
+        len(encoder.encode_documents(text).vectors) == len(Encoder.load().encode_documents(text).vectors) - 3
+    )
+
+
+def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):
+    assert Encoder.load(document_length=99).fingerprint == bundled.fingerprint
+    bundled.save(tmp_path)
+    other = Encoder.load(tmp_path)
+    assert other.fingerprint == bundled.fingerprint
+    with torch.no_grad():
+        other.model.head[0].linear.weight[0, 0] += 1e-3
+    other.save(tmp_path)
+    assert Encoder.load(tmp_path).fingerprint != bundled.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.encode_documents("text"), "one string"),
+        (lambda e: e.encode_queries(["a", 3]), "text 1 is int"),
+        (lambda e: e.encode_queries(["a"], batch_tokens=0), "batch_tokens=0"),
+        (lambda e: Encoder.load(document_length=100_000), "exceeds the model's"),
+        (lambda e: Encoder.load(document_length=2), "document_length=2"),
+    ],
+)
+def test_mistakes_are_refused(bundled, call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(bundled)
+
+
+def test_a_path_that_is_not_there_is_refused():
+    with pytest.raises(CheckpointError, match="no folder"):
+        Encoder.load("/nowhere/at/all")
+
+
+def test_no_texts_give_no_vectors(bundled):
+    out = bundled.encode_documents([])
+    assert (len(out), out.vectors.shape) == (0, (0, 128))
+
+
+def test_bundled_model_is_small_and_safe():
+    files = [p for p in BUNDLED_FOLDER.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 25e6
+    assert {p.suffix for p in files} <= {".json", ".safetensors", ".md"}
+    assert (Path(BUNDLED_FOLDER) / "README.md").is_file()

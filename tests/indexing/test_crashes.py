@@ -1,0 +1,208 @@
+"""What a crash leaves of an index: the last commit, or the one in flight, and nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encoder.errors import IndexFormatError
+from indexing import Index
+from tests.helpers.fakes import DIM, FakeEncoder, assert_equals, contents, corpus, record
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def encoder() -> FakeEncoder:
+    return FakeEncoder(DIM)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "docs.index"
+
+
+# Runs the history of `steps` once for each instant at which it touches the disk, and dies at that instant.
+# It forks before FAISS has started threads.
+CRASHES = """
+import faiss, os, sys
+from pathlib import Path
+from indexing.storage import store
+from indexing.writing import writer
+from indexing import Index
+from tests.helpers.fakes import DIM, FakeEncoder
+from tests.indexing.test_crashes import steps
+
+def dies_at(n):
+    count = 0
+    def watched(function):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == n:
+                os._exit(9)
+            return function(*args, **kwargs)
+        return call
+    os.fsync = watched(os.fsync)
+    Path.rename = watched(Path.rename)
+    Path.replace = watched(Path.replace)
+    writer.remove = watched(writer.remove)
+    store.Store.commit = watched(store.Store.commit)
+    store.Store.shrink = watched(store.Store.shrink)
+    # In the midst of a transaction, which SQLite must then undo.
+    store.asdict = watched(store.asdict)
+
+root = Path(sys.argv[1])
+for n in range(1, 1000):
+    pid = os.fork()
+    if pid == 0:
+        folder = root / str(n)
+        folder.mkdir()
+        dies_at(n)
+        with Index.create(folder / "docs.index", FakeEncoder(DIM), flat_tokens=300) as index:
+            for number, step in enumerate(steps()):
+                step(index)
+                (folder / "done").write_text(str(number + 1))
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, 9), (n, code)
+    if code == 0:
+        print(n)
+        break
+"""
+
+
+def steps() -> list[Any]:
+    docs = corpus(35)
+    return [
+        lambda index: index.add(docs[:20]),
+        lambda index: index.add([record(1, "w1 w2"), record(2, docs[2]["text"], new=True)]),
+        lambda index: index.delete(["d3", "d4"]),
+        lambda index: index.update_metadata({"d5": {"n": -5}, "d6": {"n": 6, "note": "é"}}),
+        lambda index: index.add(docs[20:]),  # trains the codec
+        lambda index: index.create_metadata_index("n"),
+        lambda index: index.delete(filter="n >= 30"),
+        lambda index: index.compact(),
+    ]
+
+
+def models() -> list[dict[str, tuple[str, dict[str, Any]]]]:
+    docs = {d["doc_id"]: (d["text"], d["metadata"]) for d in corpus(35)}
+    first = {f"d{i}": docs[f"d{i}"] for i in range(20)}
+    second = {**first, "d1": ("w1 w2", {}), "d2": (docs["d2"][0], {"new": True})}
+    third = {k: v for k, v in second.items() if k not in ("d3", "d4")}
+    fourth = {**third, "d5": (docs["d5"][0], {"n": -5}), "d6": (docs["d6"][0], {"n": 6, "note": "é"})}
+    fifth = {**fourth, **{f"d{i}": docs[f"d{i}"] for i in range(20, 35)}}
+    seventh = {k: v for k, v in fifth.items() if k not in {f"d{i}" for i in range(30, 35)}}
+    return [{}, first, second, third, fourth, fifth, fifth, seventh, seventh]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", CRASHES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    instants = int(ran.stdout)
+    assert instants > 60
+    expected = models()
+    encoder = FakeEncoder(DIM)
+    opened = 0
+    for n in range(1, instants + 1):
+        folder = tmp_path / str(n)
+        done = int((folder / "done").read_text()) if (folder / "done").exists() else 0
+        path = folder / "docs.index"
+        try:
+            with Index.open(path) as reader:
+                reader.verify()
+                stored = {k: v[:2] for k, v in contents(reader).items()}
+        except IndexFormatError:
+            assert done == 0, f"instant {n}"
+            Index.create(path, encoder).close()  # creation itself was cut short
+            continue
+        assert stored in expected[done : done + 2], f"instant {n}"
+        opened += 1
+        with Index.open(path, encoder, writable=True) as index:
+            index.verify()
+            known = {file.path for file in index._store.files}
+            left = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+            assert {p for p in left if "index." not in p} == known, f"instant {n}"
+            if n % 5 == 0:
+                for step in steps()[done:]:
+                    step(index)
+                assert_equals(index, expected[-1], encoder)
+    assert opened > 50
+
+
+# What SIGKILL does between a commit's last write to the log and its mark in the log's index (-shm): the
+# commit is not visible, and would be once that index is rebuilt.
+HALF_COMMITTED = """
+import os, sys
+from pathlib import Path
+from indexing import Index
+from tests.helpers.fakes import DIM, FakeEncoder, record
+path = Path(sys.argv[1])
+index = Index.open(path, FakeEncoder(DIM), writable=True)
+def commit(change, commit=index._store.commit):
+    header = (path / "index.db-shm").read_bytes()[:136]
+    commit(change)
+    with (path / "index.db-shm").open("rb+") as file:
+        file.write(header)
+    os._exit(9)
+index._store.commit = commit
+index.add([record(1, "w1 w1")])
+"""
+
+KILLED_BEFORE_COMMIT = """
+import os, sys
+from indexing import Index
+from tests.helpers.fakes import DIM, FakeEncoder, record
+index = Index.open(sys.argv[1], FakeEncoder(DIM), writable=True)
+index._store.commit = lambda change: os._exit(9)
+index.add([record(2, "w2 w2 w2")])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="writes to a file that SQLite has mapped")
+def test_a_commit_that_half_happened_never_comes_back(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w0")])
+    with Index.open(path) as reader:  # keeps the log's index in use
+        for script in (HALF_COMMITTED, KILLED_BEFORE_COMMIT):
+            command = [sys.executable, "-c", script, str(path)]
+            ran = subprocess.run(command, cwd=ROOT, check=False)
+            assert ran.returncode == 9
+        assert contents(reader).keys() == {"d0"}
+    (path / "index.db-shm").unlink()
+    with Index.open(path) as index:
+        index.verify()
+        assert contents(index).keys() == {"d0"}
+
+
+def test_a_commit_that_fails_can_be_tried_again(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w0")])
+
+        def fails(change: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(index._store, "_commit", fails)
+        with pytest.raises(OSError, match="No space left"):
+            index.add([record(1, "w1")])
+        monkeypatch.undo()
+        assert contents(index).keys() == {"d0"}
+        index.add([record(1, "w1")])
+        assert_equals(index, {"d0": ("w0", {}), "d1": ("w1", {})}, encoder)
+        index.verify()

@@ -1,0 +1,73 @@
+"""What `estimate` foretells against what a build then has."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import indexing.writing.estimate
+from encoder.errors import CorpusError
+from indexing import Index
+from indexing.settings import IndexSettings
+from indexing.writing.estimate import estimate
+from retriever.cli import app
+from tests.helpers.fakes import FakeEncoder
+
+DIM = 32
+
+
+def corpus(n: int) -> list[dict[str, Any]]:
+    """Of very unequal lengths, some of them cut by the encoder."""
+    random = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(3000)]
+    lengths = random.geometric(1 / 40, n)
+    return [{"doc_id": f"d{i}", "text": " ".join(random.choice(words, k))} for i, k in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("flat_tokens", [10**9, 10_000])
+def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat_tokens: int
+) -> None:
+    monkeypatch.setattr(indexing.writing.estimate, "SAMPLE", 400)
+    monkeypatch.setattr(
+        indexing.writing.estimate,
+        "IndexSettings",
+        lambda **given: IndexSettings(**given, flat_tokens=flat_tokens),
+    )
+    encoder, docs = FakeEncoder(DIM), corpus(1000)
+    found = estimate(docs, encoder)
+    with Index.create(tmp_path / "x", encoder, flat_tokens=flat_tokens) as index:
+        index.add(docs)
+        nlist, tokens = index.info()["nlist"], index.n_tokens
+    disk = sum(file.stat().st_size for file in (tmp_path / "x").rglob("*") if file.is_file())
+    assert (found.passages, found.chars) == (1000, sum(len(d["text"]) for d in docs))
+    assert found.tokens == pytest.approx(tokens, rel=0.1)
+    assert found.disk_bytes == pytest.approx(disk, rel=0.3)
+    assert (found.nlist is None) == (nlist is None)
+    assert found.seconds > 0
+    assert found.memory_bytes >= 2 * DIM * tokens * 0.9
+
+
+def test_a_source_without_passages_is_refused() -> None:
+    with pytest.raises(CorpusError, match="no passages"):
+        estimate([], FakeEncoder(DIM))
+
+
+def test_the_command_tells_as_text_and_as_json(tmp_path: Path) -> None:
+    source = tmp_path / "docs.jsonl"
+    source.write_text("".join(json.dumps({"_id": str(i), "text": f"text {i}"}) + "\n" for i in range(20)))
+    told = CliRunner().invoke(app, ["estimate", str(source)])
+    assert told.exit_code == 0, told.output
+    assert told.output.startswith("20 passages, about ")
+    found = json.loads(CliRunner().invoke(app, ["estimate", str(source), "--json"]).output)
+    assert found["passages"] == 20
+    assert found["nlist"] is None
+    assert found["seconds"] == found["encode_seconds"] + found["index_seconds"]
+    longer = {"_id": "long", "text": "one two three " * 20}
+    source.write_text(source.read_text() + json.dumps(longer) + "\n")
+    command = ["estimate", str(source), "--json", "--window", "32", "--overlap", "8"]
+    cut = json.loads(CliRunner().invoke(app, command).output)
+    assert cut["passages"] == 20 + 3  # 60 words, 30 a window, of which 8 are those of the last

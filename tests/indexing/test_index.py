@@ -1,0 +1,509 @@
+"""The index against a plain dict: what is added, replaced, deleted, compacted, read and refused."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import indexing.writing.rewriting
+from encoder.embeddings import TokenEmbeddings
+from encoder.errors import (
+    ArgumentError,
+    EncoderMismatchError,
+    IndexFormatError,
+    IndexLockedError,
+)
+from indexing import AddReport, Index
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, assert_equals, contents, corpus, record
+
+
+@pytest.fixture
+def encoder() -> FakeEncoder:
+    return FakeEncoder(DIM)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "docs.index"
+
+
+# Adding -----------------------------------------------------------------------------------------------------
+
+
+def test_ten_lines(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        report = index.add({"doc_id": i, "text": t} for i, t in [("a", "one two"), ("b", "three"), ("c", "")])
+        assert report == AddReport(added=3, tokens=3)
+        assert len(index) == 3
+    index = Index.open(path)
+    assert {k: v[:2] for k, v in contents(index).items()} == {
+        "a": ("one two", {}),
+        "b": ("three", {}),
+        "c": ("", {}),
+    }
+    assert (index.dim, index.encoder_name, index.encoder_fingerprint) == (DIM, "fake", encoder.fingerprint)
+    with pytest.raises(ArgumentError, match=r"not open for writing; use Index\.open"):
+        index.add([])
+    index.close()
+
+
+def test_what_is_stored_is_not_encoded_again(path: Path, encoder: FakeEncoder) -> None:
+    docs = corpus(20)
+    with Index.create(path, encoder) as index:
+        index.add(docs)
+        assert index.add(docs) == AddReport(unchanged=20)
+        assert len(encoder.encoded) == 20
+        changed = [record(0, "w1 w2", n=0), record(1, docs[1]["text"], n="new"), record(20, "w3")]
+        assert index.add(changed) == AddReport(added=1, replaced=2, tokens=3)
+        assert encoder.encoded[20:] == ["w1 w2", "w3"]
+        model = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs + changed}
+        assert_equals(index, model, encoder)
+
+
+def test_other_lengths_are_encoded_again(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w1 w2 w3")])
+    shorter = FakeEncoder(DIM, document_length=2)
+    with Index.open(path, shorter, writable=True) as index:
+        assert index.add([record(0, "w1 w2 w3")]) == AddReport(replaced=1, truncated=1, tokens=2)
+        assert index.n_tokens == 2
+
+
+def test_the_last_of_a_doc_id_wins(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        stream = [record(0, "w1"), record(1, "w2"), record(0, "w3", a=1), record(0, "w3", a=2)]
+        assert index.add(stream) == AddReport(added=2, replaced=2, tokens=2)
+        assert_equals(index, {"d0": ("w3", {"a": 2}), "d1": ("w2", {})}, encoder)
+        assert index.add([record(0, "w4"), record(0, "w3", a=2)]).replaced == 2
+        assert_equals(index, {"d0": ("w3", {"a": 2}), "d1": ("w2", {})}, encoder)
+
+
+def test_the_last_wins_across_batches_and_commits(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.writing.records.BATCH_RECORDS", 3)
+    docs = [record(i % 7, f"w{i % 12} w{i % 5}", i=i % 3) for i in range(60)]
+    for commit_tokens in (1, 20, 1000):
+        shutil.rmtree(path, ignore_errors=True)
+        with Index.create(path, encoder, commit_tokens=commit_tokens) as index:
+            index.add(docs[:5])
+            report = index.add(docs)
+            assert report.added + report.replaced + report.unchanged == 60
+            assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}, encoder)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"text": "x"}, "record 2 has doc_id None; pass a string"),
+        ({"doc_id": "", "text": "x"}, "record 2 has doc_id ''; pass a string that is not empty"),
+        ({"doc_id": 7, "text": "x"}, "record 2 has doc_id 7"),
+        ({"doc_id": "a"}, "record 2 has text None; pass a string"),
+        (
+            {"doc_id": "a", "text": "x", "title": "y"},
+            r"record 2 has unknown keys \['title'\]; put them under",
+        ),
+        ("text", "record 2 is str; pass"),
+        ({"doc_id": "a\ud800", "text": "x"}, "record 2 .* has a lone surrogate in doc_id"),
+        ({"doc_id": "a", "text": "\ud800"}, r"record 2 \(doc_id 'a'\) has a lone surrogate in text"),
+        (
+            {"doc_id": "a", "text": "x", "metadata": [1]},
+            r"record 2 \(doc_id 'a'\) has metadata \[1\]; pass a dict",
+        ),
+        ({"doc_id": "a", "text": "x", "metadata": {"d": {1}}}, r"doc_id 'a'.* metadata\['d'\] of type set"),
+        ({"doc_id": "a", "text": "x", "metadata": {"d": (1,)}}, r"metadata\['d'\] of type tuple"),
+        ({"doc_id": "a", "text": "x", "metadata": {"d": [float("nan")]}}, r"metadata\['d'\]\[0\] = nan"),
+        ({"doc_id": "a", "text": "x", "metadata": {"d": {1: 2}}}, r"metadata\['d'\] with the key 1"),
+    ],
+)
+def test_a_bad_record_is_named_and_nothing_half_stored(
+    path: Path, encoder: FakeEncoder, bad: Any, message: str
+) -> None:
+    with Index.create(path, encoder) as index:
+        with pytest.raises(ArgumentError, match=message):
+            index.add([record(0, "w1"), record(1, "w2"), bad])
+        assert len(index) == 0
+        index.add([record(0, "w1")])
+        assert len(index) == 1
+
+
+@pytest.mark.parametrize("records", ["text", {"doc_id": "a", "text": "b"}])
+def test_one_record_is_no_iterable_of_records(path: Path, encoder: FakeEncoder, records: Any) -> None:
+    with (
+        Index.create(path, encoder) as index,
+        pytest.raises(ArgumentError, match="pass an iterable of dicts"),
+    ):
+        index.add(records)
+
+
+def test_an_interrupted_add_keeps_its_commits_and_resumes(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.writing.records.BATCH_RECORDS", 10)
+    docs = corpus(100)
+
+    def breaks() -> Iterator[dict[str, Any]]:
+        yield from docs[:55]
+        raise KeyboardInterrupt
+
+    with Index.create(path, encoder, commit_tokens=200) as index:
+        with pytest.raises(KeyboardInterrupt):
+            index.add(breaks())
+        kept = len(index)
+        assert 0 < kept <= 55
+        encoder.encoded.clear()
+        assert index.add(docs).unchanged == kept
+        assert len(encoder.encoded) == 100 - kept
+        assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}, encoder)
+
+
+def test_metadata_of_every_json_kind_comes_back(path: Path, encoder: FakeEncoder) -> None:
+    metadata = {
+        "s": "é\0'",
+        "i": 2**60,
+        "f": 0.1,
+        "n": None,
+        "b": True,
+        "l": [1, [2, {}]],
+        "d": {"x": {"y": []}},
+    }
+    with Index.create(path, encoder) as index:
+        index.add([{"doc_id": "a", "text": "w1", "metadata": metadata}])
+        assert contents(index)["a"][1] == metadata
+
+
+# Vectors of one's own ---------------------------------------------------------------------------------------
+
+
+def test_vectors_of_ones_own(path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal((n, DIM)).astype(np.float32) for n in (3, 0, 2)]
+    embeddings = TokenEmbeddings.from_list(arrays, DIM)
+    with Index.create(path, dim=DIM) as index:
+        assert index.add_embeddings(["a", "b", "c"], embeddings).added == 3
+        again = index.add_embeddings(["a", "b", "c"], embeddings, metadata=[None, {"x": 1}, None])
+        assert again == AddReport(replaced=1, unchanged=2)
+        found = contents(index)
+        assert found["b"][:2] == (None, {"x": 1})
+        for doc_id, array in zip("abc", arrays, strict=True):
+            np.testing.assert_array_equal(found[doc_id][2], array.astype(np.float16).astype(np.float32))
+        other = TokenEmbeddings.from_list([arrays[0] + 1], DIM)
+        assert index.add_embeddings(["a"], other, texts=["text"]) == AddReport(replaced=1, tokens=3)
+        assert contents(index)["a"][0] == "text"
+        assert index.delete(["b"]) == 1
+        assert len(index) == 2
+        with pytest.raises(ArgumentError, match="no encoder; use add_embeddings"):
+            index.add([record(0, "w1")])
+    with pytest.raises(EncoderMismatchError, match="created without an encoder"):
+        Index.open(path, FakeEncoder(DIM))
+
+
+def test_vectors_that_cannot_be_stored_are_refused(path: Path) -> None:
+    with Index.create(path, dim=DIM) as index:
+        for value in (np.nan, np.inf, -np.inf, 70_000):
+            vectors = np.zeros((3, DIM), np.float32)
+            vectors[2, 1] = value
+            embeddings = TokenEmbeddings(vectors, np.array([0, 2, 2, 3]))
+            with pytest.raises(
+                ArgumentError, match="doc_id 'c' has a vector with a number that is not finite"
+            ):
+                index.add_embeddings(["a", "b", "c"], embeddings)
+        good = TokenEmbeddings(np.zeros((3, DIM), np.float32), np.array([0, 2, 3]))
+        with pytest.raises(ArgumentError, match="2 embeddings for 1 doc_ids"):
+            index.add_embeddings(["a"], good)
+        with pytest.raises(ArgumentError, match="1 texts for 2 doc_ids"):
+            index.add_embeddings(["a", "b"], good, texts=["x"])
+        with pytest.raises(ArgumentError, match="vectors have dim=3, the index has dim=8"):
+            index.add_embeddings(["a"], TokenEmbeddings(np.zeros((1, 3), np.float32), np.array([0, 1])))
+        with pytest.raises(ArgumentError, match="record 1 has doc_id ''"):
+            index.add_embeddings(["a", ""], good)
+        assert len(index) == 0
+
+
+# The ladder -------------------------------------------------------------------------------------------------
+
+
+def test_one_stream_ends_compressed(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.writing.records.BATCH_RECORDS", 10)
+    docs = corpus(120)
+    # Trained at the stream's end; and, where it is longer than a segment, on its first part.
+    for segment_tokens in (100_000, 400):
+        shutil.rmtree(path, ignore_errors=True)
+        with Index.create(
+            path, encoder, flat_tokens=300, commit_tokens=150, segment_tokens=segment_tokens
+        ) as index:
+            index.add(docs)
+            assert {segment.kind for segment in index.segments} == {"compressed"}
+            assert index.codec is not None
+            assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}, encoder)
+            index.verify()
+            info = index.info()
+            on_disk = sum(f.stat().st_size for f in (path / "segments").rglob("*") if f.is_file())
+            assert info["bytes_per_token"] == on_disk / 1200
+            assert info["bytes"]["codec"] == (path / "codec-1.faiss").stat().st_size
+            assert (info["kind"], info["tokens"], info["passages"]) == ("compressed", 1200, 120)
+
+
+def test_it_grows_from_flat_to_compressed_by_itself(path: Path, encoder: FakeEncoder) -> None:
+    docs = corpus(60)
+    with Index.create(path, encoder, flat_tokens=300) as index:
+        assert index.info()["kind"] == "flat"
+        kinds = []
+        for doc in docs:
+            index.add([doc])
+            kinds.append(index.info()["kind"])
+        assert kinds == ["flat"] * 29 + ["compressed"] * 31
+        assert len(index.segments) <= indexing.writing.rewriting.SMALL_SEGMENTS + 1
+        index.delete(["d0", "d59"])
+        index.compact()
+        assert len(index.segments) == 1
+        expected = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs[1:-1]}
+        assert_equals(index, expected, encoder)
+        assert sorted(p.name for p in (path / "segments").iterdir()) == [
+            f"{index.segments[0].segment_id:06d}"
+        ]
+
+
+def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def vectors(n: int) -> TokenEmbeddings:
+        x = random.standard_normal((n * 10, DIM)).astype(np.float32)
+        return TokenEmbeddings(x / np.linalg.norm(x, axis=1, keepdims=True), np.arange(n + 1) * 10)
+
+    with Index.create(path, dim=DIM, flat_tokens=300) as index:
+        index.add_embeddings([f"a{i}" for i in range(30)], vectors(30))
+        assert index.codec is not None
+        assert index.codec.nlist == 32
+        index.add_embeddings([f"b{i}" for i in range(970)], vectors(970))
+        assert 32 < index.codec.nlist <= 256  # centroids for what is new, while ids keep their one byte
+        before = contents(index)
+        index.compact()
+        assert index.codec.nlist == 1024
+        assert sorted(p.name for p in path.glob("codec-*")) == ["codec-3.faiss"]
+        after = contents(index)
+        assert after.keys() == before.keys()
+        error = np.mean([np.square(after[k][2] - before[k][2]).sum(axis=1).mean() for k in before])
+        assert error < 0.05
+        index.verify()
+
+
+def test_vectors_are_kept_well_however_the_corpus_arrived(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    themes = random.standard_normal((40, 32))
+    x = themes[random.integers(0, 40, 4000)] + 0.5 * random.standard_normal((4000, 32))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    names = [f"d{i}" for i in range(400)]
+    errors = []
+    for steps in (1, 20):
+        with Index.create(tmp_path / str(steps), dim=32, flat_tokens=1000) as index:
+            for part in np.array_split(np.arange(400), steps):
+                own = x[part[0] * 10 : part[-1] * 10 + 10]
+                index.add_embeddings(
+                    [names[i] for i in part], TokenEmbeddings(own, np.arange(len(part) + 1) * 10)
+                )
+            index.compact()
+            found = contents(index)
+        decoded = np.concatenate([found[name][2] for name in names])
+        errors.append(float(np.square(decoded - x).sum(axis=1).mean()))
+    assert max(errors) < 0.01  # of a squared length of 1
+
+
+# Against a model --------------------------------------------------------------------------------------------
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=20)),
+        st.tuples(st.just("delete"), st.lists(st.integers(0, 30), max_size=8)),
+        st.tuples(st.just("compact"), st.none()),
+        st.tuples(st.just("reopen"), st.none()),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(operations)
+def test_any_history_equals_a_dict(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("history") / "docs.index"
+    encoder = FakeEncoder(DIM)
+    model: dict[str, tuple[str, dict[str, Any]]] = {}
+    index = Index.create(path, encoder, flat_tokens=256, commit_tokens=60, segment_tokens=300)
+    reader = Index.open(path)
+    with ExitStack() as stack:
+        stack.callback(reader.close)
+        stack.callback(lambda: index.close())
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(indexing.writing.rewriting, "SMALL_SEGMENTS", 2)
+        patch.setattr("indexing.writing.records.BATCH_RECORDS", 4)
+        # Every word is there from the start: a codec that never saw one would code it badly, and a few tokens
+        # are no reason for a centroid of their own.
+        everything = record(99, " ".join(WORDS))
+        index.add([everything])
+        model[everything["doc_id"]] = everything["text"], everything["metadata"]
+        reader.refresh()
+        for operation, argument in history:
+            seen = contents(reader)
+            if operation == "add":
+                docs = [record(i, " ".join(WORDS[(v * k) % 12] for k in range(v)), v=v) for i, v in argument]
+                index.add(docs)
+                model |= {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}
+            elif operation == "delete":
+                doc_ids = {f"d{i}" for i in argument}
+                assert index.delete(doc_ids) == len(doc_ids & model.keys())
+                model = {k: v for k, v in model.items() if k not in doc_ids}
+            elif operation == "compact":
+                index.compact()
+                assert all(index.live(segment).all() for segment in index.segments)
+            else:
+                index.close()
+                index = Index.open(path, encoder, writable=True)
+            # The reader's snapshot has not moved, though the files under it may be gone.
+            again = contents(reader)
+            assert {k: v[:2] for k, v in again.items()} == {k: v[:2] for k, v in seen.items()}
+            assert all(np.array_equal(again[k][2], seen[k][2]) for k in seen)
+            assert_equals(index, model, FakeEncoder(DIM))
+            reader.refresh()
+            assert_equals(reader, model, FakeEncoder(DIM))
+        index.verify()
+
+
+# Opening ----------------------------------------------------------------------------------------------------
+
+
+def test_one_writer(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        index.add([record(0, "w1")])
+        with pytest.raises(
+            IndexLockedError, match=rf"docs\.index is being written by process {os.getpid()} on"
+        ):
+            Index.open(path, writable=True)
+        with pytest.raises(IndexLockedError):
+            Index.create(path, encoder)
+        with Index.open(path) as reader:
+            assert len(reader) == 1
+    with pytest.raises(ArgumentError, match="not open for writing"):
+        index.add([])
+    Index.open(path, writable=True).close()
+
+
+def test_create_is_refused_where_something_is(path: Path, encoder: FakeEncoder, tmp_path: Path) -> None:
+    Index.create(path, encoder).close()
+    with pytest.raises(
+        ArgumentError, match=r"is an index already; use Index\.open\(path, writable=True\), or pass"
+    ):
+        Index.create(path, encoder)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArgumentError, match="file is a file; pass another path"):
+        Index.create(tmp_path / "file", encoder)
+    with pytest.raises(ArgumentError, match="is not empty; pass a new path"):
+        Index.create(tmp_path, encoder)
+    with pytest.raises(ArgumentError, match="pass an encoder, or dim="):
+        Index.create(tmp_path / "new")
+    with pytest.raises(ArgumentError, match="pass an encoder, or dim="):
+        Index.create(tmp_path / "new", encoder, dim=8)
+    with pytest.raises(ArgumentError, match="flat_tokens=0; pass at least 1"):
+        Index.create(tmp_path / "new", encoder, flat_tokens=0)
+    with pytest.raises(ArgumentError, match="dim=127 cannot be cut"):
+        Index.create(tmp_path / "new", dim=127)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(IndexFormatError, match=r"is not an index \(it has no index\.db\)"):
+        Index.open(tmp_path)
+
+
+def test_another_encoder_is_refused(path: Path, encoder: FakeEncoder) -> None:
+    Index.create(path, encoder).close()
+    other = FakeEncoder(DIM, name="other", seed=1)
+    with pytest.raises(
+        EncoderMismatchError, match=r"made by encoder 'fake' .* not 'other' .* build a new index"
+    ):
+        Index.open(path, other, writable=True)
+    Index.open(path, encoder, writable=True).close()  # the refusal has let go of the lock
+
+
+def test_unknown_settings_are_refused(path: Path, encoder: FakeEncoder) -> None:
+    index = Index.create(path, encoder)
+    value = json.dumps({**index._store.settings, "colour": 1})
+    index._store._writer.execute("UPDATE settings SET value = ? WHERE key = 'index'", [value])
+    index._store._writer.commit()
+    index.close()
+    with pytest.raises(IndexFormatError, match=r"unknown settings \['colour'\]; upgrade Latewood"):
+        Index.open(path)
+
+
+@pytest.mark.parametrize("name", ["codec-1.faiss", "codes.faiss", "offsets.npy", "lists.npz"])
+def test_damaged_files_are_named(path: Path, encoder: FakeEncoder, name: str) -> None:
+    with Index.create(path, encoder, flat_tokens=300) as index:
+        index.add(corpus(40))
+        index.verify()
+    file = next(path.rglob(name))
+    good = file.read_bytes()
+    changed = bytearray(good)
+    changed[-9] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(IndexFormatError, match=rf"{name} is damaged"):  # some damage shows at opening
+        Index.open(path).verify()
+    file.write_bytes(good[:-1])
+    with pytest.raises(
+        IndexFormatError, match=rf"{name} has {len(good) - 1} bytes, {len(good)} were written"
+    ):
+        Index.open(path)
+    file.unlink()
+    with pytest.raises(IndexFormatError, match=f"{name} is missing"):
+        Index.open(path)
+
+
+def test_a_reader_that_meets_a_compaction_takes_the_newer_snapshot(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.create(path, encoder) as writer:
+        writer.add(corpus(3))
+        writer.delete(["d0"])
+        reads = indexing.storage.snapshot.Snapshot._open_files
+        calls = []
+
+        def compacts_first(snapshot: indexing.storage.snapshot.Snapshot) -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                monkeypatch.undo()
+                writer.compact()
+            reads(snapshot)
+
+        monkeypatch.setattr(indexing.storage.snapshot.Snapshot, "_open_files", compacts_first)
+        with Index.open(path) as reader:
+            assert contents(reader).keys() == {"d1", "d2"}
+
+
+def test_delete_takes_a_list(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder) as index:
+        index.add(corpus(3))
+        with pytest.raises(ArgumentError, match="doc_ids is the string 'd1'; pass a list"):
+            index.delete("d1")
+        assert index.delete(["d1", "d1", "unknown"]) == 1
+        assert index.delete(["d1"]) == 0
+        assert contents(index).keys() == {"d0", "d2"}
+        assert index.add(corpus(3)).added == 1
+
+
+def test_an_emptied_index_goes_on(path: Path, encoder: FakeEncoder) -> None:
+    with Index.create(path, encoder, flat_tokens=300) as index:
+        index.compact()
+        index.add(corpus(40))
+        index.delete([f"d{i}" for i in range(40)])
+        index.compact()
+        assert (len(index), index.n_tokens, index.segments) == (0, 0, ())
+        assert index.info()["bytes_per_token"] == 0
+        index.add(corpus(2))
+        assert len(index) == 2

@@ -1,0 +1,56 @@
+"""What a codec is trained on."""
+
+import numpy as np
+import pytest
+
+from encoder import TokenEmbeddings
+from indexing import Index
+from indexing.coding.sizes import sample_size
+from indexing.writing.rewriting import ENDS, sample
+
+FIRST, INSIDE, LAST, ALONE, DEAD = np.eye(8, dtype=np.float32)[:5]
+
+
+def passage(length):
+    if length < 2:
+        return np.tile(ALONE, (length, 1))
+    return np.stack([FIRST, *[INSIDE] * (length - 2), LAST])
+
+
+@pytest.mark.parametrize("most", [1 << 20, 5000, 100])
+def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
+    """Of live passages in two segments; one passage has no token, one has one, and a dead one is never drawn."""
+    with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
+        for part in range(2):
+            rows = [passage(n) for n in (0, 1, *[300] * 40)] + [np.tile(DEAD, (3000, 1))]
+            names = [f"{part}-{i}" for i in range(len(rows))]
+            index.add_embeddings(names, TokenEmbeddings.from_list(rows, 8))
+            index.delete(names[-1:])
+        lives = [index.live(segment) for segment in index.segments]
+        assert len(lives) == 2
+        drawn = sample(index.segments, lives, None, 0, most)
+        again = sample(index.segments, lives, None, 0, most)
+    total = 2 * (1 + 40 * 300)
+    n = min(sample_size(total), most)
+    assert len(drawn) == (n if n < total else min(n + int(ENDS * n), most))
+    np.testing.assert_array_equal(drawn, again)
+    first, inside, last, alone, dead = (
+        (drawn == kind).all(axis=1).sum() for kind in (FIRST, INSIDE, LAST, ALONE, DEAD)
+    )
+    assert dead == 0
+    assert first + inside + last + alone == len(drawn)
+    ends = first + last + alone
+    # A twentieth is drawn, and what comes by chance among the others.
+    assert ENDS * len(drawn) - 1 <= ends <= (ENDS + 0.01) * len(drawn) + 5
+    assert abs(first - last) <= 0.2 * ends + 3
+
+
+def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
+    with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
+        index.add_embeddings([str(i) for i in range(400)], TokenEmbeddings.from_list([passage(1)] * 400, 8))
+        lives = [index.live(segment) for segment in index.segments]
+        assert sample(index.segments, lives, None, 0, 1 << 20).shape == (420, 8)
+        assert sample(index.segments, lives, None, 0, 410).shape == (410, 8)
+        assert sample(index.segments, lives, None, 0, 300).shape == (300, 8)
+        nothing = [np.zeros_like(live) for live in lives]
+        assert sample(index.segments, nothing, None, 0, 1 << 20).shape == (0, 8)

@@ -1,0 +1,158 @@
+"""Segments: written, mapped and read back; inverted lists against a plain loop."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder.errors import IndexFormatError
+from indexing.coding.codec import Codec
+from indexing.storage.segment import Segment, SegmentRow, invert, write_segment
+
+DIM = 16
+LENGTHS = np.array([3, 0, 250, 1, 0], dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> npt.NDArray[np.float32]:
+    x = np.random.default_rng(0).standard_normal((int(LENGTHS.sum()), DIM)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def codec(vectors: npt.NDArray[np.float32]) -> Codec:
+    return Codec.train(np.concatenate([vectors, vectors]), nlist=20)
+
+
+@pytest.fixture(scope="module")
+def without_length(vectors: npt.NDArray[np.float32]) -> Codec:
+    return Codec.train(np.concatenate([vectors, vectors]), nlist=20, length_byte=False)
+
+
+def write_flat(root: Path, vectors: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> SegmentRow:
+    row = SegmentRow(1, "flat", 7, len(lengths), int(lengths.sum()))
+    (root / row.folder).mkdir(parents=True)
+    half = vectors.astype(np.float16)
+    write_segment(root / row.folder, [half[:100], half[100:]], lengths, dim=DIM, codec=None)
+    return row
+
+
+def write_compressed(root: Path, vectors: npt.NDArray[np.float32], codec: Codec) -> SegmentRow:
+    row = SegmentRow(2, "compressed", 7, len(LENGTHS), len(vectors))
+    (root / row.folder).mkdir(parents=True)
+    codes = codec.pack(*codec.encode(vectors))
+    write_segment(root / row.folder, [codes[:5], codes[5:]], LENGTHS, dim=DIM, codec=codec)
+    return row
+
+
+def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) -> None:
+    segment = Segment(tmp_path, write_flat(tmp_path, vectors, LENGTHS), dim=DIM, codec=None)
+    half = vectors.astype(np.float16)
+    np.testing.assert_array_equal(segment.vectors, half)
+    np.testing.assert_array_equal(segment.offsets, [0, 3, 3, 253, 254, 254])
+    np.testing.assert_array_equal(segment.decode(3, 9, None), half[3:9].astype(np.float32))
+    np.testing.assert_array_equal(segment.take(np.array([9, 2]), None), half[[9, 2]].astype(np.float32))
+    assert (segment.kind, segment.pid_start, segment.n_passages, segment.n_tokens) == ("flat", 7, 5, 254)
+    assert isinstance(segment.vectors, np.memmap)
+
+
+@pytest.mark.parametrize("length_byte", [True, False])
+def test_compressed_keeps_codes_in_the_mapped_file(
+    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path, length_byte: bool
+) -> None:
+    codec = codec if length_byte else without_length
+    segment = Segment(tmp_path, write_compressed(tmp_path, vectors, codec), dim=DIM, codec=codec)
+    ids, residuals = codec.encode(vectors)
+    np.testing.assert_array_equal(segment.centroid_ids, ids)
+    np.testing.assert_array_equal(segment.residual_codes, residuals)
+    assert np.shares_memory(segment.residual_codes, segment.codes)
+    np.testing.assert_array_equal(segment.decode(0, 254, codec), codec.decode(ids, residuals))
+    np.testing.assert_array_equal(segment.take(np.array([9, 2]), codec), codec.decode(ids, residuals)[[9, 2]])
+    for c in range(codec.nlist):
+        passages = np.repeat(np.arange(5), LENGTHS)[ids == c]
+        own = segment.list_pids[segment.list_offsets[c] : segment.list_offsets[c + 1]]
+        np.testing.assert_array_equal(own, sorted(set(passages.tolist())))
+
+
+def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
+    for number, nlist in enumerate((257, 70_000), start=1):
+        codec = Codec(np.zeros((nlist, DIM), np.float32), np.zeros((2, 256, DIM // 2), np.float32))
+        ids = np.array([0, 255, 256, nlist - 1], dtype=np.int32)
+        row = SegmentRow(number, "compressed", 0, 1, 4)
+        (tmp_path / row.folder).mkdir(parents=True)
+        codes = codec.pack(ids, np.zeros((4, 2), np.uint8))
+        write_segment(tmp_path / row.folder, [codes], np.array([4]), dim=DIM, codec=codec)
+        segment = Segment(tmp_path, row, dim=DIM, codec=codec)
+        np.testing.assert_array_equal(segment.centroid_ids, ids)
+        np.testing.assert_array_equal(segment.list_pids, [0] * len(set(ids.tolist())))
+
+
+def test_arrays_outlive_the_files_and_the_segment(
+    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
+) -> None:
+    segment = Segment(tmp_path, write_compressed(tmp_path, vectors, codec), dim=DIM, codec=codec)
+    ids, residuals = segment.centroid_ids, segment.residual_codes
+    lists = segment.list_pids
+    shutil.rmtree(tmp_path / "segments")
+    del segment
+    np.testing.assert_array_equal(codec.pack(ids, residuals), codec.pack(*codec.encode(vectors)))
+    assert len(lists) > 0
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0]])
+def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int]) -> None:
+    for number, (kind, used) in enumerate((("flat", None), ("compressed", codec)), start=1):
+        row = SegmentRow(number, kind, 0, len(lengths), 0)
+        (tmp_path / row.folder).mkdir(parents=True)
+        write_segment(tmp_path / row.folder, [], np.array(lengths, dtype=np.int64), dim=DIM, codec=used)
+        segment = Segment(tmp_path, row, dim=DIM, codec=used)
+        assert segment.decode(0, 0, used).shape == (0, DIM)
+        if used is not None:
+            assert segment.residual_codes.shape == (0, used.m + 1)
+            assert len(segment.list_pids) == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8))
+def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
+    ids = np.array([c for passage in passages for c in passage], dtype=np.int32)
+    offsets, pids = invert(ids, np.array([len(p) for p in passages], dtype=np.int64), nlist=7)
+    lists = [pids[offsets[c] : offsets[c + 1]].tolist() for c in range(7)]
+    assert lists == [[i for i, passage in enumerate(passages) if c in passage] for c in range(7)]
+    assert offsets[-1] == len(pids)
+
+
+def test_files_of_another_shape_are_named(
+    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path
+) -> None:
+    flat = write_flat(tmp_path, vectors, LENGTHS)
+    compressed = write_compressed(tmp_path, vectors, codec)
+    with pytest.raises(IndexFormatError, match=r"offsets\.npy has shape \(6,\), the index needs \(5,\)"):
+        Segment(tmp_path, SegmentRow(1, "flat", 0, 4, 254), dim=DIM, codec=None)
+    with pytest.raises(
+        IndexFormatError, match=r"vectors\.npy has shape \(254, 16\), the index needs \(253, 16\)"
+    ):
+        Segment(tmp_path, SegmentRow(1, "flat", 0, 5, 253), dim=DIM, codec=None)
+    with pytest.raises(IndexFormatError, match=r"codes\.faiss has shape"):
+        Segment(tmp_path, SegmentRow(2, "compressed", 0, 5, 253), dim=DIM, codec=codec)
+    with pytest.raises(
+        IndexFormatError, match=r"codes\.faiss has shape \(254, 18\), the index needs \(254, 17\)"
+    ):
+        Segment(tmp_path, compressed, dim=DIM, codec=without_length)
+    with pytest.raises(IndexFormatError, match="lists a compressed segment and no codec"):
+        Segment(tmp_path, compressed, dim=DIM, codec=None)
+    np.save(tmp_path / flat.folder / "vectors.npy", vectors)
+    with pytest.raises(IndexFormatError, match=r"vectors\.npy holds float32, not float16"):
+        Segment(tmp_path, flat, dim=DIM, codec=None)
+    lists = tmp_path / compressed.folder / "lists.npz"
+    for content in (lists.read_bytes()[:-30], b""):
+        lists.write_bytes(content)
+        with pytest.raises(IndexFormatError, match=r"lists\.npz is damaged"):
+            Segment(tmp_path, compressed, dim=DIM, codec=codec)
+    (tmp_path / compressed.folder / "offsets.npy").write_bytes(b"")
+    with pytest.raises(IndexFormatError, match=r"offsets\.npy is damaged"):
+        Segment(tmp_path, compressed, dim=DIM, codec=codec)

@@ -1,0 +1,212 @@
+"""The command line, with the bundled model on a small corpus."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import retriever.cli
+from encoder.errors import IndexFormatError
+from indexing import Index
+from retriever.cli import app
+
+SOURCES = {
+    "dates.py": 'from datetime import date\n\n\ndef parse_date(text):\n    """Read an ISO 8601 date."""\n'
+    "    return date.fromisoformat(text)\n\n\ndef format_date(day):\n    return day.isoformat()\n",
+    "net.py": "import socket\n\n\nclass Client:\n    def connect(self, host, port):\n"
+    "        self.socket = socket.create_connection((host, port))\n",
+    "notes.md": "# Cooking\n\nBoil the pasta in salted water for nine minutes.\n",
+}
+DOCUMENTS = {
+    "d1": "The heart pumps blood through the body.",
+    "d2": "Interest rates were raised by the central bank.",
+    "d3": "A compiler translates source code into machine code.",
+    "d4": "Volcanoes erupt when magma reaches the surface.",
+}
+QUERIES = {"q1": "cardiac circulation", "q2": "monetary policy", "q3": "program translation"}
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("code")
+    for name, text in SOURCES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(code, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "code.index"
+    result = run("index", code, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "3 files" in result.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("beir") / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": i, "title": "", "text": t}) for i, t in DOCUMENTS.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"_id": i, "text": t}) for i, t in QUERIES.items()]
+    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    rows = "".join(f"q{i}\td{i}\t1\n" for i in (1, 2, 3))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+def test_search_shows_file_line_score_and_a_snippet(index):
+    result = run("search", index, "read a date in ISO format", "-k", "1")
+    assert result.exit_code == 0
+    first, *snippet = result.output.splitlines()
+    rank, score, where, symbol = first.split()
+    assert (rank, where, symbol) == ("1", "dates.py:4", "parse_date")
+    assert float(score) > 1
+    assert [line.strip() for line in snippet][:2] == ["def parse_date(text):", '"""Read an ISO 8601 date."""']
+
+
+def test_search_as_json(index):
+    hits = json.loads(run("search", index, "open a TCP connection", "--json", "-k", "2").output)
+    assert [h["rank"] for h in hits] == [1, 2]
+    assert hits[0]["metadata"]["path"] == "net.py"
+    assert hits[0].keys() == {"rank", "score", "doc_id", "text", "metadata"}
+    several = json.loads(run("search", index, "pasta", "sockets", "--json", "-k", "1").output)
+    assert [s["query"] for s in several] == ["pasta", "sockets"]
+    assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
+
+
+def test_search_and_evaluate_by_plain_maxsim(index, beir):
+    sharp, plain = [
+        json.loads(run("search", index, "open a TCP connection", "--json", *more).output)
+        for more in ((), ("--sharpness", "0"))
+    ]
+    # Convex, 0 at 0 and 1 at 1: no cosine counts for more than itself.
+    assert sharp[0]["doc_id"] == plain[0]["doc_id"]
+    assert 0 < sharp[0]["score"] < plain[0]["score"]
+    for given in (0.0, 2.5):
+        report = json.loads(run("evaluate", beir, "--sharpness", str(given), "--json").output)
+        [found] = report if isinstance(report, list) else [report]
+        assert found["settings"]["sharpness"] == given
+
+
+def test_search_by_words_and_by_filter(index):
+    hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").output)
+    assert [h["metadata"]["path"] for h in hits] == ["notes.md"]
+    hits = json.loads(
+        run("search", index, "a date", "--mode", "hybrid", "--filter", "path = 'net.py'", "--json").output
+    )
+    assert hits
+    assert {h["metadata"]["path"] for h in hits} == {"net.py"}
+
+
+def test_indexing_again_costs_nothing_and_adds_what_is_new(code, index):
+    again = run("index", code, "--out", index)
+    assert "0 passages added, 0 replaced" in again.output
+    assert "; 0 tokens in" in again.output
+
+
+def test_info(index):
+    info = json.loads(run("info", index, "--json").output)
+    assert (info["kind"], info["dim"], info["encoder"]) == ("flat", 128, "bundled")
+    assert info["passages"] > 3
+    plain = run("info", index, "--verify").output
+    assert "every file is as it was written" in plain
+    assert "bytes_per_token" in plain
+
+
+def test_compact_leaves_out_what_was_deleted(tmp_path):
+    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "x"
+    corpus.write_text("".join(f'{{"doc_id": "{i}", "text": "passage {i} of a few"}}\n' for i in range(6)))
+    assert run("index", corpus, "--out", folder).exit_code == 0
+    with Index.open(folder, writable=True) as index:
+        index.delete(["1", "3"])
+    result = run("compact", folder)
+    assert result.exit_code == 0, result.output
+    assert "4 passages" in result.output
+    info = json.loads(run("info", folder, "--json").output)
+    assert (info["passages"], info["segments"]) == (4, 1)
+    assert isinstance(run("compact", tmp_path / "nowhere").exception, IndexFormatError)
+
+
+def test_evaluate_prints_the_metrics_and_writes_a_run(beir, tmp_path):
+    run_file = tmp_path / "run.trec"
+    result = run("evaluate", beir, "--run", run_file, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert {"nDCG@10", "R@100", "RR@10"} <= report.keys()
+    assert report["R@100"] == 1.0
+    assert report["nDCG@10"] == pytest.approx(1.0)  # three plain questions, four short texts
+    rows = [line.split() for line in run_file.read_text().splitlines()]
+    assert len(rows) == 12
+    assert rows[0][:4] == ["q1", "Q0", "d1", "1"]
+    text = run("evaluate", beir).output
+    assert "nDCG@10  1.0000" in text
+
+
+def test_flat_and_compressed_indexes_can_be_kept_and_are_not_mixed_up(beir, tmp_path):
+    flat = json.loads(run("evaluate", beir, "--flat", "--index", tmp_path / "i", "--json").stdout)
+    assert flat["kind"] == "flat"
+    again = json.loads(run("evaluate", beir, "--flat", "--index", tmp_path / "i", "--json").stdout)
+    assert again["nDCG@10"] == flat["nDCG@10"]
+
+
+def mistakes(tmp_path, index, beir):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"_id": "1", "text": "fine"}\n{"_id": "2"}\n')
+    return {
+        "no such source": ["index", tmp_path / "none", "--out", tmp_path / "o1"],
+        "an empty folder": ["index", empty, "--out", tmp_path / "o2"],
+        "a bad line": ["index", bad, "--out", tmp_path / "o3"],
+        "no such model": ["index", bad, "--out", tmp_path / "o4", "--model", tmp_path / "nomodel"],
+        "not an index": ["search", empty, "query"],
+        "no index": ["info", tmp_path / "none"],
+        "no BEIR folder": ["evaluate", empty],
+        "no such split": ["evaluate", beir, "--split", "dev"],
+        "nrerank too small": ["evaluate", beir, "--nrerank", 5],
+        "no such mode": ["search", index, "query", "--mode", "both"],
+        "a filter that cannot be read": ["search", index, "query", "--filter", "lang = "],
+        "no training file": ["train", "distill", tmp_path / "none.jsonl", "--out", tmp_path / "o5"],
+        "no such sharpness": ["search", index, "query", "--sharpness", -1],
+        "k of nothing": ["search", index, "query", "-k", 0],
+    }
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(index, beir, tmp_path, monkeypatch, capsys):
+    for name, arguments in mistakes(tmp_path, index, beir).items():
+        monkeypatch.setattr(sys, "argv", ["latewood", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            retriever.cli.main()
+        error = capsys.readouterr().err
+        assert stop.value.code == 2, name
+        assert "Traceback" not in error, name
+        if error.startswith("latewood: "):  # ours; typer words its own (a bad option) in its own frame
+            assert error.count("\n") == 1, name
+        else:
+            assert "Invalid value" in error, name
+
+
+def test_the_command_is_installed_and_starts_without_its_models():
+    """`python -m retriever.cli --help` in a process of its own: no warning, no traceback."""
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-m", "retriever.cli", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("index", "search", "info", "evaluate", "train"):
+        assert command in done.stdout

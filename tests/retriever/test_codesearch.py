@@ -1,0 +1,175 @@
+"""Searching code by language, path and regular expression: what is let through, what is shown."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from encoder.errors import ArgumentError
+from indexing import Index
+from indexing.reading.corpus import read_source
+from retriever.cli import app
+from retriever.cli.codesearch import _line
+from retriever.code.search import MatchedLine, code_filter, search_code
+from retriever.searcher import Searcher
+from tests.helpers.fakes import FakeEncoder
+
+FILES = {
+    "src/session.py": (
+        "import time\n\n\nclass Session:\n    def expire(self, now):\n        # Drop it when the time is over.\n"
+        "        if now > self.ends:\n            self.delete()\n\n    def delete(self):\n        self.alive = False\n"
+    ),
+    "src/deep/cache.py": "def expire_keys(keys):\n    return [k for k in keys if not k.alive]\n",
+    "src/session.go": "package a\n\nfunc Expire(s Session) bool {\n\treturn s.alive\n}\n",
+    "tests/test_session.py": "def test_expire():\n    assert not alive\n",
+    "it's.md": "# Sessions\n\nA session expires.\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("code")
+    for name, text in FILES.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    out = source.parent / "out" / "code.index"
+    out.parent.mkdir(exist_ok=True)
+    with Index.create(out, FakeEncoder()) as index:
+        index.add(read_source(source))
+    return out
+
+
+@pytest.fixture(scope="module")
+def searcher(folder: Path) -> Searcher:
+    return Searcher.open(folder, FakeEncoder())
+
+
+def found(searcher: Searcher, **options: Any) -> set[str]:
+    return {hit.doc_id for hit in search_code(searcher, "session expires", k=100, **options)}
+
+
+def test_languages_by_name_or_extension(searcher: Searcher) -> None:
+    everything = found(searcher)
+    python = {i for i in everything if ".py" in i}
+    assert found(searcher, languages=["py"]) == found(searcher, languages=["Python"]) == python
+    assert found(searcher, languages=["py", "go"]) == python | {i for i in everything if ".go" in i}
+    with pytest.raises(ArgumentError, match="language 'pyton' is unknown"):
+        found(searcher, languages=["pyton"])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "wanted"),
+    [
+        (["src/**"], ["src/session.py", "src/deep/cache.py", "src/session.go"]),
+        (["src/*.py"], ["src/session.py"]),
+        (["src"], ["src/session.py", "src/deep/cache.py", "src/session.go"]),
+        (["*.py"], ["src/session.py", "src/deep/cache.py", "tests/test_session.py"]),
+        (["*.py", "!tests/"], ["src/session.py", "src/deep/cache.py"]),
+        (["!src/", "!*.py"], ["it's.md"]),
+        (["it's.md"], ["it's.md"]),
+        (["SRC/**"], []),
+        (["deep/*"], []),
+        (["**/deep/*"], ["src/deep/cache.py"]),
+    ],
+)
+def test_paths_as_in_gitignore(searcher: Searcher, patterns: list[str], wanted: list[str]) -> None:
+    hits = search_code(searcher, "session expires", k=100, paths=patterns)
+    assert {hit.path for hit in hits} == set(wanted)
+
+
+@pytest.mark.parametrize(
+    "regex", ["alive", r"^def \w+", r"self\.\w+\(", r"(?i)EXPIRE", r"over\.\n\s+if", "nothing at all", "'"]
+)
+def test_regex_lets_through_what_matches_and_meaning_ranks_it(searcher: Searcher, regex: str) -> None:
+    everything = search_code(searcher, "session expires", k=100)
+    matching = [h for h in everything if re.search(regex, h.text, re.MULTILINE)]
+    hits = search_code(searcher, "session expires", k=100, regex=regex)
+    assert [(h.doc_id, h.score) for h in hits] == [(h.doc_id, h.score) for h in matching]
+    # Before ranking: the best k of those that match, not those of the best k that match.
+    assert [h.doc_id for h in search_code(searcher, "session expires", k=1, regex=regex)] == [
+        h.doc_id for h in matching[:1]
+    ]
+
+
+def test_the_place_of_a_match_is_its_line_in_the_file(searcher: Searcher) -> None:
+    for hit in search_code(searcher, "session", k=100, regex="alive"):
+        source = FILES[hit.path].split("\n")
+        wanted = [
+            n
+            for n, text in enumerate(source, 1)
+            if "alive" in text and hit.metadata["start_line"] <= n <= hit.end_line
+        ]
+        assert [line.line for line in hit.lines] == wanted
+        assert hit.line == wanted[0]
+        for line in hit.lines:
+            assert line.text == source[line.line - 1]
+            assert [line.text[a:b] for a, b in line.spans] == ["alive"] * line.text.count("alive")
+
+
+def test_a_match_over_several_lines(searcher: Searcher) -> None:
+    [hit] = search_code(searcher, "session", regex=r"time is over\.\n *if now")
+    assert [(line.line, [line.text[a:b] for a, b in line.spans]) for line in hit.lines] == [
+        (6, ["time is over."]),
+        (7, ["        if now"]),
+    ]
+
+
+def test_without_a_regex_lines_with_words_of_the_query_are_shown(searcher: Searcher) -> None:
+    hits = {
+        h.symbol: h for h in search_code(searcher, "where are the keys expired?", k=100, languages=["py"])
+    }
+    assert [line.line for line in hits["expire_keys"].lines] == [1, 2]
+    assert hits["expire_keys"].lines[0].spans == ((4, 15), (16, 20))
+    assert hits["Session.delete"].lines[0].text == "    def delete(self):"  # its head
+
+
+def test_filters_of_ones_own_are_kept_apart(searcher: Searcher) -> None:
+    both = found(searcher, filter="kind = 'method' or kind = 'class'", languages=["py"])
+    assert both == {
+        "src/session.py::Session",
+        "src/session.py::Session.expire",
+        "src/session.py::Session.delete",
+    }
+    for wrong in ("kind = ", "kind = 'a') or (kind = 'b'"):
+        with pytest.raises(ArgumentError, match="filter"):
+            found(searcher, filter=wrong, languages=["py"])
+    assert code_filter(searcher.index) is None
+
+
+def test_a_bad_regex_says_where(searcher: Searcher) -> None:
+    with pytest.raises(ArgumentError, match=r"regex 'a\(' cannot be read: .* at position 2"):
+        found(searcher, regex="a(")
+
+
+def test_colours_mark_the_spans() -> None:
+    shown = _line(MatchedLine(7, "abcdef", ((1, 3),)))
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == "     7  abcdef"
+    assert re.search(r"a\x1b\[[0-9;]*m(?:\x1b\[[0-9;]*m)*bc\x1b\[0m" + "def", shown)
+
+
+def run(*arguments: Any) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "code" / name).write_text(text)
+    index = tmp_path / "code.index"
+    run("index", tmp_path / "code", "--out", index)
+    query = "where are sessions expired?"
+    text = run("search", "--code", index, query, "--lang", "py", "--path", "src/**", "-k", 3)
+    assert re.search(r"^src/session\.py:5  Session\.expire  \(\d+\.\d\d\)$", text, re.MULTILINE)
+    assert re.search(r"^     5      def expire\(self, now\):$", text, re.MULTILINE)
+    assert "\x1b" not in text  # no terminal, no colours
+    hits = json.loads(run("search", index, query, "--regex", "alive", "--lang", "py", "--json"))
+    assert {h["path"] for h in hits} == {"src/session.py", "src/deep/cache.py", "tests/test_session.py"}
+    assert hits[0].keys() >= {"rank", "score", "path", "line", "end_line", "symbol", "lines", "text"}
+    several = json.loads(run("search", "--code", index, query, "pasta", "--json", "-k", 1))
+    assert [s["query"] for s in several] == [query, "pasta"]
+    assert run("search", index, query, "--regex", "zzz").startswith("no hits")

@@ -1,0 +1,334 @@
+"""Full text against a BM25 in plain Python, through any history; fusion against its formula."""
+
+import math
+import sqlite3
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder import TokenEmbeddings
+from encoder.errors import ArgumentError
+from indexing import Index
+from indexing.storage.fulltext import match_expression, split_words
+from indexing.storage.store import Change, DocumentRow, Store
+from retriever import Searcher
+from retriever.ranking.fusion import reciprocal_rank_fusion
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, corpus, record
+
+
+def bm25(query, texts):
+    """{doc_id: score} of the texts that have a word of the query, by FTS5's formula (k1 1.2, b 0.75)."""
+    words = {doc_id: text.split() for doc_id, text in texts.items()}
+    mean = sum(map(len, words.values())) / max(len(words), 1)
+    scores = Counter()
+    for word in set(query.split()):
+        having = [doc_id for doc_id in words if word in words[doc_id]]
+        idf = math.log((len(words) - len(having) + 0.5) / (len(having) + 0.5))
+        idf = idf if idf > 0 else 1e-6
+        for doc_id in having:
+            tf = words[doc_id].count(word)
+            norm = 1.2 * (1 - 0.75 + 0.75 * len(words[doc_id]) / mean)
+            scores[doc_id] += idf * tf * 2.2 / (tf + norm)
+    return scores
+
+
+def assert_ranked(hits, expected, k):
+    assert len(hits) == len({hit.doc_id for hit in hits}) == min(k, len(expected))
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    best = sorted(expected.values(), reverse=True)[:k]
+    np.testing.assert_allclose([hit.score for hit in hits], best, rtol=1e-6)
+    np.testing.assert_allclose([hit.score for hit in hits], [expected[h.doc_id] for h in hits], rtol=1e-6)
+
+
+# Words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ""),
+        ("plain words, twice", "plain words twice"),
+        ("parseHTTPResponse(max_line)", "parseHTTPResponse parse HTTP Response max_line max line"),
+        ("XMLHttpRequest2", "XMLHttpRequest2 XML Http Request2"),
+        ("utf8 IOError x", "utf8 IOError IO Error x"),
+        ("__init__ SNAKE_CASE_2", "__init__ init SNAKE_CASE_2 SNAKE CASE 2"),
+        ("self._value's École 日本語", "self _value value s École 日本語"),
+        ("a\0b", "a b"),
+    ],
+)
+def test_identifiers_are_cut_into_their_parts(text, words):
+    assert split_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("parse response", "d0"),
+        ("parsing responses", "d0"),  # stems
+        ("parse_http_response", "d0"),
+        ("parsehttpresponse", "d0"),
+        ("MAX_LINE_LENGTH", "d1"),
+        ("maximum, or: line length?", "d1"),
+        ("naive ecole", "d2"),  # without accents
+        ("日本語", "d2"),
+        ("nothing", None),
+        ("", None),
+        ("?!*", None),
+    ],
+)
+def test_code_and_prose_are_found(tmp_path, query, found):
+    texts = [
+        "def parseHTTPResponse(self):",
+        "max_line_length = 110",
+        "Un naïf, naïve: l'École 日本語",
+        "",
+        "x",
+    ]
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add(record(i, text) for i, text in enumerate(texts))
+    with Searcher.open(tmp_path / "x") as searcher:
+        hits = searcher.search(query, mode="lexical")
+        assert [hit.doc_id for hit in hits] == ([found] if found else [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.text()
+    | st.lists(st.sampled_from(['"', "NEAR", "(", ")", "AND", "NOT", "^", "*", "w1", "-", ":"])).map(" ".join)
+)
+def test_no_query_is_an_fts5_expression(tmp_path_factory, query):
+    """Whatever a query holds, it is read as words, and those that are stored are found."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE VIRTUAL TABLE t USING fts5(words)")
+    connection.execute("INSERT INTO t VALUES (?)", [split_words(query)])
+    match = match_expression(query)
+    if match is not None:
+        connection.execute("SELECT rowid FROM t WHERE t MATCH ?", [match]).fetchall()
+    if "w1" in query.split():
+        assert len(connection.execute("SELECT rowid FROM t WHERE t MATCH ?", [match]).fetchall()) == 1
+
+
+def test_long_queries(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add([record(0, "w1"), record(1, "w2")])
+    with Searcher.open(tmp_path / "x") as searcher:
+        words = " ".join(f"word{i}" for i in range(5000)) + " w2"
+        assert [hit.doc_id for hit in searcher.search(words, mode="lexical")] == ["d1"]
+
+
+# The table, through any history -----------------------------------------------------------------------------
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.lists(st.tuples(st.integers(0, 15), st.integers(0, 30)), max_size=12)),
+        st.tuples(st.just("delete"), st.lists(st.integers(0, 15), max_size=6)),
+        st.tuples(st.just("compact"), st.none()),
+        st.tuples(st.just("metadata"), st.integers(0, 15)),
+        st.tuples(st.just("reopen"), st.none()),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(OPERATIONS)
+def test_any_history_ranks_like_bm25_of_what_is_left(tmp_path_factory, history):
+    path = tmp_path_factory.mktemp("history") / "x"
+    encoder = FakeEncoder(DIM)
+    texts = {}
+    index = Index.create(path, encoder, flat_tokens=256, commit_tokens=60)
+    try:
+        for operation, argument in history:
+            if operation == "add":
+                docs = [record(i, " ".join(WORDS[(v * k) % 12] for k in range(v)), v=v) for i, v in argument]
+                index.add(docs)
+                texts |= {d["doc_id"]: d["text"] for d in docs}
+            elif operation == "delete":
+                index.delete([f"d{i}" for i in argument])
+                texts = {k: v for k, v in texts.items() if k not in {f"d{i}" for i in argument}}
+            elif operation == "compact":
+                index.compact()
+            elif operation == "metadata" and f"d{argument}" in texts:
+                index.update_metadata({f"d{argument}": {"new": True}})
+            elif operation == "reopen":
+                index.close()
+                index = Index.open(path, encoder, writable=True)
+            with Searcher.open(path, encoder) as searcher:
+                for query in ("w1", "w3 w5 w7", "absent"):
+                    assert_ranked(searcher.search(query, k=7, mode="lexical"), bm25(query, texts), 7)
+        index.verify()
+        index._store._writer.execute("INSERT INTO fulltext (fulltext) VALUES ('integrity-check')")
+    finally:
+        index.close()
+
+
+def test_replaced_and_deleted_texts_no_longer_count(tmp_path):
+    encoder = FakeEncoder(DIM)
+    docs = corpus(30)
+    texts = {d["doc_id"]: d["text"] for d in docs}
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add(docs)
+        index.delete([f"d{i}" for i in range(8)])
+        index.delete(filter="n = 8")
+        index.add([record(9, "w1 w1 w2"), record(40, "w2 " * 30)])
+        texts = {k: v for k, v in texts.items() if k not in {f"d{i}" for i in range(9)}}
+        texts |= {"d9": "w1 w1 w2", "d40": "w2 " * 30}
+        for _ in range(2):
+            with Searcher.open(tmp_path / "x", encoder) as searcher:
+                for query in (*WORDS, "w1 w2 w3"):
+                    assert_ranked(searcher.search(query, k=50, mode="lexical"), bm25(query, texts), 50)
+            index.compact()
+
+
+def test_a_commit_that_fails_leaves_the_words_too(tmp_path):
+    Store.create(tmp_path / "index.db", {})
+    store = Store(tmp_path / "index.db", writable=True)
+    store.bury()
+    rows = [DocumentRow(i, f"d{i}", f"w{i} common", "{}", "") for i in range(3)]
+    store.commit(Change(replace(store.state, generation=1), documents=rows))
+    store.refresh()
+    before = store.lexical('"common"', 10)[0].tolist()
+    bad = [DocumentRow(3, "new", "common", "{}", ""), DocumentRow(4, "d1", "common", "{}", "")]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit(Change(replace(store.state, generation=2), deleted=[0], documents=bad))
+    store.refresh()
+    assert store.lexical('"common"', 10)[0].tolist() == before == [0, 1, 2]
+    store.close()
+
+
+def test_a_reader_keeps_its_snapshot(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add([record(0, "w1"), record(1, "w2")])
+        with Searcher.open(tmp_path / "x") as searcher:
+            index.add([record(0, "w3"), record(2, "w1")])
+            index.compact()
+            assert [hit.doc_id for hit in searcher.search("w1", mode="lexical")] == ["d0"]
+            searcher.index.refresh()
+            assert [hit.doc_id for hit in searcher.search("w1", mode="lexical")] == ["d2"]
+
+
+def test_deleted_words_leave_the_disk(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add([record(0, "unspeakable"), record(1, "speakable w1")])
+        index.delete(["d0"])
+        index.compact()
+    database = b"".join(file.read_bytes() for file in (tmp_path / "x").glob("index.db*"))
+    assert b"speakabl" in database
+    assert b"unspeak" not in database
+
+
+# Modes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[10**6, 300], ids=["flat", "compressed"])
+def searcher(request, tmp_path_factory):
+    """80 passages of ten words, n = 0, 1, ...; d3 and d4 deleted."""
+    encoder = FakeEncoder(DIM)
+    path = tmp_path_factory.mktemp("modes") / "x"
+    with Index.create(path, encoder, flat_tokens=request.param) as index:
+        index.add(corpus(80))
+        index.delete(["d3", "d4"])
+    with Searcher.open(path, encoder) as searcher:
+        yield searcher
+
+
+TEXTS = {d["doc_id"]: d["text"] for d in corpus(80) if d["doc_id"] not in ("d3", "d4")}
+
+
+@pytest.mark.parametrize(
+    ("text", "meets"),
+    [
+        (None, lambda n: True),
+        ("n < 0", lambda n: False),
+        ("n = 77", lambda n: n == 77),
+        ("n < 40", lambda n: n < 40),
+        ("n >= 0", lambda n: True),
+    ],
+)
+def test_a_filter_holds_in_every_mode(searcher, text, meets):
+    matching = {doc_id for doc_id in TEXTS if meets(int(doc_id[1:]))}
+    for query in ("w1", "w2 w3 w4 w5", "w0 absent"):
+        expected = {d: s for d, s in bm25(query, TEXTS).items() if d in matching}
+        for k in (1, 10, 200):
+            assert_ranked(searcher.search(query, k=k, mode="lexical", filter=text), expected, k)
+            hits = searcher.search(query, k=k, mode="hybrid", filter=text)
+            assert len(hits) == len({hit.doc_id for hit in hits}) == min(k, len(matching))
+            assert {hit.doc_id for hit in hits} <= matching
+
+
+def test_hybrid_is_the_fusion_of_both(searcher):
+    queries = {"a": "w1 w2", "b": "w7 w8 w9 w10"}
+    rankings = [
+        {
+            qid: [h.doc_id for h in hits]
+            for qid, hits in searcher.search_many(queries, k=100, mode=mode).items()
+        }
+        for mode in ("late", "lexical")
+    ]
+    for weights in (None, (1.0, 1.0), (0.3, 2.0), (1.0, 0.0)):
+        found = searcher.search_many(queries, k=20, mode="hybrid", weights=weights)
+        for qid in queries:
+            expected = Counter()
+            for ranking, weight in zip(rankings, weights or (1, 1), strict=True):
+                for rank, doc_id in enumerate(ranking[qid], 1):
+                    expected[doc_id] += weight / (60 + rank)
+            assert_ranked(found[qid], expected, 20)
+            assert searcher.search(queries[qid], k=20, mode="hybrid", weights=weights) == found[qid]
+            if weights == (1.0, 0.0):
+                assert [hit.doc_id for hit in found[qid]] == rankings[0][qid][:20]
+
+
+def test_fusion_of_rankings_that_share_nothing_or_are_empty():
+    none = np.zeros(0, np.int64)
+    pids, scores = reciprocal_rank_fusion([np.array([9, 4]), np.array([2])], (1.0, 1.0), 10)
+    assert pids.tolist() == [2, 9, 4]
+    np.testing.assert_allclose(scores, [1 / 61, 1 / 61, 1 / 62])
+    assert reciprocal_rank_fusion([none, none], (1.0, 1.0), 10)[0].tolist() == []
+    assert reciprocal_rank_fusion([none, np.array([5, 3])], (1.0, 1.0), 1)[0].tolist() == [5]
+
+
+def test_lexical_needs_no_encoder(tmp_path):
+    vectors = TokenEmbeddings.from_list([np.eye(DIM, dtype=np.float32)[:2]] * 3, DIM)
+    with Index.create(tmp_path / "x", dim=DIM) as index:
+        index.add_embeddings(["a", "b", "c"], vectors, texts=["w1 w2", None, "w2"])
+        index.delete(["b"])
+    with Searcher.open(tmp_path / "x") as searcher:
+        assert [hit.doc_id for hit in searcher.search("w1 w2", mode="lexical")] == ["a", "c"]
+        with pytest.raises(ArgumentError, match="use search_embeddings"):
+            searcher.search("w1", mode="hybrid")
+
+
+def test_an_empty_index_has_no_hits(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.compact()
+    with Searcher.open(tmp_path / "x", FakeEncoder(DIM)) as searcher:
+        for mode in ("late", "lexical", "hybrid"):
+            assert searcher.search("w1", mode=mode) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "bm25"}, "mode='bm25'; pass one of late, lexical, hybrid"),
+        ({"mode": "lexical", "nprobe": 3}, 'nprobe=3 does nothing in mode "lexical"; leave it out'),
+        ({"weights": (1, 1)}, 'weights=.* does nothing in mode "late"; pass mode="hybrid"'),
+        ({"mode": "hybrid", "weights": (1, -1)}, "pass two numbers >= 0"),
+        ({"mode": "hybrid", "weights": (0, 0)}, "not both 0"),
+        ({"mode": "hybrid", "weights": (1, math.nan)}, "pass two numbers >= 0"),
+        ({"mode": "hybrid", "weights": (1,)}, "pass two numbers >= 0"),
+        ({"mode": "lexical", "k": 0}, "k=0; pass k >= 1"),
+        ({"mode": "hybrid", "k": 10, "nrerank": 5}, "nrerank=5 is below k=10"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(searcher, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        searcher.search("w1", **arguments)
+
+
+def test_small_knobs_work_with_hybrid(searcher):
+    assert len(searcher.search("w1", k=5, mode="hybrid", nrerank=20)) == 5
+    assert len(searcher.search("w1", k=5, mode="hybrid", ncandidates=20)) == 5
