@@ -6,11 +6,12 @@ Run: python examples/long_documents.py
 import tempfile
 from pathlib import Path
 
+from retriever.ranking.folding import search_documents
+
 from encoder import Encoder
 from indexing import Index
 from indexing.reading.windows import Windows
 from retriever import Searcher
-from retriever.ranking.folding import search_documents
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -2,7 +2,8 @@
 
 from indexing.index import Index
 from indexing.settings import IndexSettings
-from indexing.storage.store import Document
+from indexing.storage.reader import Document
+from indexing.storage.snapshot import Snapshot
 from indexing.writing.records import AddReport
 
-__all__ = ["AddReport", "Document", "Index", "IndexSettings"]
+__all__ = ["AddReport", "Document", "Index", "IndexSettings", "Snapshot"]

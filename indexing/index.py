@@ -1,4 +1,4 @@
-"""Index: a folder of passages and their token vectors. Create or open it, add, delete, compact, read."""
+"""Index: a folder of documents and their token vectors. Create or open it, add, encode, delete, compact, read."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,35 +8,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from encoder.arguments import absolute, as_strings
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
-from indexing.coding.codec import Codec
-from indexing.coding.sizes import choose_m
+from encoder.progress import Progress
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
+from indexing.storage import tables
 from indexing.storage.durable import fsync_folder
 from indexing.storage.filters import parse_key
 from indexing.storage.inspection import describe, verify
 from indexing.storage.lock import WriterLock
+from indexing.storage.reader import Document
 from indexing.storage.refusals import refusals
-from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Snapshot
-from indexing.storage.store import DATABASE, Document, Store
+from indexing.storage.store import Store
+from indexing.storage.tables import DATABASE
+from indexing.writing.encoding import Passages, encode_records, own_passages, windows_of
 from indexing.writing.memory import limit
 from indexing.writing.pending import deletion, new_metadata, renaming
-from indexing.writing.records import (
-    AddReport,
-    Record,
-    batches,
-    check_vectors,
-    hash_salt,
-    read_record,
-    read_records,
-)
-from indexing.writing.writer import Writer
+from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records, read_vectors
+from indexing.writing.writer import PassagesOf, Writer
 
 __all__ = ["Index"]
 
@@ -46,9 +39,8 @@ LOCK = "index.lock"
 class Index:
     """An open index. Made by `Index.create` or `Index.open`; closed by `close` or a `with` block.
 
-    Reading shows the snapshot of the moment of opening, the last commit of this writer, or the last
-    `refresh`, whatever other processes do. Several threads may read one Index. Writing and `refresh` replace
-    its snapshot, and with it what pids mean: to search during them, open a second Index.
+    Reading shows the moment of opening, the last commit of this writer, or the last `reload`, whatever other
+    processes do. Several threads may read one Index; `snapshot` gives a view of its own that nothing moves.
     """
 
     def __init__(
@@ -61,19 +53,20 @@ class Index:
         self.folder = folder
         self._lock = lock
         self._mutex = threading.RLock()
-        self._store = Store(folder / DATABASE, writable=lock is not None)
+        self._encoder = encoder
+        # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
+        self._store = None if lock is None else Store(folder / DATABASE)
+        self._snapshot: Snapshot | None = None
+        self._writer: Writer | None = None
         try:
-            self.settings = IndexSettings.from_json(self._store.settings, folder / DATABASE)
+            self._snapshot = Snapshot(folder)
             if encoder is not None:
                 self.settings.check_encoder(encoder, folder)
-            self._encoder = encoder
-            self._snapshot = Snapshot(folder, self._store, self.settings)
-            self._writer = None
-            if lock is not None:
-                self._writer = Writer(self._snapshot, *limit(self.settings, memory))
+            if self._store is not None:
+                self._writer = Writer(self._store, self._snapshot, memory)
                 self._writer.sweep()
         except BaseException:
-            self._store.close()
+            self._close()
             raise
 
     # Opening and closing ------------------------------------------------------------------------------------
@@ -85,35 +78,23 @@ class Index:
         encoder: DocumentEncoder | None = None,
         *,
         dim: int | None = None,
-        flat_tokens: int = IndexSettings.flat_tokens,
-        commit_tokens: int = IndexSettings.commit_tokens,
-        segment_tokens: int = IndexSettings.segment_tokens,
-        seed: int = IndexSettings.seed,
         memory: int | str | None = None,
+        **settings: Any,
     ) -> "Index":
         """Make an empty index in a new or empty folder and open it for writing.
 
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
-        size of the corpus; not stored. The rest is explained at IndexSettings.
+        size of the corpus; not stored. settings: what is fixed from now on, such as `window`: see IndexSettings.
         Raises ArgumentError where there is an index already, StorageError where the disk refuses.
         """
-        folder = Path(path)
+        folder = absolute(path)
         if (encoder is None) == (dim is None):
             raise ArgumentError("pass an encoder, or dim=... for vectors of your own")
-        dim = encoder.dim if encoder is not None else int(dim or 0)
-        settings = IndexSettings(
-            dim=dim,
-            m=choose_m(dim),
-            encoder=None if encoder is None else encoder.load_arguments,
-            encoder_fingerprint=None if encoder is None else encoder.fingerprint,
-            flat_tokens=flat_tokens,
-            commit_tokens=commit_tokens,
-            segment_tokens=segment_tokens,
-            seed=seed,
-            length_byte=True,
-        )
-        limit(settings, memory)  # refuses before anything is made
+        fixed = IndexSettings.made(encoder, dim, settings)
+        if encoder is not None:
+            windows_of(encoder, fixed)
+        limit(fixed, memory)  # refuses before anything is made
         if folder.exists() and not folder.is_dir():
             raise ArgumentError(f"{folder} is a file; pass another path")
         if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
@@ -121,13 +102,13 @@ class Index:
         folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder / LOCK)
         try:
-            if Store.exists(folder / DATABASE):
+            if tables.exists(folder / DATABASE):
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
             with refusals(folder):
                 (folder / "segments").mkdir(exist_ok=True)
-                Store.create(folder / DATABASE, asdict(settings))
+                tables.create(folder / DATABASE, asdict(fixed))
                 fsync_folder(folder)
                 fsync_folder(folder.parent)
             return cls(folder, encoder, lock, memory)
@@ -148,11 +129,11 @@ class Index:
 
         encoder: for a later `add`; without it the index loads its own when it first needs it.
         memory: as at `create`.
-        Raises IndexFormatError if the folder is no index, of a newer version or damaged;
+        Raises IndexFormatError if the folder is no index, of another version or damaged;
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
         """
-        folder = Path(path)
+        folder = absolute(path)
         if not (folder / DATABASE).is_file():
             raise IndexFormatError(
                 f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
@@ -166,12 +147,16 @@ class Index:
             raise
 
     def close(self) -> None:
-        """Let go of the database and the writer's lock. Arrays of segments taken earlier stay good."""
+        """Let go of the database and the writer's lock. Snapshots and searchers made from it stay good."""
         with self._mutex:
-            self._store.close()
-            self._writer = None
+            self._close()
             if self._lock is not None:
                 self._lock.release()
+
+    def _close(self) -> None:
+        for part in (self._now if self._snapshot else None, self._store):
+            if part is not None:
+                part.close()
 
     def __enter__(self) -> "Index":
         return self
@@ -184,175 +169,194 @@ class Index:
     # Reading ------------------------------------------------------------------------------------------------
 
     @property
+    def _now(self) -> Snapshot:
+        snapshot = self._snapshot if self._writer is None else self._writer.snapshot
+        assert snapshot is not None
+        return snapshot
+
+    @property
+    def settings(self) -> IndexSettings:
+        return self._now.settings
+
+    @property
     def dim(self) -> int:
         return self.settings.dim
 
     @property
     def encoder_name(self) -> str | None:
-        return None if self.settings.encoder is None else str(self.settings.encoder["name"])
+        return self.settings.encoder_name
 
-    @property
-    def encoder_fingerprint(self) -> str | None:
-        return self.settings.encoder_fingerprint
+    def snapshot(self) -> Snapshot:
+        """The newest commit, as a value: whatever is written later, it stays. Yours to close."""
+        return Snapshot(self.folder, self._now)
 
-    @property
-    def codec(self) -> Codec | None:
-        """What compressed segments are coded with; None while all are flat."""
-        return self._snapshot.codec
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """In the order of pids."""
-        return self._snapshot.segments
+    def reload(self) -> bool:
+        """Move to the newest commit; whether there was one."""
+        with self._mutex:
+            before, newest = self._now, self.snapshot()
+            if self._writer is None:
+                self._snapshot = newest
+            else:
+                self._writer.snapshot = newest
+            return newest.state.generation != before.state.generation
 
     def __len__(self) -> int:
-        """Live passages."""
-        return len(self._snapshot)
+        """Documents."""
+        return len(self._now)
+
+    def __contains__(self, doc_id: object) -> bool:
+        return doc_id in self._now
+
+    def __getitem__(self, doc_id: str) -> Document:
+        """The document. Raises KeyError where there is none of that doc_id."""
+        return self._now[doc_id]
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, in the order of adding; a replaced one stands where it was replaced."""
+        return iter(self._now)
+
+    def ids(self) -> Iterator[str]:
+        """All doc_ids, in the order of adding."""
+        return self._now.ids()
+
+    def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
+        """The documents, one each in the order asked; None where there is none of that doc_id."""
+        return self._now.get(doc_ids)
+
+    def values(self, key: str) -> list[Any]:
+        """The different values of a metadata key, written as in a filter; None where a document has none."""
+        return self._now.values(key)
+
+    @property
+    def n_passages(self) -> int:
+        """Parts of documents that have vectors of their own: windows of long texts, else whole documents."""
+        return self._now.n_passages
 
     @property
     def n_tokens(self) -> int:
-        """Token vectors of live passages."""
-        return self._snapshot.n_tokens
+        """Token vectors."""
+        return self._now.n_tokens
+
+    @property
+    def n_unencoded(self) -> int:
+        """Documents whose vectors are still to come, by `encode`."""
+        return self._now.n_unencoded
 
     @property
     def tuned_search(self) -> TunedSearch | None:
         """What `set_tuned_search` stored."""
-        stored = self._store.search
-        return None if stored is None else TunedSearch.from_json(stored, self.folder / DATABASE)
-
-    def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
-        """(n_passages,) of a segment of this snapshot: False where the passage was deleted or replaced."""
-        return self._snapshot.live(segment)
-
-    def matching(self, filter: str | None) -> list[npt.NDArray[np.bool_]]:
-        """For each of `segments` (n_passages,): True where a live passage meets a filter (docs/filters.md).
-
-        None is met by all. Raises ArgumentError, naming the position, for what is no filter.
-        """
-        return self._snapshot.matching(filter)
-
-    def lexical(
-        self, text: str, n: int, lives: Sequence[npt.NDArray[np.bool_]]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Pids and BM25 of the n best passages with any of a text's words, best first.
-
-        lives: which passages may be had, as `matching` gives it. How words are cut: docs/filters.md.
-        """
-        return self._snapshot.lexical(text, n, lives)
-
-    def document_frequencies(self, words: Sequence[str]) -> list[int]:
-        """How many passages have each word, by its stem as in full text."""
-        return self._snapshot.document_frequencies(words)
-
-    def documents(self, pids: Sequence[int]) -> list[Document]:
-        """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
-        return self._store.documents(pids)
-
-    def values(self, key: str) -> list[Any]:
-        """The different values of a metadata key, written as in a filter; None where a passage has none."""
-        return self._store.values(parse_key(key))
-
-    def refresh(self) -> bool:
-        """Move to the newest commit; whether there was one."""
-        with self._mutex:
-            return self._snapshot.refresh()
+        return self._now.tuned_search
 
     def info(self) -> dict[str, Any]:
         """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
-        return describe(self._snapshot, self.settings)
+        return describe(self._now)
 
     def verify(self) -> None:
-        """Move to the newest commit and read every byte. Raises IndexFormatError naming the damaged file."""
-        with self._mutex:
-            verify(self._snapshot)
+        """Read every byte of the newest commit. Raises IndexFormatError naming the damaged file."""
+        with self.snapshot() as newest:
+            verify(newest)
 
     # Writing ------------------------------------------------------------------------------------------------
 
-    def add(self, records: Iterable[Mapping[str, Any]], *, show_progress: bool = False) -> AddReport:
-        """Store passages {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
+    def add(
+        self, records: Iterable[Mapping[str, Any]], *, encode: bool = True, show_progress: bool = False
+    ) -> AddReport:
+        """Store documents {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
 
-        A doc_id that exists is replaced; the last of several in the stream wins. What has not changed is not
-        encoded again, so an interrupted add may simply be run again. Commits every settings.commit_tokens
-        and at the end; after an error, what the last of these commits stored stays, and nothing after it.
+        A doc_id that exists is replaced, its old vectors with the same commit; the last of several in the stream
+        wins. What has not changed is not encoded again, so an interrupted add may simply be run again. A long text
+        comes in windows, each a passage (IndexSettings.window). encode: False stores texts and words only, in
+        seconds, and leaves the vectors to a later `encode`; True also encodes what an earlier add left.
+        Commits every settings.commit_tokens and at the end; after an error, what the last of these commits stored
+        stays, and nothing after it.
         Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing() as writer:
-            encoder = self._document_encoder()
+            report = AddReport()
+            encoder = self._document_encoder() if encode else None
+            passages_of = None if encoder is None else self._encoding(encoder)
+            checked = read_records(records, self._salt())
+            with Progress(checked, desc="index", unit="document", show=show_progress) as shown:
+                writer.add(batches(shown), passages_of, report)
+            if passages_of is not None and self.n_unencoded:
+                writer.encode(batches(self._waiting(None)), passages_of, report)
+            return report
 
-            def encode(batch: list[Record]) -> TokenEmbeddings:
-                return encoder.encode_documents([record.text or "" for record in batch])
+    def encode(self, doc_ids: Iterable[str] | None = None, *, show_progress: bool = False) -> AddReport:
+        """Make the vectors that are still to come, of all documents or of those named, commit by commit.
 
-            checked = read_records(records, hash_salt(encoder))
-            with tqdm(checked, desc="index", unit="passage", disable=not show_progress) as bar:
-                return writer.add(batches(bar), encode)
+        May be stopped anywhere and run again: it goes on from the last commit. In the report only `truncated`,
+        `passages` and `tokens` count. Raises ArgumentError where the index has no encoder.
+        """
+        named = None if doc_ids is None else list(dict.fromkeys(as_strings(doc_ids, "doc_ids")))
+        with self._writing() as writer:
+            report = AddReport()
+            total = self.n_unencoded
+            if total:
+                passages_of = self._encoding(self._document_encoder())
+                waiting = self._waiting(named)
+                with Progress(
+                    waiting, desc="encode", unit="document", show=show_progress, total=total
+                ) as shown:
+                    writer.encode(batches(shown), passages_of, report)
+            return report
 
     def add_embeddings(
         self,
-        doc_ids: Sequence[str],
-        embeddings: TokenEmbeddings,
-        texts: Sequence[str | None] | None = None,
-        metadata: Sequence[dict[str, Any] | None] | None = None,
+        doc_ids: Iterable[str],
+        embeddings: TokenEmbeddings | Sequence[npt.ArrayLike],
+        texts: Iterable[str | None] | None = None,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
     ) -> AddReport:
-        """Store passages with vectors of your own; otherwise as `add`.
+        """Store documents with vectors of your own, one passage each; otherwise as `add`.
 
-        Vectors are kept as they are, not normalised. A passage without vectors exists and is never found.
+        embeddings: one (n_tokens, dim) array a document, or TokenEmbeddings. Vectors are kept as they are, not
+        normalised. A document without vectors exists and is found by its words alone.
         """
         with self._writing() as writer:
-            check_vectors(embeddings, list(doc_ids), self.dim)
-            for name, given in (("texts", texts), ("metadata", metadata)):
-                if given is not None and len(given) != len(doc_ids):
-                    raise ArgumentError(f"{len(given)} {name} for {len(doc_ids)} doc_ids; pass one each")
-            records = [
-                read_record(
-                    i,
-                    doc_id,
-                    None if texts is None else texts[i],
-                    None if metadata is None else metadata[i],
-                    content=embeddings[i].tobytes(),
-                )
-                for i, doc_id in enumerate(doc_ids)
-            ]
+            records, vectors = read_vectors(doc_ids, embeddings, texts, metadata, self.dim)
 
-            def look_up(batch: list[Record]) -> TokenEmbeddings:
-                return TokenEmbeddings.from_list([embeddings[r.number] for r in batch], self.dim)
+            def look_up(batch: Sequence[Record], report: AddReport) -> list[Passages]:
+                made = [own_passages(vectors[record.number], record.text) for record in batch]
+                report.passages += len(made)
+                report.tokens += sum(len(passages.vectors) for passages in made)
+                return made
 
-            return writer.add(batches(records), look_up)
+            report = AddReport()
+            writer.add(batches(records), look_up, report)
+            return report
 
     def delete(self, doc_ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
-        """Delete passages by doc_id, or all that meet a filter (docs/filters.md); how many there were.
+        """Delete documents by doc_id, or all that meet a filter (docs/filters.md); how many there were.
 
         A doc_id that is not stored is no error. All go in one commit.
         """
         if (doc_ids is None) == (filter is None):
             raise ArgumentError("pass doc_ids, or filter=..., and not both")
-        if isinstance(doc_ids, str):
-            raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
         with self._writing() as writer:
-            pending = deletion(self._store, doc_ids, filter)
+            pending = deletion(self._now.reader, doc_ids, filter)
             writer.commit(pending)
             return len(pending.deleted)
 
     def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> int:
-        """Give stored passages new metadata, {doc_id: metadata}; how many it changed. Encodes nothing.
+        """Give stored documents new metadata, {doc_id: metadata}; how many it changed. Encodes nothing.
 
         The new metadata takes the place of the old one as a whole. All change in one commit. Raises
         ArgumentError, and changes nothing, for a doc_id that is not stored.
         """
-        if not isinstance(metadata, Mapping):
-            raise ArgumentError(f"metadata is {type(metadata).__name__}; pass {{doc_id: metadata}}")
         with self._writing() as writer:
-            pending = new_metadata(self._store, metadata)
+            pending = new_metadata(self._now.reader, metadata)
             writer.commit(pending)
             return len(pending.metadata)
 
     def rename(self, doc_ids: Mapping[str, str]) -> int:
-        """Give stored passages other doc_ids, {old: new}; how many. Vectors, texts and metadata stay.
+        """Give stored documents other doc_ids, {old: new}; how many. Vectors, texts and metadata stay.
 
         All in one commit. Raises ArgumentError, and changes nothing, where an old one is not stored, or a new
         one is, unless that is renamed as well, or is given twice.
         """
         with self._writing() as writer:
-            pending = renaming(self._store, doc_ids)
+            pending = renaming(self._now.reader, doc_ids)
             writer.commit(pending)
             return len(pending.renamed)
 
@@ -360,18 +364,20 @@ class Index:
         """Have SQLite index a metadata key, written as in a filter: filters that compare it get faster.
 
         Kept up to date from then on. No error where it exists already. Worth it where a filter is met by
-        few of very many passages; else reading all metadata costs about as much.
+        few of very many documents; else reading all metadata costs about as much.
         """
         with self._writing() as writer:
             writer.index_metadata(parse_key(key))
 
     def set_tuned_search(self, tuned: TunedSearch) -> None:
         """Store search settings that searchers opened from now on take in place of the defaults."""
+        if not isinstance(tuned, TunedSearch):
+            raise ArgumentError(f"tuned is {type(tuned).__name__}; pass a TunedSearch")
         with self._writing() as writer:
             writer.tune(asdict(tuned))
 
     def compact(self) -> None:
-        """Rewrite the index without its deleted passages, in few segments; float16 becomes compressed.
+        """Rewrite the index without its deleted documents, in few segments; float16 becomes compressed.
 
         Where the corpus has outgrown its centroids the codec is trained anew. The original vectors are gone
         by then, so it learns from the decoded ones and each is coded a second time, which costs a little
@@ -389,15 +395,29 @@ class Index:
                 raise ArgumentError(
                     f"{self.folder} is not open for writing; use Index.open(path, writable=True)"
                 )
-            if self._store.uncertain:  # the last commit failed
+            if self._writer.store.uncertain:  # the last commit failed
                 self._writer.sweep()
             yield self._writer
+
+    def _encoding(self, encoder: DocumentEncoder) -> PassagesOf:
+        windows = windows_of(encoder, self.settings)
+        return lambda records, report: encode_records(encoder, windows, records, report)
+
+    def _waiting(self, doc_ids: list[str] | None) -> Iterator[Record]:
+        """Stored documents without vectors, each numbered as in the store."""
+        rows = self._now.reader.unencoded(doc_ids)
+        return (Record(document, doc_id, text, "", "") for document, doc_id, text in rows)
+
+    def _salt(self) -> str:
+        given = self._encoder.load_arguments if self._encoder is not None else self.settings.encoder
+        return hash_salt(given or {})
 
     def _document_encoder(self) -> DocumentEncoder:
         if self._encoder is None:
             if self.settings.encoder is None:
                 raise ArgumentError(
-                    f"{self.folder} was created with dim={self.dim} and no encoder; use add_embeddings"
+                    f"{self.folder} was created with dim={self.dim} and no encoder; use add_embeddings for vectors, "
+                    "or add(..., encode=False) for words alone"
                 )
             # Imported here because torch takes seconds to load, and most who open an index add nothing.
             from encoder import Encoder

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from encoder.arguments import as_integer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
+from indexing.coding.sizes import choose_m
 
 __all__ = ["DocumentEncoder", "IndexSettings", "TunedSearch"]
 
@@ -26,31 +28,61 @@ class DocumentEncoder(Protocol):
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Fixed when the index is created.
+    """Fixed when the index is created. `Index.create` takes the ones below `encoder_fingerprint`.
 
     dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for
-    bring-your-own vectors. flat_tokens: the corpus from which a codec is trained; up to there vectors are
+    vectors of your own. window: tokens a passage, special ones included; "auto": what the encoder reads stays whole,
+    and what is longer, of which it would lose the rest, comes in windows of 2,048 tokens that overlap by 256, or
+    shorter ones where it reads less; None: one passage a document, cut where the encoder stops reading. overlap: tokens
+    that neighbouring windows share, where window is a number. flat_tokens: the corpus from which a codec is trained; up to there vectors are
     float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be 4,096, and
     nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds before
     it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
-    before it trains a codec without waiting for its end. seed: of the training. length_byte: whether a token's
-    code ends in a byte for the vector's length; indexes from before there was one do not name it and have none.
+    before it trains a codec without waiting for its end. seed: of the training.
     """
 
     dim: int
     m: int
     encoder: dict[str, Any] | None = None
     encoder_fingerprint: str | None = None
+    window: int | Literal["auto"] | None = "auto"
+    overlap: int = 0
     flat_tokens: int = 262_144
     commit_tokens: int = 500_000
     segment_tokens: int = 4_000_000
     seed: int = 0
-    length_byte: bool = False
 
     def __post_init__(self) -> None:
+        if self.window is not None and self.window != "auto":
+            as_integer(self.window, "window", 1)
+        if as_integer(self.overlap, "overlap", 0) and not isinstance(self.window, int):
+            raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
         for name in ("flat_tokens", "commit_tokens", "segment_tokens"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name}={getattr(self, name)}; pass at least 1")
+
+    @classmethod
+    def made(
+        cls, encoder: DocumentEncoder | None, dim: int | None, settings: dict[str, Any]
+    ) -> "IndexSettings":
+        """For a new index: what its vectors are made by, and what a user passed of the rest."""
+        known = {f.name for f in fields(cls)} - {"dim", "m", "encoder", "encoder_fingerprint"}
+        if unknown := sorted(settings.keys() - known):
+            raise ArgumentError(
+                f"{unknown[0]}={settings[unknown[0]]!r} is no setting; pass any of {sorted(known)}"
+            )
+        dim = encoder.dim if encoder is not None else as_integer(dim, "dim", 1)
+        return cls(
+            dim=dim,
+            m=choose_m(dim),
+            encoder=None if encoder is None else encoder.load_arguments,
+            encoder_fingerprint=None if encoder is None else encoder.fingerprint,
+            **settings,
+        )
+
+    @property
+    def encoder_name(self) -> str | None:
+        return None if self.encoder is None else str(self.encoder["name"])
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Path) -> "IndexSettings":
@@ -67,7 +99,7 @@ class IndexSettings:
             raise EncoderMismatchError(
                 f"{folder} was created without an encoder; open it without one and use add_embeddings"
             )
-        name = None if self.encoder is None else str(self.encoder["name"])
+        name = self.encoder_name
         if encoder.fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(
                 f"{folder} was made by encoder {name!r} (fingerprint "

@@ -1,7 +1,20 @@
 """Query → hits: candidate generation over compressed vectors, then MaxSim."""
 
-from retriever.hits import Hit
+from retriever.explaining import Explanation
+from retriever.hits import Hit, Hits, Passage
+from retriever.options import Scoring, SearchOptions
 from retriever.reranking import Ranked, rerank, rerank_embeddings
 from retriever.searcher import Searcher
 
-__all__ = ["Hit", "Ranked", "Searcher", "rerank", "rerank_embeddings"]
+__all__ = [
+    "Explanation",
+    "Hit",
+    "Hits",
+    "Passage",
+    "Ranked",
+    "Scoring",
+    "SearchOptions",
+    "Searcher",
+    "rerank",
+    "rerank_embeddings",
+]

@@ -1,9 +1,9 @@
 """Which passage token each query token of a hit matched, and where it stands in the text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,13 @@ import torch
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from encoder.tokenizer import Token
+from indexing import Document
 
-__all__ = ["Explanation", "TokenEncoder", "TokenMatch", "Window", "explain"]
+__all__ = ["Explanation", "TokenEncoder", "TokenMatch", "Window", "explain", "start_line"]
 
 Floats = npt.NDArray[np.float32]
 WINDOW = 64  # passage tokens
+MATCHES = 8  # that are printed
 
 
 class TokenEncoder(Protocol):
@@ -30,8 +32,8 @@ class TokenEncoder(Protocol):
 @dataclass(frozen=True)
 class TokenMatch:
     """A query token and its best passage token. score: what it adds to the passage's. span: where the passage token
-    stands, text[start:stop]; None for markers. line: counted from 1 in the file that a passage of code is
-    from, else in the passage. query_token: None where the query came as vectors."""
+    stands in the document, text[start:stop]; None for markers. line: counted from 1 in the document, or in the file
+    that a chunk of code is from. query_token: None where the query came as vectors."""
 
     query_token: str | None
     passage_token: str
@@ -42,7 +44,7 @@ class TokenMatch:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a passage, text[start:stop], its lines as in TokenMatch, and its own score."""
+    """A stretch of a passage, text[start:stop] of the document, its lines as in TokenMatch, and its own score."""
 
     start: int
     stop: int
@@ -55,10 +57,10 @@ class Window:
 class Explanation:
     """Why a passage has its score.
 
-    similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's stored vectors, as they
+    text: the document's. similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's stored vectors, as they
     count in the score (`encoder.maxsim.sharpened`).
-    query_tokens: texts, (n_query,), None where the query came as vectors. passage_tokens: (n_tokens,).
-    start_line: number of the text's first line.
+    query_tokens: texts, (n_query,), None where the query came as vectors. passage_tokens: (n_tokens,), their spans in
+    the document. start_line: number of the text's first line. `print` shows the matches that count most.
     """
 
     text: str
@@ -82,6 +84,18 @@ class Explanation:
     def score(self) -> float:
         """That of the query and the passage."""
         return float(sum(match.score for match in self.matches))
+
+    def __str__(self) -> str:
+        best = sorted(self.matches, key=lambda match: -match.score)
+        lines = [f"{self.score:.2f} from {len(best)} tokens of the query, the best first:"]
+        for match in best[:MATCHES]:
+            place = "" if match.line is None else f" (line {match.line})"
+            lines.append(f"{match.score:6.3f}  {match.query_token or '?'} → {match.passage_token}{place}")
+        if len(best) > MATCHES:
+            lines.append(f"{sum(match.score for match in best[MATCHES:]):6.3f}  {len(best) - MATCHES} others")
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -122,39 +136,49 @@ def sliding_max(rows: Floats, width: int) -> Floats:
 
 def explain(
     encoder: object,
-    query: str | None,
-    query_vectors: Floats,
-    text: str,
-    passage_vectors: Floats,
-    *,
-    doc_id: str,
-    start_line: int = 1,
-    sharpness: float = 0.0,
+    query: tuple[str | None, Floats],
+    document: Document,
+    span: tuple[int, int],
+    vectors: Floats,
+    sharpness: float,
 ) -> Explanation:
-    """Match a query's vectors (n_query, dim) with a passage's (n_tokens, dim), and name both sides' tokens.
+    """Match a query's vectors (n_query, dim) with those of a document's passage (n_tokens, dim), and name the tokens.
 
-    query: None where only its vectors are known. Raises ArgumentError where tokens cannot be named: the
-    encoder does not tell them, or cuts the text otherwise than when it was indexed.
+    query: its text, or None where only its vectors are known, and these. span: of the passage in the document's text.
+    Raises ArgumentError where tokens cannot be named: the encoder does not tell them, or cuts the text otherwise than
+    when it was indexed.
     """
     if not (hasattr(encoder, "query_tokens") and hasattr(encoder, "document_tokens")):
         raise ArgumentError(
             f"the encoder {getattr(encoder, 'name', encoder)!r} does not tell its tokens; "
             "give it query_tokens and document_tokens, as encoder.Encoder has them"
         )
-    passage_tokens = encoder.document_tokens(text)
-    if len(passage_tokens) != len(passage_vectors):
+    assert document.text is not None
+    start, stop = span
+    tokens = encoder.document_tokens(document.text[start:stop])
+    if len(tokens) != len(vectors):
         raise ArgumentError(
-            f"{doc_id!r} has {len(passage_vectors)} stored vectors and {len(passage_tokens)} tokens; "
+            f"{document.doc_id!r} has {len(vectors)} stored vectors and {len(tokens)} tokens; "
             "open the searcher with the document_length and skiplist_words it was indexed with"
         )
-    if len(passage_vectors) == 0:
-        raise ArgumentError(f"{doc_id!r} has no token, so there is nothing to explain")
+    if len(vectors) == 0:
+        raise ArgumentError(f"{document.doc_id!r} has no token, so there is nothing to explain")
+    placed = [
+        t if t.span is None else replace(t, span=(start + t.span[0], start + t.span[1])) for t in tokens
+    ]
+    text, query_vectors = query
     names: list[str | None] = [None] * len(query_vectors)
-    if query is not None:
-        names = [token.text for token in encoder.query_tokens(query)]
+    if text is not None:
+        names = [token.text for token in encoder.query_tokens(text)]
         if len(names) != len(query_vectors):
             raise ArgumentError(f"the query has {len(query_vectors)} vectors and {len(names)} tokens")
-    products = torch.from_numpy(np.asarray(query_vectors @ passage_vectors.T, dtype=np.float32))
+    products = torch.from_numpy(np.asarray(query_vectors @ vectors.T, dtype=np.float32))
     norms = torch.from_numpy(query_vectors).norm(dim=1, keepdim=True)  # (n_query, 1)
     similarity = sharpened(products, norms, sharpness).numpy()  # (n_query, n_tokens)
-    return Explanation(text, similarity, names, passage_tokens, start_line)
+    return Explanation(document.text, similarity, names, placed, start_line(document.metadata))
+
+
+def start_line(metadata: dict[str, Any]) -> int:
+    """Number of a document's first line: 1, or in its file where the metadata tell it, as those of code do."""
+    line = metadata.get("start_line")
+    return line if isinstance(line, int) and not isinstance(line, bool) else 1

@@ -3,42 +3,40 @@
 import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
-from encoder.maxsim import SHARPNESS, check_sharpness
-from indexing import Index
+from encoder.maxsim import check_sharpness
+from encoder.options import updated
+from encoder.progress import Progress
+from indexing import Document, Index, Snapshot
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
-from indexing.storage.store import Document
 from retriever.explaining import Explanation, explain
-from retriever.hits import Hit
-from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
-from retriever.ranking.knobs import Mode, SearchSettings, check_mode, choose
-from retriever.ranking.scoring import score_compressed, score_flat, top
+from retriever.hits import Hit, Hits
+from retriever.options import Scoring, SearchOptions
+from retriever.ranking.knobs import SearchSettings
+from retriever.ranking.ranker import Found, Plan, Ranker, document_vectors
 from retriever.ranking.weighting import idf_weights
 
-if TYPE_CHECKING:
-    from retriever.ranking.device import DeviceIndex
-
-__all__ = ["Hit", "Mode", "SearchSettings", "Searcher"]
+__all__ = ["QueryEncoder", "Searcher"]
 
 QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_many and search_stream
 
 Q = TypeVar("Q", bound=Hashable)
 Vectors: TypeAlias = npt.NDArray[np.float32]
-Ranking: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]  # pids and scores
+DEFAULTS = SearchOptions()
+SCORING = Scoring()
 
 
 class QueryEncoder(Protocol):
@@ -51,39 +49,44 @@ class QueryEncoder(Protocol):
 
 
 class Searcher:
-    """Searches one snapshot of an index. Searching changes nothing; several threads may share a Searcher."""
+    """Searches one snapshot of an index. Searching changes nothing; several threads may share a Searcher.
+
+    Searches take SearchOptions, its fields as keywords, or both: `search("text", k=3, mode="hybrid")`.
+    """
 
     def __init__(
         self,
-        index: Index,
+        index: Index | Snapshot,
         encoder: QueryEncoder | None = None,
         *,
-        idf: bool = True,
-        sharpness: float = SHARPNESS,
+        scoring: Scoring = SCORING,
         device: str | torch.device | None = None,
     ) -> None:
-        """encoder: where None, the index's own is loaded when a text is first searched.
-        idf: a query's tokens weigh by how rare their words are in the index (`weighting.idf_weights`); False
-        for equal weights. Vectors given as such, and encoders without `query_tokens`, are never weighted.
-        sharpness: of searches for texts, how much more near matches of tokens count than far ones
-        (`encoder.maxsim.sharpened`), 0 to 20. With 0, and without idf, scores are plain MaxSim.
+        """index: its newest commit is searched; a snapshot stays the caller's to close.
+        encoder: where None, the index's own is loaded when a text is first searched.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
         processor, with compiled kernels and mapped files (docs/search.md).
 
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.
         """
-        self.index = index
-        self.idf = idf
-        self.sharpness = check_sharpness(sharpness)
+        self.scoring = scoring
+        self._device = device
         self._encoder = encoder
         self._loading = threading.Lock()
         # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
         # have them get in each other's way.
         self._encoding = threading.Semaphore(max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
-        self._device = None if device is None else _on_device(index, device)
-        if encoder is not None:
-            _check(index, encoder)
+        self._own = not isinstance(index, Snapshot)
+        snapshot = index if isinstance(index, Snapshot) else index.snapshot()
+        try:
+            if encoder is not None:
+                _check(snapshot, encoder)
+            self._ranker = Ranker(snapshot, device)
+        except BaseException:
+            if self._own:
+                snapshot.close()
+            raise
 
     @classmethod
     def open(
@@ -91,20 +94,23 @@ class Searcher:
         path: str | Path,
         encoder: QueryEncoder | None = None,
         *,
-        idf: bool = True,
-        sharpness: float = SHARPNESS,
+        scoring: Scoring = SCORING,
         device: str | torch.device | None = None,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
-        index = Index.open(path)
+        snapshot = Snapshot(path)
         try:
-            return cls(index, encoder, idf=idf, sharpness=sharpness, device=device)
+            searcher = cls(snapshot, encoder, scoring=scoring, device=device)
         except BaseException:
-            index.close()
+            snapshot.close()
             raise
+        searcher._own = True
+        return searcher
 
     def close(self) -> None:
-        self.index.close()
+        """Let go of what the searcher itself has opened."""
+        if self._own:
+            self.snapshot.close()
 
     def __enter__(self) -> "Searcher":
         return self
@@ -115,344 +121,225 @@ class Searcher:
         self.close()
 
     @property
+    def snapshot(self) -> Snapshot:
+        """What is searched."""
+        return self._ranker.snapshot
+
+    def reload(self) -> bool:
+        """Move to the index's newest commit; whether there was one. Searches under way end on the old one."""
+        with self._loading:
+            old = self.snapshot
+            newest = Snapshot(old.folder, old)
+            if newest.state.generation == old.state.generation:
+                newest.close()
+                return False
+            # Not closed: other threads may search it. It is let go with the last of them.
+            self._ranker, self._own = Ranker(newest, self._device), True
+            return True
+
+    @property
     def encoder(self) -> QueryEncoder:
         with self._loading:
             if self._encoder is None:
-                arguments = self.index.settings.encoder
+                arguments = self.snapshot.settings.encoder
                 if arguments is None:
                     raise ArgumentError(
-                        f"{self.index.folder} was built from vectors; "
+                        f"{self.snapshot.folder} was built from vectors; "
                         "use search_embeddings, or pass encoder=..."
                     )
-                device = None if self._device is None else self._device.device
-                loaded = Encoder.load(**arguments, device=device)
-                _check(self.index, loaded)
+                loaded = Encoder.load(**arguments, device=self._device)
+                _check(self.snapshot, loaded)
                 self._encoder = loaded
             return self._encoder
 
-    def search(
-        self,
-        query: str,
-        *,
-        k: int = 10,
-        mode: Mode = "late",
-        weights: tuple[float, float] | None = None,
-        filter: str | None = None,
-        nprobe: int | None = None,
-        ncandidates: int | None = None,
-        nrerank: int | None = None,
-    ) -> list[Hit]:
-        """The k best passages for a text, best first; fewer only if the index holds fewer.
+    def search(self, query: str, options: SearchOptions = DEFAULTS, **changes: Any) -> Hits:
+        """The k best documents for a text, best first; fewer only if the index holds fewer.
 
-        mode: "late" ranks by token embeddings (MaxSim). "lexical" ranks by BM25 those passages that have a
-        word of the query, maybe fewer than k, and needs no encoder. "hybrid" fuses the two by reciprocal rank;
-        weights: of "late" and of "lexical" in that, (1, 1) unless given.
-        filter: only passages whose metadata meet it, as in `lang = 'py' and stars >= 10`: the k best of these,
-        and fewer only if fewer meet it (docs/filters.md). ArgumentError where it cannot be read.
-        The other arguments are explained at SearchSettings; None picks them from k and the index's size.
+        Raises ArgumentError for options that cannot work, with what would.
         """
         if not isinstance(query, str):
             raise ArgumentError(
                 f"query is {type(query).__name__}; pass a string, or use search_many for several"
             )
-        return self.search_many(
-            {"": query},
-            k=k,
-            mode=mode,
-            weights=weights,
-            filter=filter,
-            nprobe=nprobe,
-            ncandidates=ncandidates,
-            nrerank=nrerank,
-        )[""]
+        return self.search_many({"": query}, options, **changes)[""]
 
     def search_many(
         self,
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
+        options: SearchOptions = DEFAULTS,
         *,
-        k: int = 100,
-        mode: Mode = "late",
-        weights: tuple[float, float] | None = None,
-        filter: str | None = None,
-        nprobe: int | None = None,
-        ncandidates: int | None = None,
-        nrerank: int | None = None,
         show_progress: bool = False,
-    ) -> dict[Q, list[Hit]]:
+        **changes: Any,
+    ) -> dict[Q, Hits]:
         """{query id: text} → {query id: hits}, in the same order; otherwise as `search`.
 
         queries: also pairs (query id, text), of which a later one replaces an earlier one of the same id.
         """
-        knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
-        return dict(
-            self.search_stream(
-                queries,
-                k=k,
-                mode=mode,
-                weights=weights,
-                filter=filter,
-                show_progress=show_progress,
-                **knobs,
-            )
-        )
+        return dict(self.search_stream(queries, options, show_progress=show_progress, **changes))
 
     def search_stream(
         self,
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
+        options: SearchOptions = DEFAULTS,
         *,
-        k: int = 100,
-        mode: Mode = "late",
-        weights: tuple[float, float] | None = None,
-        filter: str | None = None,
-        nprobe: int | None = None,
-        ncandidates: int | None = None,
-        nrerank: int | None = None,
         show_progress: bool = False,
-    ) -> Iterator[tuple[Q, list[Hit]]]:
+        **changes: Any,
+    ) -> Iterator[tuple[Q, Hits]]:
         """As `search_many`, for any number of queries: (query id, hits) one by one, in order.
 
         queries: {query id: text} or pairs, maybe without end; `enumerate(texts)` will do. 64 of them are taken
         at a time, encoded together, and searched side by side on torch's number of threads.
         """
-        # All this first, so as to refuse before encoding.
-        knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
-        check_mode(mode, weights, knobs)
-        depth = fusion_depth(k, ncandidates, nrerank) if mode == "hybrid" else k
-        settings = self._settings(depth, knobs)
-        lives = self.index.matching(filter)
-
-        def hits(query: tuple[str, Vectors | None]) -> list[Hit]:
-            text, vectors = query
-            if vectors is None:
-                return self._hits(self.index.lexical(text, k, lives), k, None, None, 0.0)
-            ranking = self._late(vectors, depth, settings, lives, self.sharpness)
-            if mode == "hybrid":
-                lexical = self.index.lexical(text, depth, lives)
-                # Fused are the rankings as each mode shows them, equal scores in the order of doc_id.
-                shown = [[d.pid for _, d in self._best(one, depth)] for one in (ranking, lexical)]
-                # All of them, so that doc_id also decides between equal ones at the cut.
-                ranking = reciprocal_rank_fusion(
-                    [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), 2 * depth
-                )
-            return self._hits(ranking, k, text, vectors, self.sharpness)
-
+        ranker = self._ranker  # what a reload leaves alone
+        plan = ranker.plan(updated(options, changes), self.scoring.sharpness)  # refuses before encoding
         total = len(queries) if isinstance(queries, Mapping) else None
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
 
-        def stream() -> Iterator[tuple[Q, list[Hit]]]:
-            with tqdm(total=total, unit="query", desc="search", disable=not show_progress) as bar:
+        def stream() -> Iterator[tuple[Q, Hits]]:
+            with Progress(desc="search", unit="query", show=show_progress, total=total) as shown:
                 while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
                     texts = [text for _, text in some]
-                    encoded = [None] * len(some) if mode == "lexical" else self._encode(texts)
-                    found = self._each(hits, list(zip(texts, encoded, strict=True)))
-                    for (qid, _), own in zip(some, found, strict=True):
-                        yield qid, own
-                        bar.update()
+                    lexical = plan.options.mode == "lexical"
+                    encoded = [None] * len(some) if lexical else self._encode(texts, ranker.snapshot)
+                    asked = list(zip(texts, encoded, strict=True))
+                    found = list(_each(ranker, lambda one: ranker.rank(*one, plan), asked))
+                    for (qid, _), hits in zip(some, self._hits(ranker, plan, asked, found), strict=True):
+                        yield qid, hits
+                        shown.update()
 
         return stream()
 
-    def _encode(self, texts: list[str]) -> TokenEmbeddings:
-        encoder = self.encoder
-        with self._encoding:
-            encoded = encoder.encode_queries(texts)
-        tokens = getattr(encoder, "query_tokens", None)
-        if not self.idf or tokens is None:
-            return encoded
-        n, frequencies = len(self.index), self.index.document_frequencies
-        weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
-        return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
-
-    def _each(
-        self,
-        hits: Callable[[tuple[str, Vectors | None]], list[Hit]],
-        queries: list[tuple[str, Vectors | None]],
-    ) -> Iterable[list[Hit]]:
-        """hits(query) for each: side by side where the kernels do the work, else torch shares out each one."""
-        alone = len(queries) == 1 or self._device is not None
-        if alone or any(segment.kind == "flat" for segment in self.index.segments):
-            return map(hits, queries)
-        from retriever.kernels import each_on_a_thread  # see _search
-
-        return each_on_a_thread(hits, queries)
-
     def search_embeddings(
         self,
-        query: npt.NDArray[np.float32],
+        query: npt.ArrayLike,
+        options: SearchOptions = DEFAULTS,
         *,
-        k: int = 10,
-        filter: str | None = None,
-        nprobe: int | None = None,
-        ncandidates: int | None = None,
-        nrerank: int | None = None,
         sharpness: float = 0.0,
-    ) -> list[Hit]:
+        **changes: Any,
+    ) -> Hits:
         """As `search`, for the vectors of one query: (n_query, dim). By plain MaxSim, unless sharpness is given; a
         vector's length is then its weight."""
-        settings = self._settings(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
-        lives = self.index.matching(filter)
-        ranking = self._late(query, k, settings, lives, check_sharpness(sharpness))
-        return self._hits(ranking, k, None, query, sharpness)
+        options = updated(options, changes)
+        if options.mode != "late":
+            raise ArgumentError(f'mode="{options.mode}" needs a text; use search')
+        ranker = self._ranker
+        plan = ranker.plan(options, check_sharpness(sharpness))
+        asked = [(None, np.asarray(query, dtype=np.float32))]
+        return self._hits(ranker, plan, asked, [ranker.rank(*asked[0], plan)])[0]
 
-    def _hits(
-        self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None, sharpness: float
-    ) -> list[Hit]:
-        best = self._best(ranking, k)
-        segments, codec = self.index.segments, self.index.codec  # a refresh gives pids another meaning
-        hits = []
-        for rank, (score, document) in enumerate(best, 1):
-            hit = Hit(rank, float(score), document.doc_id, document.text, document.metadata)
-            if vectors is not None:
-                hit = hit._with(partial(self._explain, segments, codec, document, text, vectors, sharpness))
-            hits.append(hit)
-        return hits
+    def settings(self, options: SearchOptions = DEFAULTS, **changes: Any) -> SearchSettings:
+        """What a search of this index would use. Raises ArgumentError for what cannot work.
 
-    def _best(self, ranking: Ranking, k: int) -> list[tuple[float, Document]]:
-        """The k best of a ranking with their scores, equal scores in the order of doc_id."""
-        pids, scores = ranking
-        found = zip(scores, self.index.documents(pids.tolist()), strict=True)
-        return sorted(found, key=lambda pair: (-pair[0], pair[1].doc_id))[:k]
-
-    def _explain(
-        self,
-        segments: tuple[Segment, ...],
-        codec: Codec | None,
-        document: Document,
-        query: str | None,
-        vectors: Vectors,
-        sharpness: float,
-    ) -> Explanation:
-        [segment] = [s for s in segments if s.pid_start <= document.pid < s.pid_start + s.n_passages]
-        if document.text is None:
-            raise ArgumentError(f"{document.doc_id!r} is stored without a text, so its tokens have no names")
-        first, last = segment.offsets[document.pid - segment.pid_start :][:2]
-        line = document.metadata.get("start_line")
-        return explain(
-            self.encoder,
-            query,
-            np.asarray(vectors, dtype=np.float32),
-            document.text,
-            segment.decode(int(first), int(last), codec),
-            doc_id=document.doc_id,
-            start_line=line if isinstance(line, int) else 1,
-            sharpness=sharpness,
-        )
-
-    def _late(
-        self,
-        query: Vectors,
-        k: int,
-        settings: SearchSettings | None,
-        lives: list[npt.NDArray[np.bool_]],
-        sharpness: float,
-    ) -> Ranking:
-        query = np.ascontiguousarray(query, dtype=np.float32)
-        if query.ndim != 2 or query.shape[1] != self.index.dim:
-            raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {self.index.dim})")
-        if not np.isfinite(query).all():
-            raise ArgumentError("query has a value that is not finite; check the encoder that made it")
-        return self._search(query, k, settings, lives, sharpness)
+        Where nothing is passed: what `latewood tune` stored, for k up to the one it measured, or the defaults.
+        """
+        options = updated(options, changes)
+        return self._ranker.settings(options.k, options)
 
     def recall_vs_exact(
-        self,
-        queries: Mapping[str, str],
-        k: int = 10,
-        *,
-        nprobe: int | None = None,
-        ncandidates: int | None = None,
-        nrerank: int | None = None,
+        self, queries: Mapping[str, str], options: SearchOptions = DEFAULTS, **changes: Any
     ) -> float:
         """How much of the true top k a search finds: the mean over queries, 0 to 1.
 
         queries: {query id: text}, as for `search_many`. True is MaxSim with every passage, on the vectors as
         they are stored; of equal scores any will do. Measures candidate generation, not the encoder.
         """
-        settings = self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
         if not queries:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
-        lives = self.index.matching(None)
+        ranker = self._ranker
+        plan = ranker.plan(updated(options, changes), self.scoring.sharpness)
         recalls = []
-        for vectors in self._encode(list(queries.values())):
-            _, exact = self._search(vectors, k, None, lives, self.sharpness)
-            _, found = self._search(vectors, k, settings, lives, self.sharpness)
-            if len(exact):
-                recalls.append(float(np.mean(found[:k] >= exact[-1])))
+        for vectors in self._encode(list(queries.values()), ranker.snapshot):
+            exact = ranker.rank(None, vectors, replace(plan, settings=None))
+            found = ranker.rank(None, vectors, plan)
+            if exact:
+                recalls.append(float(np.mean([hit.score >= exact[-1].score for hit in found])))
         return float(np.mean(recalls)) if recalls else 1.0
 
-    def settings(
-        self, k: int, *, nprobe: int | None = None, ncandidates: int | None = None, nrerank: int | None = None
-    ) -> SearchSettings:
-        """What a search of this index for k hits would use. Raises ArgumentError for what cannot work.
+    # Inside --------------------------------------------------------------------------------------------------
 
-        Where nothing is passed: what `latewood tune` stored, for k up to the one it measured, or the defaults.
-        """
-        return choose(
-            k,
-            nlist=None if self.index.codec is None else self.index.codec.nlist,
-            passages=len(self.index),
-            tokens=self.index.n_tokens,
-            tuned=self.index.tuned_search,
-            nprobe=nprobe,
-            ncandidates=ncandidates,
-            nrerank=nrerank,
-        )
+    def _encode(self, texts: list[str], snapshot: Snapshot) -> TokenEmbeddings:
+        encoder = self.encoder
+        with self._encoding:
+            encoded = encoder.encode_queries(texts)
+        tokens = getattr(encoder, "query_tokens", None)
+        if not self.scoring.idf or tokens is None:
+            return encoded
+        n, frequencies = len(snapshot), snapshot.document_frequencies
+        weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
+        return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
 
-    def _settings(self, k: int, knobs: Mapping[str, int | None]) -> SearchSettings | None:
-        """As `settings`; None, for all passages, on a device whose user has not asked for less."""
-        chosen = self.settings(k, **knobs)
-        return None if self._device is not None and set(knobs.values()) == {None} else chosen
-
-    def _search(
+    def _hits(
         self,
-        query: Vectors,
-        k: int,
-        settings: SearchSettings | None,
-        lives: list[npt.NDArray[np.bool_]],
+        ranker: Ranker,
+        plan: Plan,
+        asked: Sequence[tuple[str | None, Vectors | None]],
+        found: Sequence[list[Found]],
+    ) -> list[Hits]:
+        now = ranker.snapshot
+        documents = now.documents({one.document for some in found for one in some})
+        answers = []
+        for (text, vectors), some in zip(asked, found, strict=True):
+            hits = Hits(unencoded=now.n_unencoded)
+            for rank, (score, number, pid) in enumerate(some, 1):
+                document, span, explainer = documents[number], None, None
+                if pid is not None:
+                    at, local = now.locate(pid)
+                    start, stop = now.segments[at].spans[local]
+                    span = int(start), int(stop)
+                if vectors is not None:
+                    explainer = partial(
+                        self._explain,
+                        (now.segments, now.codec),
+                        (number, span),
+                        document,
+                        (text, vectors),
+                        plan.sharpness,
+                    )
+                hit = Hit(rank, score, document.doc_id, document.text, document.metadata)
+                hits.append(hit.with_context(span, text, explainer))
+            answers.append(hits)
+        return answers
+
+    def _explain(
+        self,
+        stored: tuple[Sequence[Segment], Codec | None],
+        place: tuple[int, tuple[int, int] | None],
+        document: Document,
+        query: tuple[str | None, Vectors],
         sharpness: float,
-    ) -> Ranking:
-        """Pids and scores of the k best, best first, and of more that score as the last of them does.
-
-        settings: None scores every passage there is. lives: for each segment which passages there are.
-        """
-        if self._device is not None:
-            return self._device.search(query, k, settings, lives, sharpness)
-        index = self.index
-        pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        scores: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
-        compressed: list[tuple[Segment, npt.NDArray[np.bool_]]] = []
-        for segment, live in zip(index.segments, lives, strict=True):
-            if segment.kind == "flat":
-                passages = np.flatnonzero(live)
-                pids.append(segment.pid_start + passages)
-                scores.append(score_flat(query, segment, sharpness)[passages])
-            else:
-                compressed.append((segment, live))
-        if compressed and index.codec is not None:
-            # Imported here because numba takes half a second to get going, and a flat index does without.
-            from retriever.kernels import QueryTables
-            from retriever.ranking.candidates import candidates
-
-            tables = QueryTables.of(query, index.codec, sharpness)
-            if settings is None:
-                chosen = [np.flatnonzero(live) for _, live in compressed]
-            else:
-                chosen = candidates(
-                    [segment for segment, _ in compressed],
-                    [live for _, live in compressed],
-                    tables,
-                    nprobe=settings.nprobe,
-                    ncandidates=settings.ncandidates,
-                    nrerank=settings.nrerank,
-                    least=k,
-                )
-            pids += [segment.pid_start + p for (segment, _), p in zip(compressed, chosen, strict=True)]
-            scores.append(score_compressed(tables, [segment for segment, _ in compressed], chosen))
-        return top(np.concatenate(pids), np.concatenate(scores), k)
+    ) -> Explanation:
+        """place: the document's number and the passage's span, or None for its best passage."""
+        if document.text is None:
+            raise ArgumentError(f"{document.doc_id!r} is stored without a text, so its tokens have no names")
+        segments, codec = stored
+        number, wanted = place
+        best: Explanation | None = None
+        for segment, local in document_vectors(segments, number):
+            span = (int(segment.spans[local][0]), int(segment.spans[local][1]))
+            if wanted not in (None, span):
+                continue
+            first, last = segment.offsets[local : local + 2]
+            explanation = explain(
+                self.encoder, query, document, span, segment.decode(int(first), int(last), codec), sharpness
+            )
+            if best is None or explanation.score > best.score:
+                best = explanation
+        if best is None:
+            raise ArgumentError(f"{document.doc_id!r} is not encoded yet, so its tokens have no vectors")
+        return best
 
 
-def _on_device(index: Index, device: str | torch.device) -> "DeviceIndex":
-    from retriever.ranking.device import DeviceIndex  # imports numba; see Searcher._search
+def _each(
+    ranker: Ranker,
+    rank: Callable[[tuple[str, Vectors | None]], list[Found]],
+    queries: list[tuple[str, Vectors | None]],
+) -> Iterable[list[Found]]:
+    """rank(query) for each: side by side where the kernels do the work, else torch shares out each one."""
+    if len(queries) == 1 or ranker.serial:
+        return map(rank, queries)
+    from retriever.kernels import each_on_a_thread  # imports numba
 
-    return DeviceIndex(index, torch.device(device))
+    return each_on_a_thread(rank, queries)
 
 
 def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:
@@ -461,12 +348,13 @@ def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:
     return pair
 
 
-def _check(index: Index, encoder: QueryEncoder) -> None:
-    if index.encoder_fingerprint is None:
+def _check(snapshot: Snapshot, encoder: QueryEncoder) -> None:
+    made_by = snapshot.settings.encoder_fingerprint
+    if made_by is None:
         return  # vectors of the user's own: only the user knows what fits them
-    if index.encoder_fingerprint != encoder.fingerprint:
+    if made_by != encoder.fingerprint:
         raise EncoderMismatchError(
-            f"{index.folder} was built with {index.encoder_name!r} ({index.encoder_fingerprint[:12]}), "
+            f"{snapshot.folder} was built with {snapshot.settings.encoder_name!r} ({made_by[:12]}), "
             f"the encoder is {encoder.name!r} ({encoder.fingerprint[:12]}); "
             "search with the one that built it, or index again"
         )

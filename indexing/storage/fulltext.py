@@ -1,6 +1,6 @@
 """Full text: SQLite's FTS5 with words cut so that code is found by its parts; ranking by BM25.
 
-The table is contentless: its rows have the pids of `documents` that have a text, and live and die with them.
+The table is contentless: its rows have the numbers of those of `documents` that have a text, and live and die with them.
 """
 
 import re
@@ -76,17 +76,17 @@ def create_table(connection: sqlite3.Connection) -> None:
 
 
 def insert_texts(connection: sqlite3.Connection, texts: Iterable[tuple[int, str | None]]) -> None:
-    """Add (pid, text) pairs; those without a text have no row."""
-    rows = ((pid, split_words(text)) for pid, text in texts if text is not None)
+    """Add (document, text) pairs; those without a text have no row."""
+    rows = ((document, split_words(text)) for document, text in texts if text is not None)
     connection.executemany("INSERT INTO fulltext (rowid, words) VALUES (?, ?)", rows)
 
 
-def delete_texts(connection: sqlite3.Connection, pids: Iterable[int]) -> None:
-    """Take out passages that `documents` still has: FTS5 must be given again what went in."""
+def delete_texts(connection: sqlite3.Connection, documents: Iterable[int]) -> None:
+    """Take out documents that `documents` still has: FTS5 must be given again what went in."""
     connection.executemany(
-        f"INSERT INTO fulltext (fulltext, rowid, words) SELECT 'delete', pid, {FUNCTION}(text) "
-        "FROM documents WHERE pid = ? AND text IS NOT NULL",
-        ([pid] for pid in pids),
+        f"INSERT INTO fulltext (fulltext, rowid, words) SELECT 'delete', document, {FUNCTION}(text) "
+        "FROM documents WHERE document = ? AND text IS NOT NULL",
+        ([document] for document in documents),
     )
 
 
@@ -94,8 +94,8 @@ def rebuild(connection: sqlite3.Connection) -> None:
     """Make the table anew from `documents`; nothing of what was deleted stays in it."""
     connection.execute("INSERT INTO fulltext (fulltext) VALUES ('delete-all')")
     connection.execute(
-        f"INSERT INTO fulltext (rowid, words) SELECT pid, {FUNCTION}(text) "
-        "FROM documents WHERE text IS NOT NULL ORDER BY pid"
+        f"INSERT INTO fulltext (rowid, words) SELECT document, {FUNCTION}(text) "
+        "FROM documents WHERE text IS NOT NULL ORDER BY document"
     )
 
 

@@ -3,62 +3,67 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from encoder.errors import IndexFormatError
-from indexing.settings import IndexSettings
 from indexing.storage.durable import hash_file
 from indexing.storage.snapshot import Snapshot
-from indexing.storage.store import DATABASE, FORMAT_VERSION
+from indexing.storage.tables import DATABASE, FORMAT_VERSION
 
 __all__ = ["describe", "verify"]
 
 
-def describe(snapshot: Snapshot, settings: IndexSettings) -> dict[str, Any]:
+def describe(snapshot: Snapshot) -> dict[str, Any]:
     """See Index.info."""
+    settings, codec = snapshot.settings, snapshot.codec
     kinds = {segment.kind for segment in snapshot.segments}
-    parts = dict.fromkeys(("codes", "vectors", "lists", "offsets", "codec", "database"), 0)
-    for file in snapshot.store.files:
-        name = Path(file.path).name.split(".")[0].split("-")[0]
-        parts[name] += file.bytes
+    parts = dict.fromkeys(("codes", "vectors", "lists", "offsets", "owners", "spans", "codec", "database"), 0)
+    for file in snapshot.files:
+        parts[Path(file.path).name.split(".")[0].split("-")[0]] += file.bytes
+    stored = sum(parts.values()) - parts["codec"]
     parts["database"] = sum(f.stat().st_size for f in snapshot.folder.glob(f"{DATABASE}*"))
-    passages_bytes = parts["codes"] + parts["vectors"] + parts["lists"] + parts["offsets"]
-    n_tokens = snapshot.n_tokens
-    codec = snapshot.codec
     return {
         "format_version": FORMAT_VERSION,
         "kind": "mixed" if len(kinds) > 1 else next(iter(kinds), "flat"),
-        "passages": len(snapshot),
-        "tokens": n_tokens,
+        "documents": len(snapshot),
+        "unencoded": snapshot.n_unencoded,
+        "passages": snapshot.n_passages,
+        "tokens": snapshot.n_tokens,
         "segments": len(snapshot.segments),
         "dim": settings.dim,
+        "window": settings.window,
         "nlist": None if codec is None else codec.nlist,
         "m": None if codec is None else codec.m,
-        "length_byte": settings.length_byte,
         "bytes": parts,
-        "bytes_per_token": passages_bytes / n_tokens if n_tokens else 0.0,
-        "encoder": None if settings.encoder is None else str(settings.encoder["name"]),
+        "bytes_per_token": stored / snapshot.n_tokens if snapshot.n_tokens else 0.0,
+        "encoder": settings.encoder_name,
         "encoder_fingerprint": settings.encoder_fingerprint,
-        "tuned_search": snapshot.store.search,
+        "tuned_search": snapshot.reader.search,
     }
 
 
 def verify(snapshot: Snapshot) -> None:
     """See Index.verify."""
-    snapshot.refresh()
-    store = snapshot.store
-    store.check()
-    for file in store.files:
+    snapshot.reader.check()
+    for file in snapshot.files:
         path = snapshot.folder / file.path
         try:
             digest = hash_file(path)
         except FileNotFoundError:
-            if snapshot.refresh():  # a writer has replaced it since
-                verify(snapshot)
+            newest = Snapshot(snapshot.folder)
+            if newest.state.generation != snapshot.state.generation:  # a writer has replaced it since
+                verify(newest)
                 return
             raise IndexFormatError(f"{path} is missing; restore it or build the index again") from None
         if digest != file.sha256:
             raise IndexFormatError(f"{path} is damaged (its checksum differs); restore it or build again")
-    if store.count() != len(snapshot):
+    owners = [
+        np.unique(segment.owners[live])
+        for segment, live in zip(snapshot.segments, snapshot.lives, strict=True)
+    ]
+    encoded = len(np.unique(np.concatenate([np.zeros(0, np.int64), *owners])))
+    if encoded + snapshot.n_unencoded != len(snapshot):
         raise IndexFormatError(
-            f"{snapshot.folder / DATABASE} has {store.count()} documents for {len(snapshot)} passages; "
-            "restore it or build again"
+            f"{snapshot.folder / DATABASE} has {len(snapshot)} documents for vectors of {encoded} and "
+            f"{snapshot.n_unencoded} to be encoded; restore it or build again"
         )

@@ -1,12 +1,14 @@
 """A segment: an immutable run of passages, memory-mapped from its folder.
 
-flat:        vectors.npy, offsets.npy             float16 vectors, nothing trained
-compressed:  codes.faiss, offsets.npy, lists.npz  the codec's codes, and which passages touch each centroid
+both:        offsets.npy, owners.npy, spans.npy   tokens, document and place in its text of each passage
+flat:        vectors.npy                          float16 vectors, nothing trained
+compressed:  codes.faiss, lists.npz               the codec's codes, and which passages touch each centroid
 """
 
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,52 +19,62 @@ from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec, write_codes
 from indexing.coding.faiss_files import read_codes
 from indexing.coding.sizes import id_bytes
+from indexing.storage.tables import SegmentRow
 
-__all__ = ["Segment", "SegmentRow", "write_segment"]
+__all__ = ["Layout", "Segment", "write_segment"]
 
 Kind = Literal["flat", "compressed"]
 FLAT: Kind = "flat"
 COMPRESSED: Kind = "compressed"
 
 
-@dataclass(frozen=True)
-class SegmentRow:
-    """A segment as the store lists it; it owns the pids pid_start to pid_start + n_passages."""
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which passages lie in a segment. lengths: tokens of each, (n,). owners: the number of each one's document, (n,);
+    a document's passages are neighbours. spans: [start, end) of each in its document's text, in characters, (n, 2).
+    """
 
-    segment_id: int
-    kind: str
-    pid_start: int
-    n_passages: int
-    n_tokens: int
+    lengths: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.int32]
 
-    @property
-    def folder(self) -> str:
-        return f"segments/{self.segment_id:06d}"
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def of(self, live: npt.NDArray[np.bool_]) -> "Layout":
+        """Those passages alone."""
+        return Layout(self.lengths[live], self.owners[live], self.spans[live])
+
+    @classmethod
+    def joined(cls, layouts: Sequence["Layout"]) -> "Layout":
+        return cls(*(np.concatenate([getattr(x, f.name) for x in layouts]) for f in fields(cls)))
 
 
 class Segment:
     """An open segment. Arrays are read-only views of mapped files, good after the files are unlinked.
 
-    kind: "flat" or "compressed". Passage i of the segment has pid pid_start + i and the tokens
-    offsets[i]:offsets[i + 1]; a passage may have none. offsets: (n_passages + 1,) int64.
+    kind: "flat" or "compressed". Passage i of the segment has the tokens offsets[i]:offsets[i + 1], maybe none.
+    offsets: (n_passages + 1,) int64. owners: (n_passages,) int64. spans: (n_passages, 2) int32; see Layout.
     vectors (flat): (n_tokens, dim) float16.
     codes (compressed): (n_tokens, id_bytes + code_bytes) uint8, FAISS's bytes: centroid id, then the code.
     centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
-    residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and, unless
-    the index is from before there was one, the byte of the scale.
+    residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and the byte
+    of the scale.
     list_offsets (nlist + 1,) int64 and list_pids int32 (compressed): passages with a token in list c are
-    list_pids[list_offsets[c]:list_offsets[c + 1]], local numbers (pid - pid_start), ascending and unique.
+    list_pids[list_offsets[c]:list_offsets[c + 1]], numbers within the segment, ascending and unique.
     """
 
     def __init__(self, root: Path, row: SegmentRow, *, dim: int, codec: Codec | None) -> None:
         """Raises IndexFormatError naming the file whose shape is not what the store says."""
         folder = root / row.folder
-        self.segment_id, self.pid_start = row.segment_id, row.pid_start
+        self.segment_id = row.segment_id
         self.n_passages, self.n_tokens = row.n_passages, row.n_tokens
         self.kind: Kind = FLAT if row.kind == FLAT else COMPRESSED
         self.offsets: npt.NDArray[np.int64] = _map_npy(
             folder / "offsets.npy", (row.n_passages + 1,), np.int64
         )
+        self.owners: npt.NDArray[np.int64] = _map_npy(folder / "owners.npy", (row.n_passages,), np.int64)
+        self.spans: npt.NDArray[np.int32] = _map_npy(folder / "spans.npy", (row.n_passages, 2), np.int32)
         if self.kind == FLAT:
             self.vectors: npt.NDArray[np.float16] = _map_npy(
                 folder / "vectors.npy", (row.n_tokens, dim), np.float16
@@ -77,6 +89,15 @@ class Segment:
         self.residual_codes = self.codes[:, width:]
         self.centroid_ids = _centroid_ids(self.codes, width)
         self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
+
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether no document has more than one passage here."""
+        return bool((self.owners[1:] != self.owners[:-1]).all())
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(np.diff(self.offsets), self.owners, self.spans)
 
     def decode(self, start: int, stop: int, codec: Codec | None) -> npt.NDArray[np.float32]:
         """Vectors of tokens start to stop as MaxSim sees them: (stop - start, dim) float32."""
@@ -96,7 +117,7 @@ class Segment:
 def write_segment(
     folder: Path,
     parts: Iterable[npt.NDArray[Any]],
-    lengths: npt.NDArray[np.int64],
+    layout: Layout,
     *,
     dim: int,
     codec: Codec | None,
@@ -104,17 +125,19 @@ def write_segment(
     """Write a segment's files.
 
     parts: the passages' rows end to end, cut anywhere: float16 vectors (n, dim) without a codec,
-    packed codes (n, id_bytes + code_bytes) uint8 with one. lengths: tokens of each passage, (n_passages,).
+    packed codes (n, id_bytes + code_bytes) uint8 with one.
     """
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets = np.zeros(len(layout) + 1, dtype=np.int64)
+    np.cumsum(layout.lengths, out=offsets[1:])
     np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "owners.npy", layout.owners)
+    np.save(folder / "spans.npy", layout.spans)
     if codec is None:
         _save_parts(folder / "vectors.npy", parts, (int(offsets[-1]), dim))
         return
     codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
     write_codes(folder / "codes.faiss", codec, codes)
-    list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), lengths, codec.nlist)
+    list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), layout.lengths, codec.nlist)
     np.savez(folder / "lists.npz", list_offsets=list_offsets, list_pids=list_pids)
 
 

@@ -1,165 +1,292 @@
-"""A snapshot of an index: the store's lists of one moment with the files they name, open."""
+"""Snapshot: an index as it is after one commit, immutable: what every search and every reading looks at."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import absolute, as_strings
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
-from indexing.settings import IndexSettings
-from indexing.storage.filters import parse_filter
+from indexing.settings import IndexSettings, TunedSearch
+from indexing.storage.filters import parse_filter, parse_key
 from indexing.storage.fulltext import match_expression, quoted
+from indexing.storage.reader import Document, Numbers, Reader
 from indexing.storage.segment import Segment
-from indexing.storage.store import Store
-from indexing.writing.rewriting import Live, live_tokens
+from indexing.storage.tables import DATABASE
 
-__all__ = ["Snapshot"]
+__all__ = ["Live", "Selection", "Snapshot"]
+
+Live: TypeAlias = npt.NDArray[np.bool_]
 
 ATTEMPTS = 10
 WORDS_KEPT = 100_000
 
 
-class Snapshot:
-    """codec, segments and which passages live, as of the store's snapshot.
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which documents a search may find. lives: (n_passages,) of each segment. documents: their numbers, ascending; None
+    for all."""
 
-    Opening compares the size of every file with the store's, and reads no more than headers.
-    Raises IndexFormatError naming the file that is missing or of another size.
+    lives: list[Live]
+    documents: Numbers | None = None
+
+    def __contains__(self, document: int) -> bool:
+        if self.documents is None:
+            return True
+        at = int(np.searchsorted(self.documents, document))
+        return at < len(self.documents) and int(self.documents[at]) == document
+
+
+class Snapshot:
+    """The documents, passages and vectors of one commit, whatever is committed later.
+
+    Several threads may read it. It holds its files until `close`, or until nobody has it. Documents are known by
+    `doc_id` outside and by a number inside; a passage by its segment and its place there.
     """
 
-    def __init__(self, folder: Path, store: Store, settings: IndexSettings) -> None:
-        self.folder = folder
-        self.store = store
-        self.settings = settings
-        self.codec: Codec | None = None
-        self.segments: tuple[Segment, ...] = ()
-        self._codec_file: str | None = None
-        self._lives: dict[int, Live] = {}
-        self._frequencies: dict[str, int] = {}
-        self._n_live: int | None = None  # counted when first asked for, as every search does
-        self._n_tokens: int | None = None
-        self._open()
+    def __init__(self, folder: str | Path, previous: "Snapshot | None" = None) -> None:
+        """Open the newest commit of an index folder. previous: an older snapshot, whose open files are shared.
+
+        Compares the size of every file with what was written, and reads no more than headers.
+        Raises IndexFormatError where the folder is no index, or naming the file that is missing or of another size.
+        """
+        self.folder = absolute(folder)
+        if not (self.folder / DATABASE).is_file():
+            raise IndexFormatError(
+                f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
+            )
+        for attempt in range(ATTEMPTS):
+            self.reader = Reader(self.folder / DATABASE)
+            try:
+                self._open_files(previous)
+                return
+            except FileNotFoundError as error:
+                # A compaction may commit and delete old files between our reading of the list and our opening of them.
+                self.reader.close()
+                if attempt == ATTEMPTS - 1 or not self._has_moved():
+                    raise IndexFormatError(
+                        f"{error.filename} is missing; restore it or build the index again"
+                    ) from None
+            except BaseException:
+                self.reader.close()
+                raise
+
+    def close(self) -> None:
+        """Let go of the files. Arrays of segments taken earlier stay good."""
+        self.reader.close()
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Documents -----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Live passages."""
-        if self._n_live is None:
-            self._n_live = sum(int(live.sum()) for live in self._lives.values())
-        return self._n_live
+        """Documents."""
+        return self.n_documents
 
-    @property
+    def __contains__(self, doc_id: object) -> bool:
+        return isinstance(doc_id, str) and bool(self.reader.find([doc_id]))
+
+    def __getitem__(self, doc_id: str) -> Document:
+        """The document. Raises KeyError where there is none of that doc_id."""
+        [document] = self.get([doc_id])
+        if document is None:
+            raise KeyError(doc_id)
+        return document
+
+    def __iter__(self) -> Iterator[Document]:
+        """All documents, in the order of adding; a replaced one stands where it was replaced."""
+        for _, doc_id, text, metadata in self.reader.stream("doc_id, text, metadata"):
+            yield Document(doc_id, text, json.loads(metadata))
+
+    def ids(self) -> Iterator[str]:
+        """All doc_ids, in the order of adding."""
+        return (doc_id for _, doc_id in self.reader.stream("doc_id"))
+
+    def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
+        """The documents, one each in the order asked; None where there is none of that doc_id."""
+        wanted = as_strings(doc_ids, "doc_ids")
+        rows = self.reader.find(list(dict.fromkeys(wanted)))
+        found = self.reader.documents([row.document for row in rows.values()])
+        return [found[rows[doc_id].document] if doc_id in rows else None for doc_id in wanted]
+
+    def values(self, key: str) -> list[Any]:
+        """The different values of a metadata key, written as in a filter; None where a document has none."""
+        return self.reader.values(parse_key(key))
+
+    @cached_property
+    def n_documents(self) -> int:
+        return self.reader.count()
+
+    @cached_property
+    def n_unencoded(self) -> int:
+        """Documents whose vectors are still to come (`Index.encode`)."""
+        return self.reader.count("unencoded")
+
+    @cached_property
+    def n_passages(self) -> int:
+        """Live passages: parts of documents that have vectors of their own."""
+        return sum(int(live.sum()) for live in self.lives)
+
+    @cached_property
     def n_tokens(self) -> int:
         """Token vectors of live passages."""
-        if self._n_tokens is None:
-            self._n_tokens = sum(live_tokens(segment, self.live(segment)) for segment in self.segments)
-        return self._n_tokens
+        pairs = zip(self.segments, self.lives, strict=True)
+        return sum(int(np.diff(segment.offsets)[live].sum()) for segment, live in pairs)
 
-    def live(self, segment: Segment) -> npt.NDArray[np.bool_]:
-        """(n_passages,), read-only: False where the passage was deleted or replaced."""
-        return self._lives[segment.segment_id]
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether no document has more than one passage."""
+        return all(segment.one_each for segment in self.segments)
 
-    def matching(self, text: str | None) -> list[Live]:
-        """See Index.matching."""
-        lives = [self.live(segment) for segment in self.segments]
-        if text is None:
-            return lives
-        pids = np.sort(self.store.matching(parse_filter(text, self.store.metadata_indexes)))
-        found = []
-        for segment, live in zip(self.segments, lives, strict=True):
-            first, last = np.searchsorted(pids, [segment.pid_start, segment.pid_start + segment.n_passages])
-            matching = np.zeros_like(live)
-            matching[pids[first:last] - segment.pid_start] = True
-            found.append(matching & live)
-        return found
+    @property
+    def tuned_search(self) -> TunedSearch | None:
+        stored = self.reader.search
+        return None if stored is None else TunedSearch.from_json(stored, self.reader.path)
 
-    def lexical(
-        self, text: str, n: int, lives: Sequence[Live]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """See Index.lexical."""
+    # What a search asks --------------------------------------------------------------------------------------
+
+    def select(self, filter: str | None = None) -> Selection:
+        """The documents that meet a filter (docs/filters.md); None is met by all.
+
+        Raises ArgumentError, naming the position, for what is no filter.
+        """
+        if filter is None:
+            return Selection(self.lives)
+        documents = self.reader.matching(parse_filter(filter, self.reader.metadata_indexes))
+        return self._among(documents)
+
+    def select_ids(self, doc_ids: Iterable[str]) -> Selection:
+        """The documents of these doc_ids that are stored."""
+        rows = self.reader.find(as_strings(doc_ids, "doc_ids"))
+        return self._among(np.array(sorted({row.document for row in rows.values()}), np.int64))
+
+    def _among(self, documents: Numbers) -> Selection:
+        pairs = zip(self.segments, self.lives, strict=True)
+        return Selection([live & np.isin(s.owners, documents) for s, live in pairs], documents)
+
+    def lexical(self, text: str, n: int, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
+        """Numbers and BM25 of the n best documents with any of a text's words, best first (docs/filters.md)."""
         match = match_expression(text)
-        if match is None or not self.segments:
+        if match is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float64)
         wanted = max(1, min(n, len(self)))
         while True:
-            pids, scores = self.store.lexical(match, wanted)
-            fine = self._among(pids, lives)
-            if int(fine.sum()) >= n or len(pids) < wanted:
-                return pids[fine][:n], scores[fine][:n]
+            found, scores = self.reader.lexical(match, wanted)
+            fine = (
+                np.ones(len(found), np.bool_)
+                if selection.documents is None
+                else np.isin(found, selection.documents)
+            )
+            if int(fine.sum()) >= n or len(found) < wanted:
+                return found[fine][:n], scores[fine][:n]
             wanted *= 8  # the filter leaves out some of them
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
-        """See Index.document_frequencies."""
-        known = self._frequencies  # this moment's, shared by threads: a refresh makes another
+        """How many documents have each word, by its stem as in full text."""
+        known = self._frequencies
         found = []
         for word in words:
             if (frequency := known.get(word)) is None:
-                frequency = self.store.document_frequency(quoted(word))
+                frequency = self.reader.document_frequency(quoted(word))
                 if len(known) < WORDS_KEPT:
                     known[word] = frequency
             found.append(frequency)
         return found
 
-    def _among(self, pids: npt.NDArray[np.int64], lives: Sequence[Live]) -> npt.NDArray[np.bool_]:
-        """For each pid whether it is True in the bitmaps of the segments."""
-        starts = np.array([segment.pid_start for segment in self.segments], dtype=np.int64)
-        owners = np.searchsorted(starts, pids, side="right") - 1
-        among = np.zeros(len(pids), dtype=np.bool_)
-        for i, live in enumerate(lives):
-            own = owners == i
-            among[own] = live[pids[own] - starts[i]]
-        return among
+    def documents(self, numbers: Iterable[int]) -> dict[int, Document]:
+        """Number → document."""
+        return self.reader.documents(numbers)
 
-    def refresh(self) -> bool:
-        """Move to the newest commit; whether there was one."""
-        moved = self.store.refresh()
-        if moved:
-            self._open()
-        return moved
+    def doc_ids(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Number → doc_id."""
+        return self.reader.doc_ids(numbers)
 
-    def _open(self) -> None:
-        for _ in range(ATTEMPTS):
-            try:
-                self._open_files()
-                return
-            except FileNotFoundError as error:
-                # A compaction may commit and delete old files between our snapshot and our opening of them.
-                missing = error.filename
-                if not self.store.refresh():
-                    break
-        raise IndexFormatError(f"{missing} is missing; restore it or build the index again")
+    @overload
+    def locate(self, pids: int) -> tuple[int, int]: ...
+    @overload
+    def locate(self, pids: Numbers) -> tuple[Numbers, Numbers]: ...
 
-    def _open_files(self) -> None:
-        for file in self.store.files:
+    def locate(self, pids: Any) -> Any:
+        """Segment and place in it of passages; a pid counts passages over all segments, in order."""
+        at = np.searchsorted(self.starts, pids, side="right") - 1
+        return at, pids - self.starts[at]
+
+    def owners(self, pids: Numbers) -> Numbers:
+        """The document's number of each passage."""
+        if len(self.segments) == 1:
+            return self.segments[0].owners[pids]
+        at, local = self.locate(pids)
+        owners = np.empty(len(pids), np.int64)
+        for i in np.unique(at):
+            owners[at == i] = self.segments[i].owners[local[at == i]]
+        return owners
+
+    def passages(self, document: int) -> Numbers:
+        """Pids of a document's passages, in the order of its text; none while it is not encoded."""
+        for start, segment, live in zip(self.starts, self.segments, self.lives, strict=False):
+            local = np.flatnonzero((segment.owners == document) & live)
+            if len(local):
+                return start + local
+        return np.zeros(0, np.int64)
+
+    # Inside --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def lives(self) -> list[Live]:
+        """For each segment (n_passages,), read-only: False where the document was deleted or replaced."""
+        dead = self.reader.tombstones()
+        lives = []
+        for segment in self.segments:
+            live = np.ones(segment.n_passages, np.bool_)
+            if len(dead):
+                live = ~np.isin(segment.owners, dead)
+            live.flags.writeable = False
+            lives.append(live)
+        return lives
+
+    def _has_moved(self) -> bool:
+        newest = Reader(self.folder / DATABASE)
+        newest.close()
+        return newest.state.generation != self.reader.state.generation
+
+    def _open_files(self, previous: "Snapshot | None") -> None:
+        reader = self.reader
+        self.settings = IndexSettings.from_json(reader.settings, reader.path)
+        self.state, self.rows, self.files = reader.state, reader.segments(), reader.files()
+        for file in self.files:
             path = self.folder / file.path
             size = path.stat().st_size
             if size != file.bytes:
                 raise IndexFormatError(
                     f"{path} has {size} bytes, {file.bytes} were written; restore it or build the index again"
                 )
-        name, codec = self.store.state.codec, self.codec
-        if name != self._codec_file:
-            codec = (
-                None
-                if name is None
-                else Codec.load(
-                    self.folder / name, dim=self.settings.dim, length_byte=self.settings.length_byte
-                )
-            )
+        same = previous is not None and previous.state.codec == self.state.codec
+        self.codec: Codec | None = None
+        if same and previous is not None:
+            self.codec = previous.codec
+        elif self.state.codec is not None:
+            self.codec = Codec.load(self.folder / self.state.codec, dim=self.settings.dim, length_byte=True)
         # Segments never change and their numbers are never used twice, so those open already stay open.
         # Under a codec with more centroids they are opened anew: it has more inverted lists.
-        kept = self.segments if name == self._codec_file or codec is None else ()
-        opened = {segment.segment_id: segment for segment in kept}
-        segments: list[Segment] = []
-        lives: dict[int, Live] = {}
-        for row in self.store.segments:
-            segment = opened.get(row.segment_id) or Segment(
-                self.folder, row, dim=self.settings.dim, codec=codec
-            )
-            live = np.ones(segment.n_passages, dtype=np.bool_)
-            live[self.store.tombstones(row.pid_start, row.n_passages) - row.pid_start] = False
-            live.flags.writeable = False
-            segments.append(segment)
-            lives[row.segment_id] = live
-        self.codec, self._codec_file = codec, name
-        self.segments, self._lives, self._frequencies = tuple(segments), lives, {}
-        self._n_live = self._n_tokens = None
+        shared = previous.segments if previous is not None and same else ()
+        opened = {segment.segment_id: segment for segment in shared}
+        self.segments = tuple(
+            opened.get(row.segment_id) or Segment(self.folder, row, dim=self.settings.dim, codec=self.codec)
+            for row in self.rows
+        )
+        # (n_segments + 1,): the pid of each segment's first passage
+        self.starts = np.cumsum([0, *(row.n_passages for row in self.rows)])
+        self._frequencies: dict[str, int] = {}

@@ -9,19 +9,13 @@ import numpy.typing as npt
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import sample_size
 from indexing.storage.segment import Segment
+from indexing.storage.snapshot import Live
 
-__all__ = ["Live", "groups", "pack", "sample", "small_run", "transcode"]
+__all__ = ["groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
 ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/index.md)
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
-
-Live = npt.NDArray[np.bool_]
-
-
-def live_tokens(segment: Segment, live: Live) -> int:
-    """Tokens of the live passages."""
-    return int(np.diff(segment.offsets)[live].sum())
 
 
 def sample(
@@ -95,7 +89,7 @@ def groups(segments: Sequence[Segment], lives: Sequence[Live], most: int) -> lis
     runs: list[list[int]] = []
     room = 0
     for i, (segment, live) in enumerate(zip(segments, lives, strict=True)):
-        tokens = live_tokens(segment, live)
+        tokens = int(np.diff(segment.offsets)[live].sum())
         if not runs or tokens > room:
             runs.append([])
             room = most

@@ -1,97 +1,121 @@
-"""What a writer does to an index folder: pending passages, commits, training, merging, compaction."""
+"""What a writer does to an index folder: pending documents, commits, training, merging, compaction."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embeddings import TokenEmbeddings
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist
-from indexing.settings import IndexSettings
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
-from indexing.storage.segment import Segment, SegmentRow, write_segment
+from indexing.storage.segment import Layout, Segment, write_segment
 from indexing.storage.snapshot import Snapshot
-from indexing.storage.store import Change, DocumentRow
+from indexing.storage.store import Store
+from indexing.storage.tables import Change, DocumentRow, SegmentRow
+from indexing.writing.encoding import Passages
+from indexing.writing.memory import limit
 from indexing.writing.pending import Pending
-from indexing.writing.records import AddReport, Record, check_vectors
+from indexing.writing.records import AddReport, Record
 from indexing.writing.rewriting import groups, pack, sample, small_run, transcode
 
 __all__ = ["Writer"]
 
 SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
 OUTGROWN = 4  # train anew when a one-shot build would have this many times the centroids
+COMMIT_CHARS = 1 << 26  # of texts and metadata that wait for a commit
+
+PassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passages]]
+"""The passages of each record, counted in the report."""
 
 
 class Writer:
     """The writing half of an open Index."""
 
-    def __init__(self, snapshot: Snapshot, settings: IndexSettings, sample_rows: int) -> None:
-        """settings: the index's, within the memory limit. sample_rows: the most vectors to train on."""
+    def __init__(self, store: Store, snapshot: Snapshot, memory: int | str | None) -> None:
+        """memory: about the most that the process may take (`memory.limit`)."""
+        self.store = store
         self.snapshot = snapshot
-        self.settings = settings
-        self.sample_rows = sample_rows
-        self.store = snapshot.store
         self.folder = snapshot.folder
+        # settings: the index's, within the memory limit. sample_rows: the most vectors to train on.
+        self.settings, self.sample_rows = limit(snapshot.settings, memory)
 
     def sweep(self) -> None:
         """Delete what no commit names: a crash, or a reader that held it mapped, has left it."""
         self.store.bury()
-        self.snapshot.refresh()
-        known = {file.path for file in self.store.files} | {row.folder for row in self.store.segments}
+        self.refresh()
+        now = self.snapshot
+        known = {file.path for file in now.files} | {row.folder for row in now.rows}
         found = [*self.folder.glob("segments/*"), *self.folder.glob("codec-*")]
         for path in found:
             if path.relative_to(self.folder).as_posix() not in known:
                 remove(path)
 
-    def add(
-        self,
-        stream: Iterable[list[Record]],
-        vectors_of: Callable[[list[Record]], TokenEmbeddings],
-    ) -> AddReport:
-        """See Index.add. stream: batches of records; vectors_of: the vectors of those that are new."""
-        report, pending = AddReport(), Pending()
+    def add(self, stream: Iterable[list[Record]], passages_of: PassagesOf | None, report: AddReport) -> None:
+        """See Index.add. stream: batches of records; passages_of: what makes the passages of those that are new or
+        changed, and counts them in the report; None to leave them for later."""
+        pending = Pending()
         for batch in stream:
-            self._take(pending, batch, vectors_of, report)
-            if pending.tokens >= self.settings.commit_tokens:
+            self._take(pending, batch, passages_of, report)
+            if self._is_full(pending):
                 self.commit(pending)
                 pending = Pending()  # its memory is wanted for training
                 self.settle(self.settings.segment_tokens)
         self.commit(pending)
         pending = Pending()
         self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
-        return report
+
+    def encode(self, stream: Iterable[list[Record]], passages_of: PassagesOf, report: AddReport) -> None:
+        """See Index.encode. stream: batches of documents that are stored without vectors, with their numbers."""
+        pending = Pending()
+        for batch in stream:
+            for record, passages in zip(batch, passages_of(batch, report), strict=True):
+                pending.put_encoded(record.number, passages)
+            if self._is_full(pending):
+                self.commit(pending)
+                pending = Pending()
+                self.settle(self.settings.segment_tokens)
+        self.commit(pending)
+        pending = Pending()
+        self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
 
     def commit(self, pending: Pending) -> None:
-        """Make pending passages, deletions and metadata durable and visible, together."""
-        if not (pending.passages or pending.deleted or pending.metadata or pending.renamed):
+        """Make documents, vectors, deletions and metadata durable and visible, together."""
+        if not pending:
             return
-        state = self.store.state
-        change = Change(
-            state=replace(state, generation=state.generation + 1),
-            deleted=sorted(pending.deleted),
-            metadata=dict(pending.metadata.values()),
-            renamed=pending.renamed,
-        )
-        if pending.passages:
-            change.documents = [
-                DocumentRow(state.next_pid + i, r.doc_id, r.text, r.metadata, r.content_hash)
-                for i, (r, _) in enumerate(pending.passages.values())
-            ]
-            parts = [rows for _, rows in pending.passages.values()]
-            lengths = np.array([len(part) for part in parts], dtype=np.int64)
-            codec = self._extend(change, parts, int(lengths.sum()))
-            coded = parts if codec is None else pack(parts, codec)
-            self._add_segment(change, coded, lengths, state.next_pid, codec)
-            change.state = replace(change.state, next_pid=state.next_pid + len(parts))
+        change = self._change()
+        change.deleted = sorted(pending.deleted)
+        change.metadata = dict(pending.metadata.values())
+        change.renamed = pending.renamed
+        first = change.state.next_document
+        made = dict(pending.encoded)
+        for document, (record, passages) in enumerate(pending.documents.values(), first):
+            change.documents.append(
+                DocumentRow(document, record.doc_id, record.content_hash, record.metadata, record.text)
+            )
+            if passages is None:
+                change.unencoded.append(document)
+            else:
+                made[document] = passages
+        change.encoded = list(pending.encoded)
+        change.state = replace(change.state, next_document=first + len(change.documents))
+        if made:
+            parts = [passages.vectors for passages in made.values()]
+            lengths = [passages.lengths for passages in made.values()]
+            layout = Layout(
+                np.concatenate(lengths),
+                np.repeat(np.array(list(made), np.int64), [len(own) for own in lengths]),
+                np.concatenate([passages.spans for passages in made.values()]),
+            )
+            codec = self._extend(change, parts, int(layout.lengths.sum()))
+            self._add_segment(change, parts if codec is None else pack(parts, codec), layout, codec)
         self._apply(change)
 
     def index_metadata(self, path: str) -> None:
         """Index the value at a JSON path; nothing where there is an index already."""
-        if path not in self.store.metadata_indexes:
+        if path not in self.snapshot.reader.metadata_indexes:
             change = self._change()
             change.metadata_index = path
             self._apply(change)
@@ -103,20 +127,17 @@ class Writer:
         self._apply(change)
 
     def settle(self, flat_tokens: int) -> None:
-        """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments.
-
-        Merging keeps pids: a dead passage stays as one without tokens until compaction.
-        """
+        """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments."""
         now = self.snapshot
         if now.codec is None and now.n_tokens >= max(flat_tokens, PQ_CENTROIDS):
             change = self._change()
             codec = self._train(change)
             for run in self._groups():
-                self._merge(change, [now.segments[i] for i in run], codec)
+                self._rewrite(change, run, codec)
             self._apply(change)
         elif small := small_run(now.segments):
             change = self._change()
-            self._merge(change, small, now.codec)
+            self._rewrite(change, small, now.codec)
             self._apply(change)
 
     def compact(self) -> None:
@@ -128,70 +149,49 @@ class Writer:
         if enough and (codec is None or choose_nlist(n_tokens) >= OUTGROWN * codec.nlist):
             codec = self._train(change)
         runs = self._groups()
-        whole = all(bool(now.live(segment).all()) for segment in now.segments)
+        whole = all(bool(live.all()) for live in now.lives)
         kinds = {segment.kind for segment in now.segments}
         right = codec is now.codec and kinds <= {"flat" if codec is None else "compressed"}
-        if whole and right and len(runs) == len(now.segments):
-            self.store.shrink(always=False)
-            return
-        pid = change.renumber_from = change.state.next_pid
-        for run in runs:
-            segments = [now.segments[i] for i in run]
-            lives = [now.live(segment) for segment in segments]
-            lengths = np.concatenate(
-                [np.diff(s.offsets)[live] for s, live in zip(segments, lives, strict=True)]
-            )
-            if len(lengths):
-                self._add_segment(change, self._parts(segments, codec), lengths, pid, codec)
-            pid += len(lengths)
-        change.state = replace(change.state, next_pid=pid)
-        change.drop_segments = list(self.store.segments)
-        self._apply(change)
-        self.store.shrink(always=True)
+        if not (whole and right and len(runs) == len(now.segments)):
+            for run in runs:
+                self._rewrite(change, run, codec)
+            change.rebuild_words = True
+            self._apply(change)
+            whole = False
+        self.snapshot.close()  # a transaction of our own would keep the log from being cut
+        self.store.shrink(always=not whole)
+        self.refresh()
 
     # Inside -------------------------------------------------------------------------------------------------
 
+    def _is_full(self, pending: Pending) -> bool:
+        return pending.cost >= self.settings.commit_tokens or pending.chars >= COMMIT_CHARS
+
     def _take(
-        self,
-        pending: Pending,
-        batch: list[Record],
-        vectors_of: Callable[[list[Record]], TokenEmbeddings],
-        report: AddReport,
+        self, pending: Pending, batch: list[Record], passages_of: PassagesOf | None, report: AddReport
     ) -> None:
-        # A method of its own, so that the last batch's float32 vectors are gone when a codec is trained.
-        todo = pending.plan(batch, self.store.find(list({record.doc_id for record in batch})), report)
-        if todo:
-            embeddings = vectors_of(todo)
-            check_vectors(embeddings, [record.doc_id for record in todo], self.settings.dim)
-            report.truncated += embeddings.truncated
-            report.tokens += len(embeddings.vectors)
-            pending.put(todo, embeddings.offsets, embeddings.vectors.astype(np.float16))
+        stored = self.snapshot.reader.find(list({record.doc_id for record in batch}))
+        todo = pending.plan(batch, stored, report)
+        made: Sequence[Passages | None] = [None] * len(todo)
+        if passages_of is not None and todo:
+            made = passages_of(todo, report)
+        for record, passages in zip(todo, made, strict=True):
+            pending.put(record, passages)
 
     def _change(self) -> Change:
-        state = self.store.state
+        state = self.snapshot.state
         return Change(state=replace(state, generation=state.generation + 1))
 
-    def _groups(self) -> list[list[int]]:
-        segments = self.snapshot.segments
-        lives = [self.snapshot.live(segment) for segment in segments]
-        return groups(segments, lives, self.settings.segment_tokens)
-
-    def _parts(self, segments: Sequence[Segment], codec: Codec | None) -> Iterator[npt.NDArray[Any]]:
-        for segment in segments:
-            yield from transcode(segment, self.snapshot.live(segment), self.snapshot.codec, codec)
+    def _groups(self) -> list[Sequence[Segment]]:
+        now = self.snapshot
+        runs = groups(now.segments, now.lives, self.settings.segment_tokens)
+        return [[now.segments[i] for i in run] for run in runs]
 
     def _train(self, change: Change) -> Codec:
         now = self.snapshot
-        lives = [now.live(segment) for segment in now.segments]
-        vectors = sample(now.segments, lives, now.codec, self.settings.seed, self.sample_rows)
+        vectors = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        codec = Codec.train(
-            vectors,
-            nlist=nlist,
-            m=self.settings.m,
-            seed=self.settings.seed,
-            length_byte=self.settings.length_byte,
-        )
+        codec = Codec.train(vectors, nlist=nlist, m=self.settings.m, seed=self.settings.seed)
         error = float(codec.error(vectors[:: max(1, len(vectors) // CHUNK)]).mean())
         self._publish_codec(change, codec, error)
         return codec
@@ -221,25 +221,28 @@ class Writer:
         change.drop_codec = state.codec
         change.state = replace(state, codec=name, codec_error=error, next_codec=state.next_codec + 1)
 
-    def _merge(self, change: Change, segments: Sequence[Segment], codec: Codec | None) -> None:
-        lengths = np.concatenate([np.where(self.snapshot.live(s), np.diff(s.offsets), 0) for s in segments])
-        self._add_segment(change, self._parts(segments, codec), lengths, segments[0].pid_start, codec)
-        merged = {segment.segment_id for segment in segments}
-        change.drop_segments += [row for row in self.store.segments if row.segment_id in merged]
+    def _rewrite(self, change: Change, segments: Sequence[Segment], codec: Codec | None) -> None:
+        """Replace segments by one without their dead passages, coded by `codec`."""
+        now = self.snapshot
+        lives = [now.lives[now.segments.index(segment)] for segment in segments]
+        pairs = list(zip(segments, lives, strict=True))
+        layout = Layout.joined([segment.layout.of(live) for segment, live in pairs])
+        if len(layout):
+            parts = (rows for segment, live in pairs for rows in transcode(segment, live, now.codec, codec))
+            self._add_segment(change, parts, layout, codec)
+        for segment, live in pairs:
+            change.forgotten += np.unique(segment.owners[~live]).tolist()
+        dropped = {segment.segment_id for segment in segments}
+        change.drop_segments += [row for row in now.rows if row.segment_id in dropped]
 
     def _add_segment(
-        self,
-        change: Change,
-        parts: Iterable[npt.NDArray[Any]],
-        lengths: npt.NDArray[np.int64],
-        pid_start: int,
-        codec: Codec | None,
+        self, change: Change, parts: Iterable[npt.NDArray[Any]], layout: Layout, codec: Codec | None
     ) -> None:
         kind = "flat" if codec is None else "compressed"
-        row = SegmentRow(change.state.next_segment, kind, pid_start, len(lengths), int(lengths.sum()))
+        row = SegmentRow(change.state.next_segment, kind, len(layout), int(layout.lengths.sum()))
 
         def write(folder: Path) -> None:
-            write_segment(folder, parts, lengths, dim=self.settings.dim, codec=codec)
+            write_segment(folder, parts, layout, dim=self.settings.dim, codec=codec)
 
         files: list[FileRecord] = publish_folder(self.folder, row.folder, write)
         change.add_segments.append(row)
@@ -248,9 +251,13 @@ class Writer:
 
     def _apply(self, change: Change) -> None:
         self.store.commit(change)
-        self.snapshot.refresh()
+        self.refresh()
         # Readers that have them open keep them; those that were about to open them take a newer snapshot.
         for segment in change.drop_segments:
             remove(self.folder / segment.folder)
         if change.drop_codec is not None:
             remove(self.folder / change.drop_codec)
+
+    def refresh(self) -> None:
+        """Move to the newest commit."""
+        self.snapshot = Snapshot(self.folder, self.snapshot)

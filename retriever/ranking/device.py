@@ -10,7 +10,6 @@ from torch import Tensor
 
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
-from indexing import Index
 from indexing.storage.segment import Segment
 from retriever.kernels.torch_codes import over_passages, residual_scores
 from retriever.ranking.knobs import SearchSettings
@@ -24,11 +23,13 @@ SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A segment on the device. offsets: (n_passages + 1,). Either vectors (n_tokens, dim) float16, or ids
+    """A segment on the device. offsets: (n_passages + 1,). runs: (n_passages,), passages of one document have one
+    number. Either vectors (n_tokens, dim) float16, or ids
     (n_tokens,) int32 and codes (n_tokens, code_bytes) uint8."""
 
     pid_start: int
     offsets: Tensor
+    runs: Tensor
     vectors: Tensor | None
     ids: Tensor | None
     codes: Tensor | None

@@ -1,25 +1,20 @@
 """How much a search looks at: defaults from k and the index's size, tuned settings, and what cannot work."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 from encoder.errors import ArgumentError
 from indexing.settings import TunedSearch
+from retriever.options import SearchOptions
 
-__all__ = ["Mode", "SearchSettings", "check_mode", "choose"]
-
-Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
+__all__ = ["SearchSettings", "choose"]
 
 COARSE = 256  # tokens a centroid
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """nprobe: centroids looked up a query token. ncandidates: passages kept of those that have one, by the
-    scores of the lists they are in; all their tokens are then looked at, by centroids alone. nrerank: passages
-    kept after that, and scored on their residuals. Flat segments are always scored whole."""
+    """The numbers that a search goes by: see SearchOptions."""
 
     nprobe: int
     ncandidates: int
@@ -27,34 +22,23 @@ class SearchSettings:
 
 
 def choose(
-    k: int,
-    *,
-    nlist: int | None,
-    passages: int,
-    tokens: int,
-    tuned: TunedSearch | None,
-    nprobe: int | None = None,
-    ncandidates: int | None = None,
-    nrerank: int | None = None,
+    options: SearchOptions, k: int, *, nlist: int | None, n: int, tokens: int, tuned: TunedSearch | None
 ) -> SearchSettings:
-    """What a search for k hits uses. nlist: None while all is flat. passages, tokens: what the index holds.
-    Raises ArgumentError for what cannot work.
+    """What a search for k hits uses. nlist: None while all is flat. n, tokens: documents (or passages, where these are
+    ranked) and vectors of the index. Raises ArgumentError for what cannot work.
 
     tuned: takes the place of the defaults for every k up to the one it was measured at.
     """
-    if k < 1:
-        raise ArgumentError(f"k={k}; pass k >= 1")
     lists = 1 if nlist is None else nlist
-    default = _default(k, passages, 0 if nlist is None else tokens // nlist)
+    default = _default(k, n, 0 if nlist is None else tokens // nlist)
     if tuned is not None and k <= tuned.k:
         default = SearchSettings(tuned.nprobe, tuned.ncandidates, tuned.nrerank)
+    nprobe, ncandidates, nrerank = options.nprobe, options.ncandidates, options.nrerank
     chosen = SearchSettings(
         nprobe=min(lists, default.nprobe) if nprobe is None else nprobe,
         ncandidates=max(default.ncandidates, nrerank or 0) if ncandidates is None else ncandidates,
         nrerank=min(default.nrerank, ncandidates or 1 << 62) if nrerank is None else nrerank,
     )
-    if chosen.nprobe < 1:
-        raise ArgumentError(f"nprobe={nprobe}; pass nprobe >= 1")
     if nlist is not None and chosen.nprobe > nlist:
         raise ArgumentError(f"nprobe={nprobe} exceeds nlist={nlist}; pass nprobe <= {nlist}")
     if chosen.nrerank < k:
@@ -66,7 +50,7 @@ def choose(
     return chosen
 
 
-def _default(k: int, passages: int, share: int) -> SearchSettings:
+def _default(k: int, n: int, share: int) -> SearchSettings:
     """By measurement on nfcorpus, cranfield and codedoc_python: docs/search.md.
 
     share: tokens a centroid. Where it is large, fewer lists hold as many passages, but centroids alone rank them
@@ -76,20 +60,6 @@ def _default(k: int, passages: int, share: int) -> SearchSettings:
     nrerank = max(128, 4 * k, min(512, share))
     return SearchSettings(
         nprobe=nprobe if share <= COARSE else nprobe // 2,
-        ncandidates=max(512, 10 * k, 8 * math.isqrt(passages), 2 * nrerank),
+        ncandidates=max(512, 10 * k, 8 * math.isqrt(n), 2 * nrerank),
         nrerank=nrerank,
     )
-
-
-def check_mode(mode: str, weights: tuple[float, float] | None, knobs: Mapping[str, int | None]) -> None:
-    if mode not in get_args(Mode):
-        raise ArgumentError(f"mode={mode!r}; pass one of {', '.join(get_args(Mode))}")
-    for name, value in knobs.items():
-        if mode == "lexical" and value is not None:
-            raise ArgumentError(f'{name}={value} does nothing in mode "lexical"; leave it out')
-    if weights is None:
-        return
-    if mode != "hybrid":
-        raise ArgumentError(f'weights={weights} does nothing in mode "{mode}"; pass mode="hybrid"')
-    if len(weights) != 2 or not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
-        raise ArgumentError(f"weights={weights}; pass two numbers >= 0, for late and lexical, not both 0")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from retriever.ranking.folding import fold, search_documents
 from typer.testing import CliRunner
 
 from encoder import Encoder
@@ -16,7 +17,6 @@ from encoder.tokenizer import LateTokenizer
 from indexing import Index
 from indexing.reading.windows import Windows
 from retriever.cli import app
-from retriever.ranking.folding import fold, search_documents
 from retriever.searcher import Hit, Searcher
 from tests.helpers.fakes import FakeEncoder, corpus
 

@@ -8,6 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from retriever.ranking.folding import search_documents
 from typer.testing import CliRunner
 
 from encoder import Encoder
@@ -30,7 +31,6 @@ from retriever.evaluation import (
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
 from retriever.evaluation.results import averages, markdown, side_by_side
-from retriever.ranking.folding import search_documents
 from retriever.searcher import Searcher
 
 DOCUMENTS = {

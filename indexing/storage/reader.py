@@ -1,0 +1,192 @@
+"""Reader: one moment of an index's SQLite file, held by a read transaction, whatever writers commit meanwhile."""
+
+import json
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArgumentError, IndexFormatError
+from indexing.storage.database import connect_reader
+from indexing.storage.durable import FileRecord
+from indexing.storage.filters import Filter
+from indexing.storage.refusals import damaged, refusals, refused
+from indexing.storage.tables import FORMAT_VERSION, DocumentRow, SegmentRow, State
+
+__all__ = ["Document", "Numbers", "Reader"]
+
+Numbers = npt.NDArray[np.int64]
+VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
+PAGE = 256  # documents read at a time by those that stream them
+
+
+@dataclass(frozen=True)
+class Document:
+    """A stored document. text is None where it came as bare vectors."""
+
+    doc_id: str
+    text: str | None
+    metadata: dict[str, Any]
+
+
+class Reader:
+    """Reads the documents of one moment; safe from several threads. Closed by `close`, or when nobody has it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises IndexFormatError if `path` is not an index's database or is of another version, StorageError
+        where the system refuses to read it."""
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            self._db = connect_reader(path)
+            self._finalizer = weakref.finalize(self, self._db.close)
+            self._db.execute("BEGIN")  # the first read fixes the moment
+            self._read_settings()
+        except BaseException as error:
+            if hasattr(self, "_finalizer"):
+                self.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise (refused(path, error) or damaged(path, error)) from error
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._finalizer()
+
+    # Lists ---------------------------------------------------------------------------------------------------
+
+    def segments(self) -> list[SegmentRow]:
+        """In the order of their numbers."""
+        columns = "segment_id, kind, n_passages, n_tokens"
+        return [SegmentRow(*row) for row in self.rows(f"SELECT {columns} FROM segments ORDER BY segment_id")]
+
+    def files(self) -> list[FileRecord]:
+        return [FileRecord(*row) for row in self.rows("SELECT path, bytes, sha256 FROM files ORDER BY path")]
+
+    def tombstones(self) -> Numbers:
+        """Documents that are gone and whose passages still lie in segments, ascending."""
+        return self._numbers("SELECT document FROM tombstones ORDER BY document")
+
+    def count(self, table: str = "documents") -> int:
+        assert table in ("documents", "unencoded")
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    # Documents -----------------------------------------------------------------------------------------------
+
+    def find(self, doc_ids: Sequence[str]) -> dict[str, DocumentRow]:
+        """The rows of those doc_ids that are stored, without their text."""
+        sql = "SELECT document, doc_id, content_hash, metadata FROM documents WHERE doc_id IN ({})"
+        return {row[1]: DocumentRow(*row) for row in self._in(sql, doc_ids)}
+
+    def documents(self, numbers: Iterable[int]) -> dict[int, Document]:
+        """Those of the numbers that are stored."""
+        sql = "SELECT document, doc_id, text, metadata FROM documents WHERE document IN ({})"
+        rows = self._in(sql, [int(number) for number in numbers])
+        return {number: Document(i, text, json.loads(metadata)) for number, i, text, metadata in rows}
+
+    def doc_ids(self, numbers: Iterable[int]) -> dict[int, str]:
+        sql = "SELECT document, doc_id FROM documents WHERE document IN ({})"
+        return dict(self._in(sql, [int(number) for number in numbers]))
+
+    def stream(self, columns: str, among: str = "1") -> Iterator[tuple[Any, ...]]:
+        """(document, *columns) of all documents, or those that meet a condition, in the order of adding."""
+        last = -1
+        while True:
+            sql = (
+                f"SELECT document, {columns} FROM documents WHERE document > ? AND {among} "
+                f"ORDER BY document LIMIT {PAGE}"
+            )
+            rows = self.rows(sql, [last])
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
+
+    def unencoded(self, doc_ids: Sequence[str] | None = None) -> Iterator[tuple[int, str, str]]:
+        """(document, doc_id, text) of documents whose vectors are still to come, or of those among doc_ids."""
+        if doc_ids is None:
+            waiting = "document IN (SELECT document FROM unencoded)"
+            yield from self.stream("doc_id, text", waiting)
+        else:
+            sql = (
+                "SELECT document, doc_id, text FROM documents WHERE doc_id IN ({}) "
+                "AND document IN (SELECT document FROM unencoded)"
+            )
+            yield from self._in(sql, doc_ids)
+
+    def matching(self, condition: Filter) -> Numbers:
+        """Documents that meet a condition, ascending."""
+        sql = f"SELECT document FROM documents WHERE {condition.sql} ORDER BY document"
+        return self._numbers(sql, condition.parameters)
+
+    def values(self, path: str) -> list[Any]:
+        """The different values at a JSON path of the metadata, in order; arrays and objects as JSON text."""
+        sql = "SELECT DISTINCT json_extract(metadata, ?) AS value FROM documents ORDER BY value"
+        return [value for (value,) in self.rows(sql, [path])]
+
+    # Words ---------------------------------------------------------------------------------------------------
+
+    def lexical(self, match: str, n: int) -> tuple[Numbers, npt.NDArray[np.float64]]:
+        """Documents and BM25 of the n best for an FTS5 query, best first."""
+        sql = (
+            "SELECT rowid, -bm25(fulltext) AS score FROM fulltext WHERE fulltext MATCH ? "
+            "ORDER BY score DESC, rowid LIMIT ?"
+        )
+        rows = self.rows(sql, [match, n])
+        return np.array([d for d, _ in rows], np.int64), np.array([s for _, s in rows], np.float64)
+
+    def document_frequency(self, match: str) -> int:
+        """How many documents an FTS5 query finds."""
+        return int(self.rows("SELECT count(*) FROM fulltext WHERE fulltext MATCH ?", [match])[0][0])
+
+    def check(self) -> None:
+        """Have SQLite check every page. Raises IndexFormatError with what it found."""
+        try:
+            told = self.rows("PRAGMA integrity_check(1)")[0][0]
+        except sqlite3.DatabaseError as error:
+            raise damaged(self.path, error) from error
+        if told != "ok":
+            raise damaged(self.path, told)
+
+    # Inside --------------------------------------------------------------------------------------------------
+
+    def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, refusals(self.path):
+            if not self._finalizer.alive:
+                raise ArgumentError(f"{self.path.parent} is closed; open it again")
+            rows: list[tuple[Any, ...]] = self._db.execute(sql, list(parameters)).fetchall()
+            return rows
+
+    def _in(self, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(values), VARIABLES):
+            some = values[start : start + VARIABLES]
+            yield from self.rows(sql.format(",".join("?" * len(some))), some)
+
+    def _numbers(self, sql: str, parameters: Iterable[Any] = ()) -> Numbers:
+        return np.array([number for (number,) in self.rows(sql, parameters)], dtype=np.int64)
+
+    def _read_settings(self) -> None:
+        names = self._db.table_names()
+        if not names:
+            raise IndexFormatError(f"{self.path} is empty, its creation was cut short; make the index again")
+        if "settings" not in names:
+            raise IndexFormatError(f"{self.path} is not a Latewood index; pass a folder made by Index.create")
+        pairs = {key: json.loads(value) for key, value in self.rows("SELECT key, value FROM settings")}
+        version = pairs.get("format_version")
+        if version != FORMAT_VERSION:
+            older = isinstance(version, int) and version < FORMAT_VERSION
+            raise IndexFormatError(
+                f"{self.path} was built by an {'older' if older else 'other'} version of Latewood (format_version "
+                f"{version}, this one reads {FORMAT_VERSION}); {'index again' if older else 'upgrade Latewood'}"
+            )
+        self.settings: dict[str, Any] = pairs["index"]
+        self.state = State(**pairs["state"])
+        # JSON path → column of documents
+        self.metadata_indexes: dict[str, str] = pairs.get("metadata_indexes", {})
+        self.search: dict[str, Any] | None = pairs.get("search")

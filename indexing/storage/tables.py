@@ -1,0 +1,125 @@
+"""The tables of an index's SQLite file: what a row of each holds, and how they are made."""
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from indexing.storage import fulltext
+from indexing.storage.database import connect
+from indexing.storage.durable import FileRecord
+
+__all__ = ["DATABASE", "FORMAT_VERSION", "Change", "DocumentRow", "SegmentRow", "State", "create", "exists"]
+
+DATABASE = "index.db"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """A row of `documents`. document: its number, never used twice. metadata: JSON text. text: None where it came as
+    bare vectors, and where a row is read without it."""
+
+    document: int
+    doc_id: str
+    content_hash: str
+    metadata: str
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """A row of `segments`: an immutable run of passages, in a folder of its own."""
+
+    segment_id: int
+    kind: str
+    n_passages: int
+    n_tokens: int
+
+    @property
+    def folder(self) -> str:
+        return f"segments/{self.segment_id:06d}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What moves with each commit. codec: file name, or None while nothing is trained. codec_error: mean
+    squared error of the vectors that it was trained on."""
+
+    generation: int = 0
+    next_document: int = 0
+    next_segment: int = 1
+    next_codec: int = 1
+    codec: str | None = None
+    codec_error: float = 0.0
+
+
+@dataclass
+class Change:
+    """All that one commit does.
+
+    documents: new rows. unencoded, encoded: documents whose vectors are still to come, and those whose vectors come
+    with this commit. deleted: documents that go. metadata, renamed: document to its new JSON or doc_id. forgotten:
+    tombstones that no passage needs any more. metadata_index: JSON path to index. search: tuned settings.
+    rebuild_words: make the full text anew, so that nothing of what was deleted stays in it.
+    """
+
+    state: State
+    documents: list[DocumentRow] = field(default_factory=list)
+    unencoded: list[int] = field(default_factory=list)
+    encoded: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
+    metadata: dict[int, str] = field(default_factory=dict)
+    renamed: dict[int, str] = field(default_factory=dict)
+    forgotten: list[int] = field(default_factory=list)
+    add_segments: list[SegmentRow] = field(default_factory=list)
+    drop_segments: list[SegmentRow] = field(default_factory=list)
+    add_files: list[FileRecord] = field(default_factory=list)
+    drop_codec: str | None = None
+    metadata_index: str | None = None
+    search: dict[str, Any] | None = None
+    rebuild_words: bool = False
+
+
+def create(path: Path, settings: dict[str, Any]) -> None:
+    """Make the tables. A crash in the midst leaves none, and it may be tried again."""
+    db = connect(path, "rwc")
+    db.execute("PRAGMA journal_mode = WAL")
+    with db.atomic():
+        db.table("settings").create({"key": str, "value": str}, pk="key")
+        documents = db.table("documents").create(
+            # The text last: what comes after a long one is slow to read.
+            {"document": int, "doc_id": str, "content_hash": str, "metadata": str, "text": str},
+            pk="document",
+            not_null={"doc_id", "metadata", "content_hash"},
+        )
+        documents.create_index(["doc_id"], unique=True)
+        fulltext.create_table(db.conn)
+        for name in ("unencoded", "tombstones"):
+            db.table(name).create({"document": int}, pk="document")
+        db.table("segments").create(
+            {"segment_id": int, "kind": str, "n_passages": int, "n_tokens": int}, pk="segment_id"
+        )
+        db.table("files").create({"path": str, "bytes": int, "sha256": str}, pk="path")
+        pairs = {
+            "format_version": FORMAT_VERSION,
+            "index": settings,
+            "state": asdict(State()),
+            "burials": 0,
+        }
+        db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
+    db.close()
+
+
+def exists(path: Path) -> bool:
+    """Whether `path` is a database with tables in it, or anything else that must not be overwritten."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    try:
+        db = connect(path, "ro")
+    except sqlite3.DatabaseError:
+        return True
+    names = db.table_names()
+    db.close()
+    return bool(names)

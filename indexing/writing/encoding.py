@@ -1,0 +1,71 @@
+"""Texts → passages: cut into windows, encoded, and put back together by document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArgumentError
+from indexing.reading.windows import Windows
+from indexing.settings import DocumentEncoder, IndexSettings
+from indexing.writing.records import AddReport, Record, check_vectors
+
+__all__ = ["Passages", "encode_records", "own_passages", "windows_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Passages:
+    """A document's passages. vectors: (n_tokens, dim) float16, end to end. lengths: tokens of each, (n,). spans: where
+    each stands in the text, (n, 2)."""
+
+    vectors: npt.NDArray[Any]
+    lengths: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.int32]
+
+    @property
+    def cost(self) -> int:
+        """What it takes of a commit's room: a passage without tokens takes some too."""
+        return len(self.vectors) + len(self.lengths)
+
+
+def windows_of(encoder: DocumentEncoder, settings: IndexSettings) -> Windows | None:
+    """How an index cuts what its encoder reads; None where a document is one passage."""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if tokenizer is None:
+        if isinstance(settings.window, int):
+            raise ArgumentError(
+                f"window={settings.window}, and {encoder.name!r} has no tokenizer; pass window=None"
+            )
+        return None
+    return Windows.chosen(tokenizer, settings.window, settings.overlap)
+
+
+def encode_records(
+    encoder: DocumentEncoder, windows: Windows | None, records: Sequence[Record], report: AddReport
+) -> list[Passages]:
+    """The passages of each record's text."""
+    texts = [record.text or "" for record in records]
+    spans = [windows.spans(text) if windows else [(0, len(text))] for text in texts]
+    parts = [text[start:end] for text, own in zip(texts, spans, strict=True) for start, end in own]
+    embeddings = encoder.encode_documents(parts)
+    owners = [record.doc_id for record, own in zip(records, spans, strict=True) for _ in own]
+    check_vectors(embeddings, owners, encoder.dim)
+    report.truncated += embeddings.truncated
+    report.passages += len(parts)
+    report.tokens += len(embeddings.vectors)
+    vectors, lengths = embeddings.vectors.astype(np.float16), embeddings.lengths
+    passages, first = [], 0
+    for own in spans:
+        last = first + len(own)
+        rows = vectors[embeddings.offsets[first] : embeddings.offsets[last]]
+        passages.append(Passages(rows, lengths[first:last], np.array(own, np.int32)))
+        first = last
+    return passages
+
+
+def own_passages(vectors: npt.NDArray[np.float32], text: str | None) -> Passages:
+    """A user's own vectors of a document: one passage."""
+    whole = np.array([[0, len(text or "")]], np.int32)
+    return Passages(vectors.astype(np.float16), np.array([len(vectors)], np.int64), whole)

@@ -1,0 +1,96 @@
+"""What a user may choose of a search: SearchOptions, and how matches are scored: Scoring."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from encoder.arguments import as_integer, as_number, shown
+from encoder.errors import ArgumentError
+from encoder.maxsim import SHARPNESS, check_sharpness
+from encoder.options import option
+
+__all__ = ["By", "Mode", "Scoring", "SearchOptions"]
+
+Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
+By: TypeAlias = Literal["document", "passage"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search looks for and how hard it looks.
+
+    mode: "late" ranks by token embeddings (MaxSim) what is encoded. "lexical" ranks by BM25 the documents that have
+    a word of the query, maybe fewer than k, and needs no encoder. "hybrid" fuses the two.
+    filter: the k best of the documents whose metadata meet it, and fewer only if fewer do (docs/filters.md).
+    nprobe: centroids looked up a query token. ncandidates: documents kept of those that have one, by the scores of
+    the lists they are in; all tokens of their passages are then looked at, by centroids alone. nrerank: documents
+    kept after that, and scored on their residuals. With by="passage" both count passages. None picks them from k
+    and the index's size; flat segments are always scored whole.
+    """
+
+    k: int = option(10, "Hits to return.")
+    by: By = option("document", "What is ranked: documents, each by its best passage, or passages.")
+    mode: Mode = option("late", "Rank by token embeddings (late), by words (lexical), or by both (hybrid).")
+    weights: tuple[float, float] | None = option(
+        None, "Of late and of lexical in mode hybrid; equal if not given."
+    )
+    filter: str | None = option(
+        None, "Only documents whose metadata meet this, as in: lang = 'py' and stars >= 10."
+    )
+    nprobe: int | None = option(None, "Centroids looked up for each token of the query.")
+    ncandidates: int | None = option(None, "Documents that are looked at by centroids.")
+    nrerank: int | None = option(None, "Documents that are scored on their residual codes.")
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", get_args(Mode)), ("by", get_args(By))):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"{name}={shown(getattr(self, name))}; pass one of {', '.join(known)}")
+        object.__setattr__(self, "k", as_integer(self.k, "k", 1))
+        for name in ("nprobe", "ncandidates", "nrerank"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if self.mode == "lexical":
+                raise ArgumentError(f'{name}={shown(value)} does nothing in mode "lexical"; leave it out')
+            object.__setattr__(self, name, as_integer(value, name, 1))
+        if self.filter is not None and not isinstance(self.filter, str):
+            raise ArgumentError(f"filter={shown(self.filter)} is {type(self.filter).__name__}; pass a string")
+        if self.by == "passage" and self.mode != "late":
+            raise ArgumentError(
+                f'by="passage" with mode="{self.mode}"; words rank documents: pass by="document"'
+            )
+        if self.weights is not None:
+            object.__setattr__(self, "weights", self._checked_weights())
+
+    def _checked_weights(self) -> tuple[float, float]:
+        if self.mode != "hybrid":
+            raise ArgumentError(
+                f'weights={self.weights} does nothing in mode "{self.mode}"; pass mode="hybrid"'
+            )
+        given = self.weights
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ArgumentError(f"weights={shown(given)}; pass two numbers, for late and lexical")
+        late, lexical = (as_number(weight, "weights") for weight in given)
+        if min(late, lexical) < 0 or not math.isfinite(late + lexical) or late + lexical == 0:
+            raise ArgumentError(f"weights={given}; pass two numbers >= 0, for late and lexical, not both 0")
+        return late, lexical
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How matches of tokens are scored in searches for texts. With idf=False and sharpness=0 scores are plain MaxSim.
+
+    idf: a query's tokens weigh by how rare their words are in the index (`weighting.idf_weights`); not for vectors
+    given as such, nor for encoders without `query_tokens`. sharpness: how much more near matches of tokens count than
+    far ones (`encoder.maxsim.sharpened`), 0 to 20.
+    """
+
+    idf: bool = option(True, "Weigh the query's tokens by how rare their words are in the index.")
+    sharpness: float = option(
+        SHARPNESS, "How much more near matches of tokens count than far ones; 0: not at all."
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.idf, bool):
+            raise ArgumentError(f"idf={shown(self.idf)} is {type(self.idf).__name__}; pass True or False")
+        check_sharpness(self.sharpness)

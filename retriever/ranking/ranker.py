@@ -1,0 +1,197 @@
+"""Ranker: one snapshot of an index, ranked for a query: by vectors, by words, or by both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.errors import ArgumentError
+from indexing.storage.segment import Segment
+from indexing.storage.snapshot import Live, Selection, Snapshot
+from retriever.options import SearchOptions
+from retriever.ranking.documents import best_of_each
+from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
+from retriever.ranking.knobs import SearchSettings, choose
+from retriever.ranking.scoring import score_compressed, score_flat, top
+
+if TYPE_CHECKING:
+    from retriever.ranking.device import DeviceIndex
+
+__all__ = ["Plan", "Ranker", "Ranking"]
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+Ranking: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]  # pids or documents, scores
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What searches with the same options share. depth: hits that the late ranking must have. settings: None scores
+    all there is. sharpness: as in Scoring."""
+
+    options: SearchOptions
+    depth: int
+    settings: SearchSettings | None
+    selection: Selection
+    sharpness: float
+
+
+class Found(NamedTuple):
+    """pid: the passage that speaks for the document; None where words alone found it."""
+
+    score: float
+    document: int
+    pid: int | None
+
+
+class Ranker:
+    """Ranks the documents of one snapshot; several threads may share it."""
+
+    def __init__(self, snapshot: Snapshot, device: str | torch.device | None) -> None:
+        self.snapshot = snapshot
+        self.device: DeviceIndex | None = None
+        if device is not None:
+            from retriever.ranking import device as on_device  # imports numba; see _scored
+
+            self.device = on_device.DeviceIndex(snapshot, torch.device(device))
+
+    @property
+    def serial(self) -> bool:
+        """Whether queries are best ranked one after the other: a device, or torch, shares out each one."""
+        return self.device is not None or any(s.kind == "flat" for s in self.snapshot.segments)
+
+    def plan(self, options: SearchOptions, sharpness: float) -> Plan:
+        """Raises ArgumentError for what cannot work on this index."""
+        now, depth = self.snapshot, options.k
+        if options.mode == "hybrid":
+            depth = fusion_depth(options.k, options.ncandidates, options.nrerank)
+        if options.mode == "late" and len(now) and now.n_unencoded == len(now):
+            raise ArgumentError(
+                f"none of the {len(now)} documents of {now.folder} is encoded yet; run index.encode(), "
+                'or search with mode="lexical"'
+            )
+        settings = None if options.mode == "lexical" else self.settings(depth, options)
+        if self.device is not None and options.nprobe is options.ncandidates is options.nrerank is None:
+            settings = None
+        return Plan(options, depth, settings, now.select(options.filter), sharpness)
+
+    def settings(self, k: int, options: SearchOptions) -> SearchSettings:
+        """What a search for k hits uses."""
+        now = self.snapshot
+        fold = options.by == "document" and not now.one_each
+        return choose(
+            options,
+            k,
+            nlist=None if now.codec is None else now.codec.nlist,
+            n=len(now) - now.n_unencoded if fold else now.n_passages,
+            tokens=now.n_tokens,
+            tuned=now.tuned_search,
+        )
+
+    def rank(self, text: str | None, vectors: Vectors | None, plan: Plan) -> list[Found]:
+        """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim)."""
+        options, now = plan.options, self.snapshot
+        if options.mode == "lexical":
+            assert text is not None
+            return self._by_words(text, options.k, plan.selection)
+        assert vectors is not None
+        late = self._ordered(self._late(vectors, plan), plan.depth)
+        if options.mode == "late":
+            return late
+        assert text is not None
+        lexical = self._by_words(text, plan.depth, plan.selection)
+        pids = {found.document: found.pid for found in late}
+        names = now.doc_ids({found.document for found in [*late, *lexical]})
+        fused = reciprocal_rank_fusion(
+            [np.array([found.document for found in one], np.int64) for one in (late, lexical)],
+            options.weights or (1.0, 1.0),
+            2 * plan.depth,  # all of them, so that doc_id also decides between equal ones at the cut
+        )
+        order = sorted(zip(*fused, strict=True), key=lambda pair: (-pair[1], names[int(pair[0])]))
+        return [Found(float(s), int(d), pids.get(int(d))) for d, s in order[: options.k]]
+
+    def _by_words(self, text: str, k: int, selection: Selection) -> list[Found]:
+        documents, scores = self.snapshot.lexical(text, k, selection)
+        found = [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
+        names = self.snapshot.doc_ids(documents.tolist())
+        return sorted(found, key=lambda one: (-one.score, names[one.document]))[:k]
+
+    def _ordered(self, ranking: Ranking, k: int) -> list[Found]:
+        """The k best passages, equal scores in the order of doc_id."""
+        pids, scores = ranking
+        documents = self.snapshot.owners(pids)
+        found = [Found(float(s), int(d), int(p)) for s, d, p in zip(scores, documents, pids, strict=True)]
+        if (scores[1:] == scores[:-1]).any():
+            names = self.snapshot.doc_ids(documents.tolist())
+            found.sort(key=lambda one: (-one.score, names[one.document], one.pid))
+        return found[:k]
+
+    def _late(self, query: Vectors, plan: Plan) -> Ranking:
+        """Pids and scores of the depth best, best first, and of more that score as the last of them does; with
+        by="document" one of each document."""
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        now = self.snapshot
+        if query.ndim != 2 or query.shape[1] != now.settings.dim:
+            raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {now.settings.dim})")
+        if not np.isfinite(query).all():
+            raise ArgumentError("query has a value that is not finite; check the encoder that made it")
+        fold = plan.options.by == "document" and not now.one_each
+        if self.device is not None:
+            pids, scores = self.device.search(query, plan, fold)
+        else:
+            pids, scores = self._scored(query, plan, fold)
+        if fold:
+            best = best_of_each(now.owners(pids), scores)
+            pids, scores = pids[best], scores[best]
+        return top(pids, scores, plan.depth)
+
+    def _scored(self, query: Vectors, plan: Plan, fold: bool) -> Ranking:
+        """Pids, ascending, and scores of all passages that are worth it."""
+        now, lives = self.snapshot, plan.selection.lives
+        scored: dict[int, Ranking] = {}
+        compressed: list[int] = []
+        for i, (segment, live) in enumerate(zip(now.segments, lives, strict=True)):
+            if segment.kind == "flat":
+                passages = np.flatnonzero(live)
+                scored[i] = passages, score_flat(query, segment, plan.sharpness)[passages]
+            else:
+                compressed.append(i)
+        if compressed and now.codec is not None:
+            # Imported here because numba takes half a second to get going, and a flat index does without.
+            from retriever.kernels import QueryTables
+            from retriever.ranking.candidates import Wanted, candidates
+
+            tables = QueryTables.of(query, now.codec, plan.sharpness)
+            segments, own = [now.segments[i] for i in compressed], [lives[i] for i in compressed]
+            if plan.settings is None:
+                chosen = [np.flatnonzero(live) for live in own]
+            else:
+                wanted = Wanted(own, self._count(plan.selection, own, fold), plan.depth, fold)
+                chosen = candidates(segments, tables, plan.settings, wanted)
+            scores = score_compressed(tables, segments, chosen)
+            ends = np.cumsum([len(passages) for passages in chosen])[:-1]
+            scored |= dict(zip(compressed, zip(chosen, np.split(scores, ends), strict=True), strict=True))
+        pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        parts: list[npt.NDArray[Any]] = [np.zeros(0, np.float32)]
+        for i in range(len(now.segments)):
+            pids.append(now.starts[i] + scored[i][0])
+            parts.append(scored[i][1])
+        return np.concatenate(pids), np.concatenate(parts)
+
+    def _count(self, selection: Selection, lives: Sequence[Live], fold: bool) -> int:
+        """How many documents, or passages, the compressed segments may offer, or a few more."""
+        passages = sum(int(np.count_nonzero(live)) for live in lives)
+        if not fold:
+            return passages
+        documents = len(self.snapshot) if selection.documents is None else len(selection.documents)
+        return min(passages, documents)
+
+
+def document_vectors(segments: Sequence[Segment], document: int) -> list[tuple[Segment, int]]:
+    """Where a document's passages lie: segment and place in it of each."""
+    for segment in segments:
+        if len(local := np.flatnonzero(segment.owners == document)):
+            return [(segment, int(i)) for i in local]
+    return []
