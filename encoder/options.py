@@ -10,7 +10,7 @@ from encoder.errors import ArgumentError
 
 __all__ = ["option", "updated"]
 
-O = TypeVar("O")
+Options = TypeVar("Options")
 
 
 def option(default: Any, help: str) -> Any:
@@ -18,7 +18,7 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def updated(options: O, changes: Mapping[str, Any]) -> O:
+def updated(options: Options, changes: Mapping[str, Any]) -> Options:
     """The same options but for `changes`. Raises ArgumentError for what is no option, with the nearest that is."""
     known = [f.name for f in fields(options)]  # type: ignore[arg-type]
     for name, value in changes.items():

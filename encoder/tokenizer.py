@@ -103,6 +103,20 @@ class LateTokenizer:
         """Tokens that a query has at least, where expansion is on."""
         return min(self.settings.expansion_length or self.settings.query_length, self.settings.query_length)
 
+    @property
+    def document_length(self) -> int:
+        """Tokens that are read of a document, special ones included."""
+        return self.settings.document_length
+
+    @property
+    def n_special(self) -> int:
+        """Tokens of a document that stand for no text."""
+        return len(self.before) + len(self.document_marker) + len(self.after)
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """[start, end) of each token of a text, in characters, however long it is."""
+        return self.tokenizer.encode(text, add_special_tokens=False).offsets
+
     def queries(self, texts: Sequence[str]) -> TokenizedTexts:
         settings = self.settings
         ids, truncated = self._ids(texts, settings.query_prompt, self.query_marker, settings.query_length)

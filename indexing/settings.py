@@ -30,14 +30,14 @@ class DocumentEncoder(Protocol):
 class IndexSettings:
     """Fixed when the index is created. `Index.create` takes the ones below `encoder_fingerprint`.
 
-    dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for
-    vectors of your own. window: tokens a passage, special ones included; "auto": what the encoder reads stays whole,
-    and what is longer, of which it would lose the rest, comes in windows of 2,048 tokens that overlap by 256, or
-    shorter ones where it reads less; None: one passage a document, cut where the encoder stops reading. overlap: tokens
-    that neighbouring windows share, where window is a number. flat_tokens: the corpus from which a codec is trained; up to there vectors are
-    float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be 4,096, and
-    nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds before
-    it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
+    dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for vectors of
+    your own. window: tokens a passage, special ones included; "auto": what the encoder reads stays whole, and what is
+    longer, of which it would lose the rest, comes in windows of 2,048 tokens that overlap by 256, or shorter ones
+    where it reads less; None: one passage a document, cut where the encoder stops reading. overlap: tokens that
+    neighbouring windows share, where window is a number. flat_tokens: the corpus from which a codec is trained; up to
+    there vectors are float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be
+    4,096, and nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds
+    before it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
     before it trains a codec without waiting for its end. seed: of the training.
     """
 

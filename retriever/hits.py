@@ -15,8 +15,8 @@ STRETCH = 1000  # characters of a passage that words alone have found
 
 @dataclass(frozen=True)
 class Passage:
-    """A part of a document. text: document text[span[0]:span[1]]. first_line, last_line: counted from 1 in the document,
-    and in its file where its metadata have an integer `start_line`, as chunks of code do."""
+    """A part of a document. text: the document's, from span[0] to span[1]. first_line, last_line: counted from 1 in the
+    document, and in its file where its metadata have an integer `start_line`, as chunks of code do."""
 
     span: tuple[int, int]
     text: str
@@ -108,7 +108,7 @@ def best_stretch(text: str, query: str, length: int = STRETCH) -> tuple[int, int
     found = [word for word in found if word[2] in wanted]
     best, chosen, first = 0, (0, length), 0
     counts: dict[str, int] = {}
-    for start, stop, word in found:
+    for _, stop, word in found:
         counts[word] = counts.get(word, 0) + 1
         while stop - found[first][0] > length:
             gone = found[first][2]

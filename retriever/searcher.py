@@ -196,7 +196,8 @@ class Searcher:
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
 
         def stream() -> Iterator[tuple[Q, Hits]]:
-            with Progress(desc="search", unit="query", show=show_progress, total=total) as shown:
+            progress: Progress[Any] = Progress(desc="search", unit="query", show=show_progress, total=total)
+            with progress:
                 while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
                     texts = [text for _, text in some]
                     lexical = plan.options.mode == "lexical"
@@ -205,7 +206,7 @@ class Searcher:
                     found = list(_each(ranker, lambda one: ranker.rank(*one, plan), asked))
                     for (qid, _), hits in zip(some, self._hits(ranker, plan, asked, found), strict=True):
                         yield qid, hits
-                        shown.update()
+                        progress.update()
 
         return stream()
 

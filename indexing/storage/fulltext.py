@@ -1,6 +1,6 @@
 """Full text: SQLite's FTS5 with words cut so that code is found by its parts; ranking by BM25.
 
-The table is contentless: its rows have the numbers of those of `documents` that have a text, and live and die with them.
+The table is contentless: its rows have the numbers of documents that have a text, and live and die with them.
 """
 
 import re

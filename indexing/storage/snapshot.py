@@ -31,8 +31,8 @@ WORDS_KEPT = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which documents a search may find. lives: (n_passages,) of each segment. documents: their numbers, ascending; None
-    for all."""
+    """Which documents a search may find. lives: (n_passages,) of each segment. documents: their numbers, ascending;
+    None for all."""
 
     lives: list[Live]
     documents: Numbers | None = None
@@ -239,7 +239,8 @@ class Snapshot:
         for start, segment, live in zip(self.starts, self.segments, self.lives, strict=False):
             local = np.flatnonzero((segment.owners == document) & live)
             if len(local):
-                return start + local
+                pids: Numbers = start + local
+                return pids
         return np.zeros(0, np.int64)
 
     # Inside --------------------------------------------------------------------------------------------------
@@ -281,9 +282,9 @@ class Snapshot:
             self.codec = Codec.load(self.folder / self.state.codec, dim=self.settings.dim, length_byte=True)
         # Segments never change and their numbers are never used twice, so those open already stay open.
         # Under a codec with more centroids they are opened anew: it has more inverted lists.
-        shared = previous.segments if previous is not None and same else ()
+        shared: tuple[Segment, ...] = previous.segments if previous is not None and same else ()
         opened = {segment.segment_id: segment for segment in shared}
-        self.segments = tuple(
+        self.segments: tuple[Segment, ...] = tuple(
             opened.get(row.segment_id) or Segment(self.folder, row, dim=self.settings.dim, codec=self.codec)
             for row in self.rows
         )

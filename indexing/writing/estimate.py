@@ -71,7 +71,7 @@ def estimate(
     texts = [str(record["text"]) for record in sample]
     dim = encoder.dim
     settings, most_rows = limit(
-        IndexSettings(dim=dim, m=choose_m(dim), encoder=encoder.load_arguments, length_byte=True), memory
+        IndexSettings(dim=dim, m=choose_m(dim), encoder=encoder.load_arguments), memory
     )
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
     vectors, encode_seconds = _timed_encoding(texts, encoder, clock)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ from encoder.maxsim import sharpened
 from indexing.storage.segment import Segment
 from retriever.kernels.torch_codes import over_passages, residual_scores
 from retriever.ranking.knobs import SearchSettings
-from retriever.ranking.scoring import top
+
+if TYPE_CHECKING:
+    from retriever.ranking.ranker import Plan
 
 __all__ = ["DeviceIndex"]
 
@@ -23,42 +26,50 @@ SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A segment on the device. offsets: (n_passages + 1,). runs: (n_passages,), passages of one document have one
-    number. Either vectors (n_tokens, dim) float16, or ids
-    (n_tokens,) int32 and codes (n_tokens, code_bytes) uint8."""
+    """A segment on the device. offsets: (n_passages + 1,). owners: (n_passages,), the number of each passage's
+    document. Either vectors (n_tokens, dim) float16, or ids (n_tokens,) int32 and codes (n_tokens, code_bytes)
+    uint8."""
 
     pid_start: int
     offsets: Tensor
-    runs: Tensor
+    owners: Tensor
     vectors: Tensor | None
     ids: Tensor | None
     codes: Tensor | None
 
 
 class DeviceIndex:
-    """An index's codes on a device. Scores every passage, or prunes as the processor does."""
+    """A snapshot's codes on a device. Scores every passage, or prunes as the processor does.
 
-    def __init__(self, index: Index, device: torch.device) -> None:
-        self.index = index
+    Raises ArgumentError where the device has no room for them.
+    """
+
+    def __init__(self, snapshot: Snapshot, device: torch.device) -> None:
         self.device = device
-        self._segments: tuple[Segment, ...] = ()
-        self._parts: list[Part] = []
-        self._load()
+        self.codec = codec = snapshot.codec
+        needed = sum(_bytes(segment) for segment in snapshot.segments)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if needed > SPARE * free:
+                raise ArgumentError(
+                    f"{snapshot.folder} needs {needed:,} bytes on {device}, which has {free:,} free; "
+                    "leave out device=... to search on the processor"
+                )
+        if codec is not None:
+            self._centroids = torch.tensor(codec.centroids, device=device)
+            self._scales = torch.tensor(codec.scales, device=device)
+            self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
+        self._parts = [
+            self._part(int(start), segment)
+            for start, segment in zip(snapshot.starts, snapshot.segments, strict=False)
+        ]
 
-    def search(
-        self,
-        query: npt.NDArray[np.float32],
-        k: int,
-        settings: SearchSettings | None,
-        lives: list[npt.NDArray[np.bool_]],
-        sharpness: float = 0.0,
-    ) -> Ranking:
-        """As Searcher._search."""
-        parts = self._load()
+    def search(self, query: npt.NDArray[np.float32], plan: "Plan", fold: bool) -> Ranking:
+        """Pids, ascending, and scores of the passages worth it; all there are where plan.settings is None."""
         q = torch.from_numpy(query).to(self.device)
-        norms = q.norm(dim=1)
-        alive = [torch.from_numpy(np.array(live)).to(self.device) for live in lives]
-        codec = self.index.codec
+        norms, sharpness = q.norm(dim=1), plan.sharpness
+        alive = [torch.from_numpy(np.array(live)).to(self.device) for live in plan.selection.lives]
+        codec = self.codec
         centroids = residuals = scales = torch.zeros(0, device=self.device)
         if codec is not None:
             scales = self._scales
@@ -66,11 +77,10 @@ class DeviceIndex:
             centroids = self._centroids @ turned.T  # (nlist, n_query)
             by_part = turned.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
             residuals = torch.einsum("mcd,qmd->mcq", self._pq_centroids, by_part)  # (m, 256, n_query)
-            if settings is not None:
-                counted = sharpened(centroids, norms, sharpness)
-                alive = self._prune(parts, counted, settings, k, alive)
+            if plan.settings is not None:
+                self._prune(sharpened(centroids, norms, sharpness), plan.settings, plan.depth, alive, fold)
         pids, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-        for part, live in zip(parts, alive, strict=True):
+        for part, live in zip(self._parts, alive, strict=True):
             local = torch.nonzero(live)[:, 0]
             if part.vectors is not None:
                 values = over_passages(
@@ -83,79 +93,65 @@ class DeviceIndex:
                 values = residual_scores(centroids, residuals, scales, *stored, local, norms, sharpness)
             pids.append(part.pid_start + local.cpu().numpy())
             scores.append(values.cpu().numpy())
-        return top(np.concatenate(pids), np.concatenate(scores), k)
+        return np.concatenate(pids), np.concatenate(scores)
 
     def _prune(
-        self, parts: list[Part], centroids: Tensor, settings: SearchSettings, k: int, alive: list[Tensor]
-    ) -> list[Tensor]:
-        """Which compressed passages to rerank: candidates.candidates, without lists.
+        self, centroids: Tensor, settings: SearchSettings, least: int, alive: list[Tensor], fold: bool
+    ) -> None:
+        """Which compressed passages to rerank: candidates.candidates, without lists; the others go from `alive`.
 
         A list is looked up by comparing: each passage's best centroid score for a query token, which counts no
         less than the worst one probed, is what the union of lists would add up to.
         """
-        coded = [i for i, part in enumerate(parts) if part.ids is not None]
+        coded = [i for i, part in enumerate(self._parts) if part.ids is not None]
+        locals_ = {i: torch.nonzero(alive[i])[:, 0] for i in coded}
 
-        def ranked(table: Tensor) -> list[Tensor]:
-            """For each coded segment the MaxSim of its live passages by a table (nlist, n_query) or (nlist, 1)."""
-            locals_ = [torch.nonzero(alive[i])[:, 0] for i in coded]
-            return [_by_centroid(table, parts[i], local) for i, local in zip(coded, locals_, strict=True)]
+        def ranked(table: Tensor) -> Tensor:
+            """MaxSim of coded segments' live passages by a table (nlist, n_query) or (nlist, 1), end to end."""
+            return torch.cat([_by_centroid(table, self._parts[i], locals_[i]) for i in coded])
 
-        def keep(scores: list[Tensor], n: int) -> None:
-            together = torch.cat(scores)
-            chosen = torch.zeros_like(together, dtype=torch.bool)
-            chosen[together.topk(min(n, len(together))).indices] = True
-            masks = torch.split(chosen, [len(s) for s in scores])
-            for i, mask in zip(coded, masks, strict=True):
-                alive[i] = alive[i].masked_scatter(alive[i], mask)
+        def owners() -> Tensor:
+            """A number for each live passage, equal for those that count as one."""
+            runs = [self._parts[i].owners[locals_[i]] for i in coded]
+            return torch.cat(runs) if fold else torch.arange(sum(map(len, runs)), device=self.device)
 
-        def count() -> int:
-            return sum(int(alive[i].sum()) for i in coded)
+        def keep(scores: Tensor, n: int) -> None:
+            """The best n documents' passages, and those that score as they do."""
+            _, dense = torch.unique_consecutive(owners(), return_inverse=True)
+            best = torch.full((int(dense.max()) + 1,), -torch.inf, device=self.device)
+            best.scatter_reduce_(0, dense, scores, "amax")
+            if n < len(best):
+                kept = torch.split(scores >= best.topk(n).values[-1], [len(locals_[i]) for i in coded])
+                for i, mask in zip(coded, kept, strict=True):
+                    locals_[i] = locals_[i][mask]
+
+        def count(found: Tensor | None = None) -> int:
+            every = owners() if found is None else owners()[found]
+            return len(torch.unique_consecutive(every))
 
         if count() > settings.ncandidates:
             floor = centroids.topk(settings.nprobe, dim=0).values[-1]  # (n_query,)
             probed = (centroids >= floor).any(dim=1, keepdim=True).float()  # (nlist, 1)
-            found = [scores > 0 for scores in ranked(probed)]
-            n_found = sum(int(f.sum()) for f in found)
-            if n_found >= k:
-                scores = ranked(centroids.maximum(floor))
-                keep(
-                    [s.masked_fill(~f, -torch.inf) for s, f in zip(scores, found, strict=True)],
-                    min(n_found, settings.ncandidates),
-                )
+            found = ranked(probed) > 0
+            if (n_found := count(found)) >= least:
+                scores = ranked(centroids.maximum(floor)).masked_fill(~found, -torch.inf)
+                keep(scores, min(n_found, settings.ncandidates))
         if count() > settings.nrerank:
             keep(ranked(centroids), settings.nrerank)
-        return alive
+        for i in coded:
+            alive[i] = torch.zeros_like(alive[i])
+            alive[i][locals_[i]] = True
 
-    def _load(self) -> list[Part]:
-        """Copy what the index has now and the device has not."""
-        segments = self.index.segments
-        if segments == self._segments and self._parts:
-            return self._parts
-        codec = self.index.codec
-        needed = sum(_bytes(segment) for segment in segments)
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if needed > SPARE * free:
-                raise ArgumentError(
-                    f"{self.index.folder} needs {needed:,} bytes on {self.device}, which has {free:,} free; "
-                    "leave out device=... to search on the processor"
-                )
-        if codec is not None:
-            self._centroids = torch.tensor(codec.centroids, device=self.device)
-            self._scales = torch.tensor(codec.scales, device=self.device)
-            self._pq_centroids = torch.tensor(codec.pq_centroids, device=self.device)
-        self._parts = [self._part(segment) for segment in segments]
-        self._segments = segments
-        return self._parts
-
-    def _part(self, segment: Segment) -> Part:
+    def _part(self, pid_start: int, segment: Segment) -> Part:
         offsets = torch.tensor(np.asarray(segment.offsets), device=self.device)
+        # A document's passages lie in one segment, so its number tells it from those of any other.
+        owners = torch.tensor(np.asarray(segment.owners), device=self.device)
         if segment.kind == "flat":
             vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
-            return Part(segment.pid_start, offsets, vectors, None, None)
+            return Part(pid_start, offsets, owners, vectors, None, None)
         ids = torch.tensor(segment.centroid_ids.astype(np.int32), device=self.device)
         codes = torch.tensor(np.ascontiguousarray(segment.residual_codes), device=self.device)
-        return Part(segment.pid_start, offsets, None, ids, codes)
+        return Part(pid_start, offsets, owners, None, ids, codes)
 
 
 def _products(query: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:

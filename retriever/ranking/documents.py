@@ -48,4 +48,5 @@ def best_passages(owners: Numbers, scores: Scores, n: int) -> npt.NDArray[np.boo
     best = np.maximum.reduceat(scores, _runs(owners)) if len(owners) else scores
     if len(best) <= n:
         return np.ones(len(owners), np.bool_)
-    return scores >= np.partition(best, len(best) - n)[len(best) - n]
+    keep: npt.NDArray[np.bool_] = scores >= np.partition(best, len(best) - n)[len(best) - n]
+    return keep

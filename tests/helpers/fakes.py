@@ -1,6 +1,7 @@
 """For the tests of indexes: an encoder whose vectors come from a hash of each word, and a dict as oracle."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,17 +11,35 @@ import numpy.typing as npt
 from encoder.embeddings import TokenEmbeddings
 from indexing import Index
 
-__all__ = ["DIM", "WORDS", "FakeEncoder", "assert_equals", "contents", "corpus", "record"]
+__all__ = ["DIM", "WORDS", "FakeEncoder", "FakeTokenizer", "assert_equals", "contents", "corpus", "record"]
 
 DIM = 8
 WORDS = [f"w{i}" for i in range(12)]
+
+
+class FakeTokenizer:
+    """Words are tokens, so that FakeEncoder's texts can be cut into windows."""
+
+    n_special = 0
+
+    def __init__(self, document_length: int) -> None:
+        self.document_length = document_length
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 class FakeEncoder:
     """One random unit vector a word, the same wherever the word stands; counts what it encodes."""
 
     def __init__(
-        self, dim: int = 32, *, name: str = "fake", document_length: int = 64, seed: int = 0
+        self,
+        dim: int = 32,
+        *,
+        name: str = "fake",
+        document_length: int = 64,
+        seed: int = 0,
+        windows: bool = False,
     ) -> None:
         self.dim = dim
         self.name = name
@@ -30,6 +49,8 @@ class FakeEncoder:
         self.fingerprint = hashlib.sha256(f"{name} {dim} {seed}".encode()).hexdigest()
         self.load_arguments: dict[str, Any] = {"name": name, "document_length": document_length}
         self.encoded: list[str] = []
+        if windows:
+            self.tokenizer = FakeTokenizer(document_length)
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> TokenEmbeddings:
         self.encoded += texts
@@ -64,18 +85,27 @@ def corpus(n: int, words: int = 10, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], npt.NDArray[np.float32]]]:
-    """doc_id → text, metadata, decoded vectors, by the interface that a searcher uses."""
-    found = {}
-    for segment in index.segments:
-        local = np.flatnonzero(index.live(segment))
-        for i, document in zip(
-            local, index.documents([segment.pid_start + int(i) for i in local]), strict=True
-        ):
-            vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), index.codec)
-            assert document.doc_id not in found
-            found[document.doc_id] = (document.text, document.metadata, vectors)
-    assert len(index) == len(found)
-    assert index.n_tokens == sum(len(vectors) for _, _, vectors in found.values())
+    """doc_id → text, metadata, decoded vectors of all its passages, by the interface that a searcher uses."""
+    with index.snapshot() as now:
+        parts: dict[int, list[npt.NDArray[np.float32]]] = {}
+        for segment, live in zip(now.segments, now.lives, strict=True):
+            for i in np.flatnonzero(live):
+                vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), now.codec)
+                parts.setdefault(int(segment.owners[i]), []).append(vectors)
+        documents = now.documents(parts)
+        assert documents.keys() == parts.keys()
+        found = {
+            documents[number].doc_id: (
+                documents[number].text,
+                documents[number].metadata,
+                np.concatenate(vectors),
+            )
+            for number, vectors in parts.items()
+        }
+        assert len(now) == len(found) + now.n_unencoded
+        assert now.n_tokens == sum(len(vectors) for _, _, vectors in found.values())
+        assert now.n_passages == sum(map(len, parts.values()))
+    assert {document.doc_id for document in index} == set(index.ids()) >= found.keys()
     return found
 
 
