@@ -57,8 +57,8 @@ class Window:
 class Explanation:
     """Why a passage has its score.
 
-    text: the document's. similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's stored vectors, as they
-    count in the score (`encoder.maxsim.sharpened`).
+    text: the document's. similarity: (n_query, n_tokens) float32, dot products of query tokens and the passage's
+    stored vectors, as they count in the score (`encoder.maxsim.sharpened`).
     query_tokens: texts, (n_query,), None where the query came as vectors. passage_tokens: (n_tokens,), their spans in
     the document. start_line: number of the text's first line. `print` shows the matches that count most.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
+from indexing import Snapshot
 from indexing.storage.segment import Segment
 from retriever.kernels.torch_codes import over_passages, residual_scores
 from retriever.ranking.knobs import SearchSettings
