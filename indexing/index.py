@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
+from encoder.progress import Progress
 from indexing.coding.codec import Codec
 from indexing.coding.sizes import choose_m
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
@@ -261,10 +261,10 @@ class Index:
         """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
         return describe(self._snapshot, self.settings)
 
-    def verify(self) -> None:
+    def verify(self, *, show_progress: bool = False) -> None:
         """Move to the newest commit and read every byte. Raises IndexFormatError naming the damaged file."""
         with self._mutex:
-            verify(self._snapshot)
+            verify(self._snapshot, show_progress)
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Index:
                 return encoder.encode_documents([record.text or "" for record in batch])
 
             checked = read_records(records, hash_salt(encoder))
-            with tqdm(checked, desc="index", unit="passage", disable=not show_progress) as bar:
+            with Progress(checked, desc="index", unit="passage", show=show_progress) as bar:
                 return writer.add(batches(bar), encode)
 
     def add_embeddings(
@@ -370,15 +370,16 @@ class Index:
         with self._writing() as writer:
             writer.tune(asdict(tuned))
 
-    def compact(self) -> None:
+    def compact(self, *, show_progress: bool = False) -> None:
         """Rewrite the index without its deleted passages, in few segments; float16 becomes compressed.
 
         Where the corpus has outgrown its centroids the codec is trained anew. The original vectors are gone
         by then, so it learns from the decoded ones and each is coded a second time, which costs a little
         precision; adding everything to a new index does not. Takes as much free disk as the index.
         """
-        with self._writing() as writer:
-            writer.compact()
+        bar = Progress[int](desc="compact", unit="token", show=show_progress, total=self.n_tokens)
+        with self._writing() as writer, bar:
+            writer.compact(bar.update)
 
     # Inside -------------------------------------------------------------------------------------------------
 

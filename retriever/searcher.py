@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import SHARPNESS, check_sharpness
+from encoder.progress import Progress
 from indexing import Index
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
@@ -240,7 +240,7 @@ class Searcher:
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
 
         def stream() -> Iterator[tuple[Q, list[Hit]]]:
-            with tqdm(total=total, unit="query", desc="search", disable=not show_progress) as bar:
+            with Progress[Q](desc="search", unit="query", show=show_progress, total=total) as bar:
                 while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
                     texts = [text for _, text in some]
                     encoded = [None] * len(some) if mode == "lexical" else self._encode(texts)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.errors import IndexFormatError
+from encoder.progress import Progress
 from indexing.settings import IndexSettings
 from indexing.storage.durable import hash_file
 from indexing.storage.snapshot import Snapshot
@@ -41,18 +42,18 @@ def describe(snapshot: Snapshot, settings: IndexSettings) -> dict[str, Any]:
     }
 
 
-def verify(snapshot: Snapshot) -> None:
+def verify(snapshot: Snapshot, show_progress: bool = False) -> None:
     """See Index.verify."""
     snapshot.refresh()
     store = snapshot.store
     store.check()
-    for file in store.files:
+    for file in Progress(store.files, desc="verify", unit="file", show=show_progress):
         path = snapshot.folder / file.path
         try:
             digest = hash_file(path)
         except FileNotFoundError:
             if snapshot.refresh():  # a writer has replaced it since
-                verify(snapshot)
+                verify(snapshot, show_progress)
                 return
             raise IndexFormatError(f"{path} is missing; restore it or build the index again") from None
         if digest != file.sha256:

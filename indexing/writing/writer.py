@@ -119,8 +119,8 @@ class Writer:
             self._merge(change, small, now.codec)
             self._apply(change)
 
-    def compact(self) -> None:
-        """See Index.compact."""
+    def compact(self, told: Callable[[int], None]) -> None:
+        """See Index.compact. told: is called with the tokens of each part that is done."""
         now = self.snapshot
         codec, change = now.codec, self._change()
         n_tokens = now.n_tokens
@@ -144,6 +144,7 @@ class Writer:
             if len(lengths):
                 self._add_segment(change, self._parts(segments, codec), lengths, pid, codec)
             pid += len(lengths)
+            told(int(lengths.sum()))
         change.state = replace(change.state, next_pid=pid)
         change.drop_segments = list(self.store.segments)
         self._apply(change)

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.progress import Progress
 from indexing import Index
 from indexing.settings import TunedSearch
 from retriever.ranking.knobs import SearchSettings
@@ -62,7 +62,7 @@ def tune(
     if not exact[0]:
         raise ArgumentError(f"{searcher.index.folder} has no passage; add some first")
     trials = []
-    for settings in tqdm(_grid(k, codec.nlist, n), unit="setting", desc="tune", disable=not show_progress):
+    for settings in Progress(_grid(k, codec.nlist, n), desc="tune", unit="setting", show=show_progress):
         recalls, seconds = [], []
         for query, best_hits in zip(vectors, exact, strict=True):
             start = time.perf_counter()

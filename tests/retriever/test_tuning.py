@@ -117,10 +117,10 @@ def test_tune_on_the_command_line(tmp_path):
     assert "2 queries, k=10" in done.output
     assert done.output.count("<- chosen") == 1
     assert (tmp_path / "t.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    stored = json.loads(run("info", folder, "--json").output)["tuned_search"]
+    stored = json.loads(run("info", folder, "--json").stdout)["tuned_search"]
     assert stored["recall"] >= 0.99
     assert "tuned_search" in run("info", folder).output
-    again = json.loads(run("tune", folder, "--json", "--dry-run", "-n", 2, "-k", 3).output)
+    again = json.loads(run("tune", folder, "--json", "--dry-run", "-n", 2, "-k", 3).stdout)
     assert again["chosen"]["k"] == 3
     for arguments, message in (
         (["--recall", 2], "pass 0 < recall <= 1"),
