@@ -234,7 +234,7 @@ class Index:
     def lexical(
         self, text: str, n: int, lives: Sequence[npt.NDArray[np.bool_]]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Pids and BM25 of the n best passages with any of a text's words, best first.
+        """Pids and BM25 of the n best passages with any of a text's words, best first, equal ones by doc_id.
 
         lives: which passages may be had, as `matching` gives it. How words are cut: docs/filters.md.
         """

@@ -79,13 +79,20 @@ class Snapshot:
         match = match_expression(text)
         if match is None or not self.segments:
             return np.zeros(0, np.int64), np.zeros(0, np.float64)
-        wanted = max(1, min(n, len(self)))
+        wanted = max(1, min(n, len(self))) + 1
         while True:
             pids, scores = self.store.lexical(match, wanted)
+            complete, last = len(pids) < wanted, scores[-1:]
             fine = self._among(pids, lives)
-            if int(fine.sum()) >= n or len(pids) < wanted:
-                return pids[fine][:n], scores[fine][:n]
-            wanted *= 8  # the filter leaves out some of them
+            pids, scores = pids[fine], scores[fine]
+            # All that score as the last of the n, for of these the least doc_ids are taken.
+            if complete or (len(pids) >= n and scores[n - 1] > last):
+                tied = scores >= scores[:n][-1:]
+                pids, scores = pids[tied], scores[tied]
+                names = self.store.doc_ids(pids.tolist())
+                order = sorted(range(len(pids)), key=lambda i: (-scores[i], names[i]))[:n]
+                return pids[order], scores[order]
+            wanted *= 8  # the filter leaves out some of them, or more are equal
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """See Index.document_frequencies."""

@@ -23,7 +23,7 @@ from indexing.storage.segment import SegmentRow
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
 
 DATABASE = "index.db"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
 
 
@@ -213,15 +213,23 @@ class Store:
         return [value for (value,) in self._rows(sql, [path])]
 
     def lexical(self, match: str, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Pids and BM25 of the n best documents for an FTS5 query, best first, equal ones in order of pids."""
+        """Pids and BM25 of the n best documents for an FTS5 query, best first, equal ones in no order."""
         sql = (
             "SELECT rowid, -bm25(fulltext) AS score FROM fulltext WHERE fulltext MATCH ? "
-            "ORDER BY score DESC, rowid LIMIT ?"
+            "ORDER BY score DESC LIMIT ?"
         )
         rows = self._rows(sql, [match, n])
         return np.array([p for p, _ in rows], dtype=np.int64), np.array(
             [s for _, s in rows], dtype=np.float64
         )
+
+    def doc_ids(self, pids: Sequence[int]) -> list[str]:
+        """The doc_ids of stored documents, in the order asked."""
+        found: dict[int, str] = {}
+        for some in _slices(pids):
+            marks = ",".join("?" * len(some))
+            found |= dict(self._rows(f"SELECT pid, doc_id FROM documents WHERE pid IN ({marks})", some))
+        return [found[pid] for pid in pids]
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""

@@ -13,6 +13,7 @@ from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.progress import Progress
 from indexing import Index
 from indexing.settings import TunedSearch
+from indexing.storage.fulltext import word_spans
 from retriever.ranking.knobs import SearchSettings
 from retriever.searcher import Searcher
 
@@ -108,7 +109,7 @@ def sample_queries(index: Index, n: int, seed: int = 0) -> list[str]:
     queries = []
     for document in index.documents(chosen.tolist()):
         pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", document.text or "")]
-        pieces = [piece for piece in pieces if len(piece.split()) >= WORDS] or [document.text or ""]
+        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [document.text or ""]
         if pieces[0].strip():
             queries.append(pieces[int(random.integers(len(pieces)))])
     return queries

@@ -145,3 +145,10 @@ def test_a_plot_without_matplotlib_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     failed = run("tune", tmp_path, "--plot", tmp_path / "t.png")
     assert "pip install 'latewood[plot]'" in str(failed.exception)
+
+
+def test_queries_of_scripts_without_spaces_are_lines_too(tmp_path):
+    lines = ["すべての人間は自由である", "北京是中华人民共和国的首都"]
+    with Index.create(tmp_path / "x", FakeEncoder(8)) as index:
+        index.add([{"doc_id": "a", "text": "\n".join(lines)}])
+        assert sample_queries(index, 1)[0] in lines
