@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from encoder.checkpoints.loading import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.embeddings import TokenEmbeddings
@@ -18,6 +17,7 @@ from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import length_sorted_batches
 from encoder.model.precision import apply_precision, default_precision
 from encoder.pooling import check_pool_factor
+from encoder.progress import Progress
 from encoder.tokenizer import Token, TokenizedTexts
 from encoder.workers import Job, Vectors, WorkerPool, run_job, worker_devices
 
@@ -226,7 +226,7 @@ class Encoder:
             results = self._workers.run(jobs())
         else:
             results = ((job, run_job(self.model, self.device, job)) for job in jobs())
-        with tqdm(total=len(texts), unit="text", desc="encode", disable=not show_progress) as bar:
+        with Progress[str](desc="encode", unit="text", show=show_progress, total=len(texts)) as bar:
             for job, found in results:
                 for i, rows in zip(job.places, found, strict=True):
                     vectors[i] = rows

@@ -251,10 +251,10 @@ class Index:
         """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
         return describe(self._now)
 
-    def verify(self) -> None:
+    def verify(self, *, show_progress: bool = False) -> None:
         """Read every byte of the newest commit. Raises IndexFormatError naming the damaged file."""
         with self.snapshot() as newest:
-            verify(newest)
+            verify(newest, show_progress)
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -376,15 +376,16 @@ class Index:
         with self._writing() as writer:
             writer.tune(asdict(tuned))
 
-    def compact(self) -> None:
+    def compact(self, *, show_progress: bool = False) -> None:
         """Rewrite the index without its deleted documents, in few segments; float16 becomes compressed.
 
         Where the corpus has outgrown its centroids the codec is trained anew. The original vectors are gone
         by then, so it learns from the decoded ones and each is coded a second time, which costs a little
         precision; adding everything to a new index does not. Takes as much free disk as the index.
         """
-        with self._writing() as writer:
-            writer.compact()
+        bar = Progress[int](desc="compact", unit="token", show=show_progress, total=self.n_tokens)
+        with self._writing() as writer, bar:
+            writer.compact(bar.update)
 
     # Inside -------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from encoder import Encoder
 from encoder.errors import ArgumentError
+from encoder.progress import Progress
 from encoder.training.pairs import Example, read_examples
 from indexing import Index
 from retriever.searcher import Searcher
@@ -43,7 +42,7 @@ def mine(
     doc_ids = {text: str(i) for i, text in enumerate(dict.fromkeys(e.documents[0] for e in examples))}
     with Index.create(folder, encoder) as index:
         records = ({"doc_id": i, "text": text} for text, i in doc_ids.items())
-        index.add(tqdm(records, total=len(doc_ids), unit="text", desc="index", disable=not show_progress))
+        index.add(records, show_progress=show_progress)
     # Several answers to one query are none of its negatives.
     answers: dict[str, set[str]] = {}
     for example in examples:
@@ -53,7 +52,7 @@ def mine(
     with (
         # Ratios of scores are meant for sums of cosines.
         Searcher.open(folder, encoder, sharpness=0.0) as searcher,
-        tqdm(total=len(queries), unit="query", desc="mine", disable=not show_progress) as bar,
+        Progress[str](desc="mine", unit="query", show=show_progress, total=len(queries)) as bar,
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             block = {q: q for q in queries[start : start + QUERIES_AT_ONCE]}

@@ -9,10 +9,10 @@ from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from encoder.errors import CorpusError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
+from encoder.progress import Progress
 from encoder.tokenizer import LateTokenizer
 
 __all__ = ["Chunks", "blocks", "open_text", "read_texts"]
@@ -80,7 +80,7 @@ class Chunks:
         parts: list[npt.NDArray[np.integer]] = []
         sizes = [0]
         before, after = tokenizer.before, tokenizer.after
-        for block in blocks(iter(tqdm(texts, unit="text", desc=desc, mininterval=2)), 2048):
+        for block in blocks(iter(Progress(texts, desc=desc, unit="text", show=True)), 2048):
             for encoding in tokenizer.tokenizer.encode_batch_fast(block, add_special_tokens=False):
                 content = encoding.ids
                 room = int(random.choice(np.asarray(lengths))) - len(before) - len(after)

@@ -231,7 +231,7 @@ def _teacher_statistics(
     if not path.is_file():
         print("teacher: vectors of every token alone, then principal directions of tokens in context")
         with fast_matmul("cpu"):
-            singles = teacher.single_token_vectors()
+            singles = teacher.single_token_vectors(show_progress=True)
             tokenizer = LateTokenizer(teacher.tokenizer, TokenizerSettings("", "", do_query_expansion=False))
             share = -(-2000 // len(sources))
             texts = (

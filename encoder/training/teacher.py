@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from encoder.errors import CheckpointError, MissingDependencyError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
+from encoder.progress import Progress
 
 __all__ = ["Teacher", "principal_directions", "teacher_folder"]
 
@@ -78,7 +79,8 @@ class Teacher:
         size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         around = self.tokenizer.encode("").ids
         out = torch.empty(size, self.hidden_size)
-        for batch in length_sorted_batches([3] * size, 3 * 1024):
+        batches = list(length_sorted_batches([3] * size, 3 * 1024))
+        for batch in Progress(batches, desc="teacher: single tokens", unit="batch", show=show_progress):
             vectors = self(pack([[around[0], i, around[-1]] for i in batch]))
             out[batch] = vectors.view(-1, 3, self.hidden_size)[:, 1].cpu()
         return out

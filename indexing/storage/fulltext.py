@@ -1,11 +1,16 @@
-"""Full text: SQLite's FTS5 with words cut so that code is found by its parts; ranking by BM25.
+"""Full text: SQLite's FTS5 over words that are cut here, so that code is found by its parts; ranking by BM25.
 
 The table is contentless: its rows have the numbers of documents that have a text, and live and die with them.
 """
 
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
+
+import regex
 
 __all__ = [
     "create_table",
@@ -19,37 +24,94 @@ __all__ = [
     "word_spans",
 ]
 
-RUN = re.compile(r"\w+")
+# Scripts that put no spaces between words; also Hangul, whose words take their particles on without one.
+_UNSPACED = r"\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Bopo}\p{Hangul}\p{Yi}\p{Java}\p{Bali}\p{lb=SA}"
+_IS_UNSPACED = regex.compile(f"[{_UNSPACED}]").match  # of a run
+# Unicode's word rules (UAX 29) but for punctuation within words: l'eau is two, and so is os.path.
+_RUN = regex.compile(rf"(?V1)[{_UNSPACED}][{_UNSPACED}\p{{M}}]*|[\w--[{_UNSPACED}]]+")
+_ASCII_RUN = re.compile(r"\w+", re.ASCII)  # the same, faster
+_CHARACTER = regex.compile(r"\X")
 # parseHTTPResponse2 → parse HTTP Response2; MAX_LINE → MAX LINE.
-PART = re.compile(r"[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+")
-FUNCTION = "latewood_words"
+_PART = regex.compile(r"(?:[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+)\p{M}*")
+# What some write and others leave out: accents, points of vowels, the dots of Cyrillic's e, stress; hyphens for the end
+# of a line, joiners, tatweel.
+_ACCENT = regex.compile(
+    r"(?<=[\p{Latin}\p{Greek}\p{Hebrew}\p{Arabic}])\p{M}+|(?<=[\u0415\u0435])\u0308|(?<=\p{Cyrillic})\u0301"
+)
+_IGNORED = regex.compile(r"(?V1)[\p{DI}\u0640--\u200B]")  # U+200B is a space that is not seen
+_CACHED = 64  # characters of a run
+_FUNCTION = "latewood_words"
+
+
+def _normal(text: str) -> str:
+    """NFKC, without what one may leave out."""
+    if text.isascii():
+        return text
+    bare = _ACCENT.sub("", unicodedata.normalize("NFKD", text))
+    return str(_IGNORED.sub("", unicodedata.normalize("NFC", bare)))
+
+
+def _runs(text: str) -> list[str]:
+    """Runs of word characters, each of scripts with spaces or of scripts without."""
+    if text.isascii():
+        return _ASCII_RUN.findall(text)
+    found: list[str] = []
+    for part in text.split():  # most are ASCII in most texts
+        found += _ASCII_RUN.findall(part) if part.isascii() else _RUN.findall(_normal(part))
+    return found
+
+
+def _pieces(run: str) -> list[tuple[int, int]]:
+    """Where the parts of a run stand; its characters where the script has no spaces."""
+    pieces = (_CHARACTER if _IS_UNSPACED(run) else _PART).finditer(run)
+    return [piece.span() for piece in pieces] or [(0, len(run))]
+
+
+def _words(run: str) -> tuple[str, ...]:
+    """A run's words in a text, in small letters: the run and its parts; or overlapping pairs of characters and the
+    last one alone, so that each character begins a word."""
+    pieces = _pieces(run)
+    if _IS_UNSPACED(run):
+        stops = [stop for _, stop in (*pieces[1:], pieces[-1])]
+        return tuple(run[start:stop].casefold() for (start, _), stop in zip(pieces, stops, strict=True))
+    parts = [] if pieces == [(0, len(run))] else pieces
+    return tuple(run[start:stop].casefold() for start, stop in ((0, len(run)), *parts))
+
+
+_cached_words = lru_cache(1 << 16)(_words)
 
 
 def split_words(text: str) -> str:
-    """The words of a text in order, between spaces; an identifier with parts adds these after itself.
+    """The words of a text in order, between spaces, in small letters; an identifier with parts adds these after
+    itself; scripts without spaces give pairs of characters, and the last of a run.
 
     >>> split_words("def parseHTTPResponse(max_line):")
-    'def parseHTTPResponse parse HTTP Response max_line max line'
+    'def parsehttpresponse parse http response max_line max line'
+    >>> split_words("日本語")
+    '日本 本語 語'
     """
-    words = []
-    for run in RUN.findall(text):
-        words.append(run)
-        parts = PART.findall(run)
-        if parts != [run]:
-            words += parts
+    words: list[str] = []
+    for run in _runs(text):
+        words += _cached_words(run) if len(run) <= _CACHED else _words(run)
     return " ".join(words)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text stand, in order and apart: an identifier with parts gives only these.
+    """Where the words of a text stand, in order: an identifier with parts gives only these; pairs overlap.
 
     >>> [("max_line = 2"[start:stop]) for start, stop in word_spans("max_line = 2")]
     ['max', 'line', '2']
     """
+    # By clusters, so that it is known from where each normalised character came.
+    clusters = [(_normal(cluster.group()), cluster.span()) for cluster in _CHARACTER.finditer(text)]
+    places = [span for own, span in clusters for _ in own]
     spans = []
-    for run in RUN.finditer(text):
-        parts = [part.span() for part in PART.finditer(text, *run.span())]
-        spans += parts or [run.span()]
+    for run in _RUN.finditer("".join(own for own, _ in clusters)):
+        pieces = _pieces(run.group())
+        if _IS_UNSPACED(run.group()) and len(pieces) > 1:
+            pieces = [(start, stop) for (start, _), (_, stop) in pairwise(pieces)]
+        at = run.start()
+        spans += [(places[at + start][0], places[at + stop - 1][1]) for start, stop in pieces]
     return spans
 
 
@@ -58,20 +120,31 @@ def match_expression(query: str) -> str | None:
 
     Words are quoted: nothing in a query is an operator.
     """
-    words = dict.fromkeys(split_words(query).lower().split())
-    return " OR ".join(quoted(word) for word in words) or None
+    terms = (quoted(word) for run in _runs(query) for word in _asked(run))
+    return " OR ".join(dict.fromkeys(terms)) or None
+
+
+def _asked(run: str) -> tuple[str, ...]:
+    """A run's words in a query: as in a text, but the last character is no word of its own beside pairs."""
+    words = _words(run)
+    return words[:-1] if len(words) > 1 and _IS_UNSPACED(run) else words
 
 
 def quoted(word: str) -> str:
-    """An FTS5 query for one word, whatever it is; words have no quotation marks (RUN)."""
-    return f'"{word}"'
+    """An FTS5 query for one word, whatever it is. One character of a script without spaces stands for all words that
+    it begins; more of them are found where they stand together."""
+    words: list[str] = []
+    for run in _runs(word):
+        words += _asked(run) if _IS_UNSPACED(run) else _asked(run)[:1]
+    alone = len(words) == 1 and len(_pieces(words[0])) == 1 and _IS_UNSPACED(words[0])
+    return f'"{" ".join(words)}"' + ("*" if alone else "")  # words have no quotation marks
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    # Porter's stems; `_` belongs to words, for split_words has cut there already.
+    # Porter's stems. All but ASCII belongs to words, and `_`, for split_words has cut there already.
     connection.execute(
         "CREATE VIRTUAL TABLE fulltext USING fts5("
-        "words, content = '', tokenize = \"porter unicode61 remove_diacritics 2 tokenchars '_'\")"
+        "words, content = '', tokenize = \"porter ascii tokenchars '_'\")"
     )
 
 
@@ -84,7 +157,7 @@ def insert_texts(connection: sqlite3.Connection, texts: Iterable[tuple[int, str 
 def delete_texts(connection: sqlite3.Connection, documents: Iterable[int]) -> None:
     """Take out documents that `documents` still has: FTS5 must be given again what went in."""
     connection.executemany(
-        f"INSERT INTO fulltext (fulltext, rowid, words) SELECT 'delete', document, {FUNCTION}(text) "
+        f"INSERT INTO fulltext (fulltext, rowid, words) SELECT 'delete', document, {_FUNCTION}(text) "
         "FROM documents WHERE document = ? AND text IS NOT NULL",
         ([document] for document in documents),
     )
@@ -94,11 +167,11 @@ def rebuild(connection: sqlite3.Connection) -> None:
     """Make the table anew from `documents`; nothing of what was deleted stays in it."""
     connection.execute("INSERT INTO fulltext (fulltext) VALUES ('delete-all')")
     connection.execute(
-        f"INSERT INTO fulltext (rowid, words) SELECT document, {FUNCTION}(text) "
+        f"INSERT INTO fulltext (rowid, words) SELECT document, {_FUNCTION}(text) "
         "FROM documents WHERE text IS NOT NULL ORDER BY document"
     )
 
 
 def define_function(connection: sqlite3.Connection) -> None:
     """What a connection needs once for `delete_texts` and `rebuild`."""
-    connection.create_function(FUNCTION, 1, split_words, deterministic=True)
+    connection.create_function(_FUNCTION, 1, split_words, deterministic=True)

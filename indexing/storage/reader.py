@@ -133,10 +133,10 @@ class Reader:
     # Words ---------------------------------------------------------------------------------------------------
 
     def lexical(self, match: str, n: int) -> tuple[Numbers, npt.NDArray[np.float64]]:
-        """Documents and BM25 of the n best for an FTS5 query, best first."""
+        """Documents and BM25 of the n best for an FTS5 query, best first, equal ones in no order."""
         sql = (
             "SELECT rowid, -bm25(fulltext) AS score FROM fulltext WHERE fulltext MATCH ? "
-            "ORDER BY score DESC, rowid LIMIT ?"
+            "ORDER BY score DESC LIMIT ?"
         )
         rows = self.rows(sql, [match, n])
         return np.array([d for d, _ in rows], np.int64), np.array([s for _, s in rows], np.float64)

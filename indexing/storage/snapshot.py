@@ -178,21 +178,26 @@ class Snapshot:
         return Selection([live & np.isin(s.owners, documents) for s, live in pairs], documents)
 
     def lexical(self, text: str, n: int, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
-        """Numbers and BM25 of the n best documents with any of a text's words, best first (docs/filters.md)."""
+        """Numbers and BM25 of the n best documents with any of a text's words, best first, equal ones by doc_id
+        (docs/filters.md)."""
         match = match_expression(text)
         if match is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float64)
-        wanted = max(1, min(n, len(self)))
+        wanted = max(1, min(n, len(self))) + 1
         while True:
             found, scores = self.reader.lexical(match, wanted)
-            fine = (
-                np.ones(len(found), np.bool_)
-                if selection.documents is None
-                else np.isin(found, selection.documents)
-            )
-            if int(fine.sum()) >= n or len(found) < wanted:
-                return found[fine][:n], scores[fine][:n]
-            wanted *= 8  # the filter leaves out some of them
+            complete, last = len(found) < wanted, scores[-1:]
+            if selection.documents is not None:
+                fine = np.isin(found, selection.documents)
+                found, scores = found[fine], scores[fine]
+            # All that score as the last of the n, for of these the least doc_ids are taken.
+            if complete or (len(found) >= n and scores[n - 1] > last):
+                tied = scores >= scores[:n][-1:]
+                found, scores = found[tied], scores[tied]
+                names = self.reader.doc_ids(found.tolist())
+                order = sorted(range(len(found)), key=lambda i: (-scores[i], names[int(found[i])]))[:n]
+                return found[order], scores[order]
+            wanted *= 8  # the filter leaves out some of them, or more are equal
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """How many documents have each word, by its stem as in full text."""

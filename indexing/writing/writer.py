@@ -140,8 +140,8 @@ class Writer:
             self._rewrite(change, small, now.codec)
             self._apply(change)
 
-    def compact(self) -> None:
-        """See Index.compact."""
+    def compact(self, told: Callable[[int], None]) -> None:
+        """See Index.compact. told: is called with the tokens of each part that is done."""
         now = self.snapshot
         codec, change = now.codec, self._change()
         n_tokens = now.n_tokens
@@ -155,6 +155,7 @@ class Writer:
         if not (whole and right and len(runs) == len(now.segments)):
             for run in runs:
                 self._rewrite(change, run, codec)
+                told(sum(segment.n_tokens for segment in run))
             change.rebuild_words = True
             self._apply(change)
             whole = False

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from encoder import Encoder
+from encoder.progress import Progress
 from indexing.reading.corpus import read_source
 from indexing.reading.windows import Windows
 from indexing.writing.estimate import estimate
@@ -56,7 +57,8 @@ def estimate_command(
         passages = windows.cut(passages)
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
-        found = estimate(passages, encoder, memory=memory, resident=_resident)
+        with Progress(passages, desc="estimate", unit="passage", show=True) as bar:
+            found = estimate(bar, encoder, memory=memory, resident=_resident)
     finally:
         encoder.close()
     if as_json:

@@ -1,7 +1,6 @@
 """`latewood evaluate`: index test collections, run their queries, measure; by folder or by published name."""
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +141,7 @@ def evaluate_command(
         report_file=report_file if out is None else out / "report.json",
         run_folder=None if out is None else out / "runs",
         run_file=run_file,
-        show_progress=sys.stderr.isatty(),
+        show_progress=True,
         say=say,
     )
     if plot_file is not None:

@@ -1,7 +1,6 @@
 """`latewood index` makes or grows an index; `latewood info` says what one holds."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +75,7 @@ def index_command(
         started = time.perf_counter()
         if windows := Windows.chosen(encoder.tokenizer, wanted, overlap):
             passages = windows.cut(passages)
-        added = index.add(passages, show_progress=sys.stderr.isatty())
+        added = index.add(passages, show_progress=True)
         if windows and exists:
             windows.drop_stale(index)
         seconds = time.perf_counter() - started
@@ -112,7 +111,7 @@ def info_command(
     """
     with Index.open(folder) as index:
         if verify:
-            index.verify()
+            index.verify(show_progress=True)
         info = index.info()
     if as_json:
         typer.echo(json.dumps(info, indent=2))
@@ -141,7 +140,7 @@ def compact_command(
     """
     with Index.open(folder, writable=True) as index:
         before = index.info()
-        index.compact()
+        index.compact(show_progress=True)
         after = index.info()
     sizes = [f"{sum(i['bytes'].values()):,} bytes, {i['segments']:,} segments" for i in (before, after)]
     typer.echo(f"{folder}: {sizes[0]} before, {sizes[1]} now; {after['passages']:,} passages")

@@ -1,6 +1,5 @@
 """`latewood train distill` and `latewood train mine`, and options that all training commands share."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -115,7 +114,7 @@ def mine_command(
         n_negatives=negatives,
         depth=depth,
         max_ratio=max_ratio,
-        show_progress=sys.stderr.isatty(),
+        show_progress=True,
     )
     typer.echo(f"{out}: {found:,} examples, {mined:,} with negatives")
 

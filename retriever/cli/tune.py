@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +41,7 @@ def tune_command(
         raise MissingDependencyError("--plot needs matplotlib; run: pip install 'latewood[plot]'")
     with Searcher.open(folder) as searcher:
         texts = sample_queries(searcher.index, n) if queries is None else _lines(queries)[:n]
-        trials = tune(searcher, texts, k=k, show_progress=sys.stderr.isatty())
+        trials = tune(searcher, texts, k=k, show_progress=True)
     chosen = best(trials, recall, k)
     if not dry_run:
         with Index.open(folder, writable=True) as index:

@@ -1,6 +1,5 @@
 """`latewood index --update` and `latewood watch`: an index that follows a folder."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -26,7 +25,7 @@ def update_and_print(
     """chosen: what the user asked of the encoder, as arguments of `Encoder.load`."""
     started = time.perf_counter()
     with _open(source, out, model, chosen, memory) as index:
-        report = update_folder(index, source, exclude=exclude, show_progress=sys.stderr.isatty())
+        report = update_folder(index, source, exclude=exclude, show_progress=True)
         if report.changed or report.folder.skipped:
             typer.echo(str(report.folder))
         if report.folder.hint:

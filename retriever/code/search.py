@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from pathspec import GitIgnoreSpec
+from regex import finditer  # its \w has the vowel signs of India's scripts
 
 from encoder.errors import ArgumentError
 from indexing import Index
@@ -239,7 +240,7 @@ def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[M
     lines = []
     for number, line in numbered:
         spans, keys = [], set()
-        for run in re.finditer(r"\w+", line):
+        for run in finditer(r"\w+", line):
             if common := wanted & {_key(word) for word in split_words(run.group()).split()}:
                 spans.append(run.span())
                 keys |= common
@@ -252,4 +253,4 @@ def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[M
 
 def _key(word: str) -> str:
     word = word.lower()
-    return "" if len(word) < 3 or word in STOP else word[:KEY]
+    return "" if (word.isascii() and len(word) < 3) or word in STOP else word[:KEY]

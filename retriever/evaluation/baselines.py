@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.progress import Progress
 from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.evaluation.systems import LateInteraction, System
 
@@ -115,7 +115,7 @@ class Dense:
 
 
 def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, show: bool) -> Iterator[Any]:
-    return iter(tqdm(items, unit=unit, desc=f"{data.name}: {what}", disable=not show))
+    return iter(Progress(items, desc=f"{data.name}: {what}", unit=unit, show=show))
 
 
 def _figures(

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tqdm import tqdm
-
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness
+from encoder.progress import Progress
 from indexing import Index
 from indexing.reading.windows import Windows
 from indexing.writing.records import AddReport
@@ -170,8 +169,11 @@ class LateInteraction:
         else:
             never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
             opened = Index.create(path, encoder, **never)
-        with opened as index:
-            bar = tqdm(data.passages(), unit="passage", desc=f"{data.name}: index", disable=not show_progress)
+        title = f"{data.name}: index"
+        with (
+            opened as index,
+            Progress(data.passages(), desc=title, unit="passage", show=show_progress) as bar,
+        ):
             added = index.add(bar if windows is None else windows.cut(bar))
             if windows is not None and exists:
                 windows.drop_stale(index)
@@ -203,9 +205,8 @@ class LateInteraction:
         hits({ids[0]: data.queries[ids[0]]})  # loads or compiles the kernels, which is no part of a latency
         run: Run = {}
         started = time.perf_counter()
-        with tqdm(
-            total=len(ids), unit="query", desc=f"{data.name}: search", disable=not show_progress
-        ) as bar:
+        title = f"{data.name}: search"
+        with Progress[str](desc=title, unit="query", show=show_progress, total=len(ids)) as bar:
             for start in range(0, len(ids), QUERIES_AT_ONCE):
                 some = ids[start : start + QUERIES_AT_ONCE]
                 run |= hits({qid: data.queries[qid] for qid in some})

@@ -114,9 +114,7 @@ class Ranker:
 
     def _by_words(self, text: str, k: int, selection: Selection) -> list[Found]:
         documents, scores = self.snapshot.lexical(text, k, selection)
-        found = [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
-        names = self.snapshot.doc_ids(documents.tolist())
-        return sorted(found, key=lambda one: (-one.score, names[one.document]))[:k]
+        return [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
 
     def _ordered(self, ranking: Ranking, k: int) -> list[Found]:
         """The k best passages, equal scores in the order of doc_id."""

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.progress import Progress
 from indexing import Index
 from indexing.settings import TunedSearch
+from indexing.storage.fulltext import word_spans
 from retriever.ranking.knobs import SearchSettings
 from retriever.searcher import Searcher
 
@@ -62,7 +63,7 @@ def tune(
     if not exact[0]:
         raise ArgumentError(f"{searcher.index.folder} has no passage; add some first")
     trials = []
-    for settings in tqdm(_grid(k, codec.nlist, n), unit="setting", desc="tune", disable=not show_progress):
+    for settings in Progress(_grid(k, codec.nlist, n), desc="tune", unit="setting", show=show_progress):
         recalls, seconds = [], []
         for query, best_hits in zip(vectors, exact, strict=True):
             start = time.perf_counter()
@@ -108,7 +109,7 @@ def sample_queries(index: Index, n: int, seed: int = 0) -> list[str]:
     queries = []
     for document in index.documents(chosen.tolist()):
         pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", document.text or "")]
-        pieces = [piece for piece in pieces if len(piece.split()) >= WORDS] or [document.text or ""]
+        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [document.text or ""]
         if pieces[0].strip():
             queries.append(pieces[int(random.integers(len(pieces)))])
     return queries

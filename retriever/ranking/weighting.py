@@ -24,8 +24,9 @@ def idf_weights(
 
     frequencies: words → in how many of the `n_passages` each is. A token weighs the square root of the
     inverse document frequency, ln((n + 1) / (df + 1)), of its word, the rarest where it touches several.
-    A word that no passage has, as a misspelt one, says nothing of that kind and weighs as the mean of the
-    others. These weights are then divided by their mean. Markers, expansion tokens and the like weigh 1.
+    A word that no passage has, as a misspelt one, says nothing of that kind: a token that touches no other weighs
+    as the mean of the others. These weights are then divided by their mean. Markers, expansion tokens and the like
+    weigh 1.
 
     MaxSim with IDF weights is Weighted Chamfer (arXiv 2511.16106); the square root, and words in place of
     a tokenizer's pieces, measured better here (docs/search.md).
@@ -40,10 +41,10 @@ def idf_weights(
             continue
         first, last = token.span
         own = [df for df, (start, stop) in zip(found_in, spans, strict=True) if start < last and first < stop]
-        rarest = min(own, default=n_passages)
-        if rarest == 0:
+        if own and not any(own):
             unknown.append(i)
             continue
+        rarest = min((df for df in own if df), default=n_passages)
         weights[i] = math.sqrt(max(LEAST_IDF, math.log((n_passages + 1) / (rarest + 1))))
         known.append(i)
     # Divided by the mean of all, to which those at the mean add nothing, so theirs is 1.

@@ -62,12 +62,12 @@ def test_the_command_tells_as_text_and_as_json(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["estimate", str(source)])
     assert told.exit_code == 0, told.output
     assert told.output.startswith("20 passages, about ")
-    found = json.loads(CliRunner().invoke(app, ["estimate", str(source), "--json"]).output)
+    found = json.loads(CliRunner().invoke(app, ["estimate", str(source), "--json"]).stdout)
     assert found["passages"] == 20
     assert found["nlist"] is None
     assert found["seconds"] == found["encode_seconds"] + found["index_seconds"]
     longer = {"_id": "long", "text": "one two three " * 20}
     source.write_text(source.read_text() + json.dumps(longer) + "\n")
     command = ["estimate", str(source), "--json", "--window", "32", "--overlap", "8"]
-    cut = json.loads(CliRunner().invoke(app, command).output)
+    cut = json.loads(CliRunner().invoke(app, command).stdout)
     assert cut["passages"] == 20 + 3  # 60 words, 30 a window, of which 8 are those of the last

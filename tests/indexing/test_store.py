@@ -163,10 +163,10 @@ def test_deleted_text_leaves_the_disk(path: Path) -> None:
 
 def test_what_is_no_index_is_refused(tmp_path: Path, path: Path) -> None:
     db = sqlite3.connect(path)
-    db.execute("UPDATE settings SET value = '2' WHERE key = 'format_version'")
+    db.execute("UPDATE settings SET value = '3' WHERE key = 'format_version'")
     db.commit()
     db.close()
-    with pytest.raises(IndexFormatError, match="format_version 2, this Latewood reads 1; upgrade Latewood"):
+    with pytest.raises(IndexFormatError, match="format_version 3, this Latewood reads 2; upgrade Latewood"):
         Store(path)
     other = tmp_path / "other.db"
     db = sqlite3.connect(other)

@@ -136,7 +136,7 @@ def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: p
 
     assert "1 documents were longer than 64 tokens and are stored in windows of 64" in index("x")
     found = CliRunner().invoke(app, ["search", str(tmp_path / "x"), "zebra", "-k", "1", "--json"])
-    [hit] = json.loads(found.output)
+    [hit] = json.loads(found.stdout)
     assert (hit["doc_id"], hit["text"].endswith("The zebra crossed the river.")) == ("a", True)
     told = index("y", "--document-length", "64")
     assert "1 passages were longer than 64 tokens and were cut; leave --document-length out" in told

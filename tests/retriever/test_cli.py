@@ -75,31 +75,31 @@ def test_search_shows_file_line_score_and_a_snippet(index):
 
 
 def test_search_as_json(index):
-    hits = json.loads(run("search", index, "open a TCP connection", "--json", "-k", "2").output)
+    hits = json.loads(run("search", index, "open a TCP connection", "--json", "-k", "2").stdout)
     assert [h["rank"] for h in hits] == [1, 2]
     assert hits[0]["metadata"]["path"] == "net.py"
     assert hits[0].keys() == {"rank", "score", "doc_id", "text", "metadata"}
-    several = json.loads(run("search", index, "pasta", "sockets", "--json", "-k", "1").output)
+    several = json.loads(run("search", index, "pasta", "sockets", "--json", "-k", "1").stdout)
     assert [s["query"] for s in several] == ["pasta", "sockets"]
     assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
 
 
 def test_search_and_evaluate_by_plain_maxsim(index, beir):
     sharp, plain = [
-        json.loads(run("search", index, "open a TCP connection", "--json", *more).output)
+        json.loads(run("search", index, "open a TCP connection", "--json", *more).stdout)
         for more in ((), ("--sharpness", "0"))
     ]
     # Convex, 0 at 0 and 1 at 1: no cosine counts for more than itself.
     assert sharp[0]["doc_id"] == plain[0]["doc_id"]
     assert 0 < sharp[0]["score"] < plain[0]["score"]
     for given in (0.0, 2.5):
-        report = json.loads(run("evaluate", beir, "--sharpness", str(given), "--json").output)
+        report = json.loads(run("evaluate", beir, "--sharpness", str(given), "--json").stdout)
         [found] = report if isinstance(report, list) else [report]
         assert found["settings"]["sharpness"] == given
 
 
 def test_search_by_words_and_by_filter(index):
-    hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").output)
+    hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").stdout)
     assert [h["metadata"]["path"] for h in hits] == ["notes.md"]
     hits = json.loads(
         run("search", index, "a date", "--mode", "hybrid", "--filter", "path = 'net.py'", "--json").output
@@ -115,7 +115,7 @@ def test_indexing_again_costs_nothing_and_adds_what_is_new(code, index):
 
 
 def test_info(index):
-    info = json.loads(run("info", index, "--json").output)
+    info = json.loads(run("info", index, "--json").stdout)
     assert (info["kind"], info["dim"], info["encoder"]) == ("flat", 128, "bundled")
     assert info["passages"] > 3
     plain = run("info", index, "--verify").output
@@ -132,7 +132,7 @@ def test_compact_leaves_out_what_was_deleted(tmp_path):
     result = run("compact", folder)
     assert result.exit_code == 0, result.output
     assert "4 passages" in result.output
-    info = json.loads(run("info", folder, "--json").output)
+    info = json.loads(run("info", folder, "--json").stdout)
     assert (info["passages"], info["segments"]) == (4, 1)
     assert isinstance(run("compact", tmp_path / "nowhere").exception, IndexFormatError)
 

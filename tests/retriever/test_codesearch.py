@@ -13,7 +13,7 @@ from indexing import Index
 from indexing.reading.corpus import read_source
 from retriever.cli import app
 from retriever.cli.codesearch import _line
-from retriever.code.search import MatchedLine, code_filter, search_code
+from retriever.code.search import MatchedLine, _lines_with_words, code_filter, search_code
 from retriever.searcher import Searcher
 from tests.helpers.fakes import FakeEncoder
 
@@ -173,3 +173,10 @@ def test_the_command_line(tmp_path: Path) -> None:
     several = json.loads(run("search", "--code", index, query, "pasta", "--json", "-k", 1))
     assert [s["query"] for s in several] == [query, "pasta"]
     assert run("search", index, query, "--regex", "zzz").startswith("no hits")
+
+
+def test_words_of_every_script_are_marked():
+    lines = [(1, "# किताबें पढ़ने वाला"), (2, "x = 1  # 東京タワー")]
+    [first, second] = _lines_with_words(lines, "किताबें 東京")
+    assert [first.text[start:stop] for start, stop in first.spans] == ["किताबें"]
+    assert [second.text[start:stop] for start, stop in second.spans] == ["東京タワー"]

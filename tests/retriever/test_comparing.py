@@ -86,7 +86,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "| nq | nDCG@10 | 0.3875 | 0.5125 | +0.1250 | 8 | 6 | 1 |" in done.output
     assert (tmp_path / "c.md").read_text() == done.output
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    rows = json.loads(run(first, f"{first}:bm25", "--json", "--test", "randomisation").output)
+    rows = json.loads(run(first, f"{first}:bm25", "--json", "--test", "randomisation").stdout)
     assert rows["b"] == "a.json, bm25"
     assert rows["comparisons"][0]["difference"] == pytest.approx(0.125)
     for arguments, message in (

@@ -201,7 +201,7 @@ def test_explain_on_the_command_line(searcher, monkeypatch):
     coloured = CliRunner().invoke(app, ["search", folder, "the heart", "-k", "1", "--explain"], color=True)
     assert "\x1b[32m\x1b[1mheart\x1b[0m pumps" in coloured.output
     arguments = ["search", folder, "the heart", "-k", "1", "--explain", "--json"]
-    [hit] = json.loads(CliRunner().invoke(app, arguments).output)
+    [hit] = json.loads(CliRunner().invoke(app, arguments).stdout)
     matches = hit["explanation"]["matches"]
     assert sum(m["score"] for m in matches) == pytest.approx(hit["score"], abs=1e-3)
     [heart] = [m for m in matches if m["query_token"] == "heart"]

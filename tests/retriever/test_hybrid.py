@@ -2,6 +2,7 @@
 
 import math
 import sqlite3
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 
@@ -52,11 +53,16 @@ def assert_ranked(hits, expected, k):
     [
         ("", ""),
         ("plain words, twice", "plain words twice"),
-        ("parseHTTPResponse(max_line)", "parseHTTPResponse parse HTTP Response max_line max line"),
-        ("XMLHttpRequest2", "XMLHttpRequest2 XML Http Request2"),
-        ("utf8 IOError x", "utf8 IOError IO Error x"),
-        ("__init__ SNAKE_CASE_2", "__init__ init SNAKE_CASE_2 SNAKE CASE 2"),
-        ("self._value's École 日本語", "self _value value s École 日本語"),
+        ("parseHTTPResponse(max_line)", "parsehttpresponse parse http response max_line max line"),
+        ("XMLHttpRequest2", "xmlhttprequest2 xml http request2"),
+        ("utf8 IOError x", "utf8 ioerror io error x"),
+        ("__init__ SNAKE_CASE_2", "__init__ init snake_case_2 snake case 2"),
+        ("self._value's École", "self _value value s ecole"),
+        ("Ｆｕｌｌ ﬁne ½ x²", "full fine 1 2 x2"),
+        ("日本語 水", "日本 本語 語 水"),
+        ("Python入門", "python 入門 門"),
+        ("हिन्दी में", "हिन्दी में"),
+        ("co\u00adop ki\u200cme a\u200bb", "coop kime a b"),
         ("a\0b", "a b"),
     ],
 )
@@ -95,6 +101,62 @@ def test_code_and_prose_are_found(tmp_path, query, found):
         assert [hit.doc_id for hit in hits] == ([found] if found else [])
 
 
+SENTENCES = {  # a sentence, a part of it to be found, and a word that it does not have
+    "Latin": ("Tiếng Việt là ngôn ngữ của người Việt.", "ngôn ngữ", "đường"),
+    "Greek": ("Η γλώσσα είναι το σπίτι του ανθρώπου.", "ΓΛΩΣΣΑ", "θάλασσα"),
+    "Cyrillic": ("Ещё вчера мы гуляли по Москве.", "еще", "завтра"),
+    "Hebrew": ("יְרוּשָׁלַיִם היא עיר הבירה.", "ירושלים", "חיפה"),
+    "Arabic": ("اللُّغَةُ العربية لغة القرآن.", "اللغة", "مدرسة"),
+    "Devanagari": ("हिन्दी भारत की राजभाषा है।", "राजभाषा", "किताब"),
+    "Bengali": ("আমি বাংলায় গান গাই।", "বাংলায়", "নদী"),
+    "Tamil": ("தமிழ் ஒரு செம்மொழி ஆகும்.", "செம்மொழி", "கடல்"),
+    "Georgian": ("საქართველო მთიანი ქვეყანაა.", "ქვეყანაა", "ზღვა"),
+    "Ethiopic": ("ኢትዮጵያ የአፍሪካ አገር ናት።", "የአፍሪካ", "ወንዝ"),
+    "Han": ("北京是中华人民共和国的首都。", "首都", "上海"),
+    "Kana": ("すべての人間は、生まれながらにして自由である。", "自由", "学校"),
+    "Hangul": ("한국어를 배우는 학생이 많습니다.", "한국어", "바다"),
+    "Thai": ("ภาษาไทยเป็นภาษาราชการของประเทศไทย", "ราชการ", "ตลาด"),
+    "Lao": ("ພາສາລາວເປັນພາສາທາງການຂອງລາວ", "ທາງການ", "ຕະຫຼາດ"),
+    "Khmer": ("ភាសាខ្មែរជាភាសាផ្លូវការរបស់កម្ពុជា", "ផ្លូវការ", "ទន្លេ"),
+    "Myanmar": ("မြန်မာဘာသာစကားသည် ရုံးသုံးဘာသာစကားဖြစ်သည်", "ဘာသာစကား", "ပင်လယ်"),
+}
+
+
+@pytest.fixture(scope="module", params=["NFC", "NFD"])
+def sentences(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("scripts") / "x"
+    texts = [unicodedata.normalize(request.param, sentence) for sentence, _, _ in SENTENCES.values()]
+    vectors = TokenEmbeddings.from_list([np.eye(DIM, dtype=np.float32)[:1]] * len(texts), DIM)
+    with Index.create(path, dim=DIM) as index:
+        index.add_embeddings(list(SENTENCES), vectors, texts=texts)
+    with Searcher.open(path) as searcher:
+        yield searcher
+
+
+@pytest.mark.parametrize("script", SENTENCES)
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_words_of_every_script_are_found(sentences, script, form):
+    sentence, part, other = (unicodedata.normalize(form, text) for text in SENTENCES[script])
+
+    def found(query):
+        return [hit.doc_id for hit in sentences.search(query, mode="lexical")]
+
+    assert found(part) == [script]
+    assert found(sentence)[0] == script
+    assert script not in found(other)
+    vowel = {
+        "Devanagari": "राज",
+        "Bengali": "বাংল",
+        "Tamil": "செம்",
+    }  # no words: cut at a sign, they would be found
+    assert not found(vowel.get(script, "?"))
+
+
+def test_one_character_finds_the_words_it_is_in(sentences):
+    for character, script in (("京", "Han"), ("都", "Han"), ("由", "Kana"), ("를", "Hangul")):
+        assert [hit.doc_id for hit in sentences.search(character, mode="lexical")] == [script]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.text()
@@ -103,7 +165,7 @@ def test_code_and_prose_are_found(tmp_path, query, found):
 def test_no_query_is_an_fts5_expression(tmp_path_factory, query):
     """Whatever a query holds, it is read as words, and those that are stored are found."""
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE VIRTUAL TABLE t USING fts5(words)")
+    connection.execute("CREATE VIRTUAL TABLE t USING fts5(words, tokenize = 'ascii')")
     connection.execute("INSERT INTO t VALUES (?)", [split_words(query)])
     match = match_expression(query)
     if match is not None:
@@ -258,6 +320,24 @@ def test_a_filter_holds_in_every_mode(searcher, text, meets):
             hits = searcher.search(query, k=k, mode="hybrid", filter=text)
             assert len(hits) == len({hit.doc_id for hit in hits}) == min(k, len(matching))
             assert {hit.doc_id for hit in hits} <= matching
+
+
+@pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
+def test_of_equal_scores_the_least_doc_ids_are_among_the_k(tmp_path, mode):
+    """Neither the order of adding nor that of replacing decides."""
+    order = np.random.default_rng(0).permutation(40)
+    names = [f"d{i:02}" for i in range(40)]
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add({"doc_id": names[i], "text": "w1 w2"} for i in order)
+        index.add([{"doc_id": "other", "text": "w3 w4"}])
+        index.add({"doc_id": names[i], "text": "w2 w1"} for i in order[:15])
+        for _ in range(2):
+            with Searcher.open(tmp_path / "x", FakeEncoder(DIM)) as searcher:
+                for k in (1, 5, 39):
+                    assert [hit.doc_id for hit in searcher.search("w1", k=k, mode=mode)] == names[:k]
+                    filtered = searcher.search("w1", k=k, mode=mode, filter="doc_id != 'd01'")
+                    assert [hit.doc_id for hit in filtered] == [n for n in names if n != "d01"][:k]
+            index.compact()
 
 
 def test_hybrid_is_the_fusion_of_both(searcher):

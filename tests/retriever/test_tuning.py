@@ -117,10 +117,10 @@ def test_tune_on_the_command_line(tmp_path):
     assert "2 queries, k=10" in done.output
     assert done.output.count("<- chosen") == 1
     assert (tmp_path / "t.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    stored = json.loads(run("info", folder, "--json").output)["tuned_search"]
+    stored = json.loads(run("info", folder, "--json").stdout)["tuned_search"]
     assert stored["recall"] >= 0.99
     assert "tuned_search" in run("info", folder).output
-    again = json.loads(run("tune", folder, "--json", "--dry-run", "-n", 2, "-k", 3).output)
+    again = json.loads(run("tune", folder, "--json", "--dry-run", "-n", 2, "-k", 3).stdout)
     assert again["chosen"]["k"] == 3
     for arguments, message in (
         (["--recall", 2], "pass 0 < recall <= 1"),
@@ -145,3 +145,10 @@ def test_a_plot_without_matplotlib_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     failed = run("tune", tmp_path, "--plot", tmp_path / "t.png")
     assert "pip install 'latewood[plot]'" in str(failed.exception)
+
+
+def test_queries_of_scripts_without_spaces_are_lines_too(tmp_path):
+    lines = ["すべての人間は自由である", "北京是中华人民共和国的首都"]
+    with Index.create(tmp_path / "x", FakeEncoder(8)) as index:
+        index.add([{"doc_id": "a", "text": "\n".join(lines)}])
+        assert sample_queries(index, 1)[0] in lines

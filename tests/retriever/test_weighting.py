@@ -2,7 +2,6 @@
 
 import math
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from encoder.maxsim import SHARPNESS
 from encoder.tokenizer import Token
 from indexing import Index
-from indexing.storage.fulltext import split_words, word_spans
+from indexing.storage.fulltext import match_expression, split_words, word_spans
 from retriever import Searcher
 from retriever.ranking.weighting import idf_weights
 from tests.encoder.test_maxsim import counted
@@ -73,14 +72,43 @@ def scores(encoder, query, texts, weights, sharpness):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "plain words, twice", "parseHTTPResponse(max_line)", "__init__ SNAKE_2", "École 日本語", "_ __"],
+    [
+        "",
+        "plain words, twice",
+        "parseHTTPResponse(max_line)",
+        "__init__ SNAKE_2",
+        "École 日本語",
+        "_ __",
+        "हिन्दी",
+    ],
 )
 def test_word_spans_are_the_smallest_words_of_full_text(text):
-    found = [text[start:stop] for start, stop in word_spans(text)]
-    parts = split_words(text).split()
-    assert set(found) <= set(parts)
-    assert all(any(word in part for word in found) for part in parts)
-    assert all(stop <= start for (_, stop), (start, _) in pairwise(word_spans(text)))
+    spans, words = word_spans(text), split_words(text).split()
+    found = [split_words(text[start:stop]).split()[0] for start, stop in spans]
+    assert set(found) <= set(words)
+    assert all(any(own in word or word in own for own in found) for word in words)
+    assert spans == sorted(set(spans))
+
+
+def test_spans_are_of_the_text_as_it_was_written():
+    text = "Cafe\u0301s ＦｕｌｌＷｉｄｔｈ ﬁne co\u00adop 東京タワー हिन्दी"
+    assert [text[start:stop] for start, stop in word_spans(text)] == [
+        *("Cafe\u0301s", "Ｆｕｌｌ", "Ｗｉｄｔｈ", "ﬁne", "co\u00adop"),
+        *("東京", "京タ", "タワ", "ワー", "हिन्दी"),
+    ]
+
+
+CHARACTERS = [*"aBé_ ﬁｆＡ日ไの한ß.2\u200b", "e\u0301", "हि", "ไม้", "2\u20e3"]
+
+
+@given(st.lists(st.sampled_from(CHARACTERS), max_size=12).map("".join))
+def test_spans_and_full_text_have_the_same_words(text):
+    own = {split_words(text[start:stop]) for start, stop in word_spans(text)}
+    asked = match_expression(text) or ""
+    assert {f'"{word}"' for words in own for word in words.split()[:1]} <= set(
+        asked.replace("*", "").split(" OR ")
+    )
+    assert bool(own) == bool(asked)
 
 
 @given(st.lists(st.sampled_from([*WORDS, ",", "?"]), max_size=12))
@@ -103,12 +131,25 @@ def test_a_piece_of_a_word_weighs_as_the_word_and_a_token_over_two_as_the_rarer(
     np.testing.assert_allclose(weights, np.array([rare, common, common]) * 3 / (rare + 2 * common), rtol=1e-6)
 
 
+def test_a_token_that_touches_a_known_and_an_unknown_word_weighs_as_the_known():
+    tokens = [Token("東", (0, 1)), Token("京都", (1, 3)), Token("x", (4, 5))]
+    counts = {"東京": 0, "京都": 1, "x": 5}
+    weights = idf_weights("東京都 x", tokens, 5, lambda words: [counts[word] for word in words])
+    rare, common = math.sqrt(math.log(6 / 2)), math.sqrt(LEAST)
+    np.testing.assert_allclose(
+        weights, [1, 2 * rare / (rare + common), 2 * common / (rare + common)], rtol=1e-6
+    )
+
+
 def test_frequencies_follow_the_index(tmp_path, encoder):
     with Index.create(tmp_path / "index", encoder) as index, Index.open(tmp_path / "index") as reader:
         assert index.document_frequencies(["w0"]) == [0]
         index.add(record(i, text) for i, text in enumerate(TEXTS))
         assert index.document_frequencies(["w0", "W1", "w2", "nowhere", "w3"]) == [5, 2, 1, 0, 1]
-        index.delete(["d0"])
+        index.add([record(9, "Caf\u00e9 in 東京都")])
+        asked = ["cafe\u0301", "東京", "東京都", "京", "都東", "?"]
+        assert index.document_frequencies(asked) == [1, 1, 1, 1, 0, 0]
+        index.delete(["d0", "d9"])
         index.add([record(1, "w1 running")])
         assert index.document_frequencies(["w0", "w1", "run", "runs"]) == [3, 2, 1, 1]  # of one stem
         index.compact()
