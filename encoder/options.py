@@ -13,9 +13,12 @@ __all__ = ["option", "updated"]
 Options = TypeVar("Options")
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of an options dataclass, with the help that the command line shows."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, *flags: str, metavar: str | None = None) -> Any:
+    """A field of an options dataclass, with the help that the command line shows.
+
+    flags: how it is written there, where not as `--name`. metavar: what stands for its value there.
+    """
+    return field(default=default, metadata={"help": help, "flags": flags, "metavar": metavar})
 
 
 def updated(options: Options, changes: Mapping[str, Any]) -> Options:
