@@ -28,7 +28,7 @@ class SearchOptions:
     and the index's size; flat segments are always scored whole.
     """
 
-    k: int = option(10, "Hits to return.")
+    k: int = option(10, "Hits to return.", "-k")
     by: By = option("document", "What is ranked: documents, each by its best passage, or passages.")
     mode: Mode = option("late", "Rank by token embeddings (late), by words (lexical), or by both (hybrid).")
     weights: tuple[float, float] | None = option(
