@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Row:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise CorpusError(f"{self.where} has {name} = {value!r:.60}; give it {_named(kind)}")
+        if float in kinds and isinstance(value, int | float) and not _finite(value):
+            raise CorpusError(f"{self.where} has {name} = {value!r:.60}; give it a finite number")
         return value
 
 
@@ -84,6 +87,13 @@ def _row(line: bytes, where: str) -> Row:
     if not isinstance(record, dict):
         raise CorpusError(f"{where} is a JSON {type(record).__name__}; write one JSON object a line")
     return Row(where, record)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 _NAMES = {

@@ -3,10 +3,12 @@
 import gzip
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from encoder import Encoder
+from encoder.arguments import absolute, as_list
+from encoder.checkpoints.folder import output_file
 from encoder.errors import ArgumentError
 from encoder.progress import Progress
 from encoder.training.pairs import Example, read_examples
@@ -20,7 +22,7 @@ QUERIES_AT_ONCE = 512
 
 def mine(
     encoder: Encoder,
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     folder: Path,
     *,
     n_negatives: int = 4,
@@ -35,6 +37,7 @@ def mine(
     al. 2024, arXiv 2407.15831). A query whose positive is not among the first `depth` hits gets none: nothing
     says which of its hits are wrong.
     """
+    examples, folder = as_list(examples, "examples", "Example"), absolute(folder)
     if not 0 < max_ratio <= 1:
         raise ArgumentError(f"max_ratio={max_ratio}; pass a number above 0 and at most 1")
     if not 1 <= n_negatives < depth:
@@ -79,11 +82,17 @@ def mine_file(
     max_ratio: float = 0.95,
     show_progress: bool = False,
 ) -> tuple[int, int]:
-    """Mine for the examples of a file and write {query, pos, negs} lines to `out` (.jsonl or .jsonl.gz).
+    """Mine for the examples of a file and write {query, pos, negs} lines to `out` (.jsonl or .jsonl.gz),
+    which is opened first and takes its place when it is whole.
 
     The options are those of `mine`. Returns how many examples there are, and how many got a negative.
     """
-    with tempfile.TemporaryDirectory(prefix="latewood-mine-") as folder:
+    opened = gzip.open if out.suffix == ".gz" else open
+    with (
+        output_file(out) as aside,  # hours are not lost for want of a folder
+        tempfile.TemporaryDirectory(prefix="latewood-mine-") as folder,
+        opened(aside, "wt", encoding="utf-8") as file,
+    ):
         mined = mine(
             encoder,
             read_examples(source),
@@ -93,11 +102,6 @@ def mine_file(
             max_ratio=max_ratio,
             show_progress=show_progress,
         )
-    with (
-        gzip.open(out, "wt", encoding="utf-8")
-        if out.suffix == ".gz"
-        else out.open("w", encoding="utf-8") as file
-    ):
         for example in mined:
             record = {"query": example.query, "pos": example.documents[0], "negs": example.documents[1:]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -142,7 +142,7 @@ def _multi_vector(sbert: Mapping[str, Any], path: Path, longest: int) -> tuple[d
 
 def _mask(modules: Sequence[Module]) -> tuple[str, ...]:
     path = next((m.folder / "config.json" for m in modules if m.kind == "MultiVectorMask"), None)
-    raw = {} if path is None else optional_json(path)
+    raw = {} if path is None else read_json(path)
     words = raw.get("skiplist_words") or ()
     if words and raw.get("skiplist_tasks", ["document"]) != ["document"]:
         raise CheckpointError(

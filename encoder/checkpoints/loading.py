@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -14,10 +13,13 @@ from torch.overrides import TorchFunctionMode
 from encoder.checkpoints.folder import (
     Module,
     optional_json,
+    output_folder,
     read_json,
     read_modules,
+    read_tensors,
     read_weights,
     write_json,
+    write_tensors,
 )
 from encoder.checkpoints.formats import PYLATE, SAVED, FolderSettings, read_settings
 from encoder.checkpoints.hf import HfBackbone, HfConfig, convert_slow_tokenizer, load_hf_backbone
@@ -34,6 +36,7 @@ __all__ = [
     "load_backbone",
     "load_checkpoint",
     "mask_token_name",
+    "open_tokenizer",
     "resolve_folder",
     "save_checkpoint",
     "tokenizer_config",
@@ -156,11 +159,7 @@ def _modernbert(folder: Path, weights: dict[str, Tensor]) -> ModernBert:
 def read_head(modules: Sequence[Module], projection: Path | None) -> list[Dense]:
     """The Dense layers of modules.json, in order; [] where there are none."""
     if projection is not None:
-        try:
-            weights = load_file(projection)
-        except Exception as error:
-            raise CheckpointError(f"projection {projection} is not safetensors ({error})") from error
-        return [_dense_of(weights, None, projection)]
+        return [_dense_of(read_tensors(projection), None, projection)]
     parts = [module.folder for module in modules if module.kind == "Dense"]
     return [_dense_of(read_weights(part), read_json(part / "config.json"), part) for part in parts]
 
@@ -194,13 +193,7 @@ def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any
     if unknown := set(settings) - known:
         raise ArgumentError(f"{sorted(unknown)} are no tokenizer settings; known: {', '.join(sorted(known))}")
     path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{path} cannot be read ({error})") from error
-    else:
-        tokenizer = convert_slow_tokenizer(folder)
+    tokenizer = open_tokenizer(path) if path.is_file() else convert_slow_tokenizer(folder)
     values = dict(own.values)
     for side, prompt in zip(("query", "document"), own.prompts, strict=True):
         marker = values.get(f"{side}_prefix", getattr(TokenizerSettings, f"{side}_prefix"))
@@ -211,6 +204,16 @@ def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any
     values["skiplist_words"] = tuple(values.get("skiplist_words", TokenizerSettings.skiplist_words))
     mask_token = own.expansion_token or mask_token_name(folder)
     return LateTokenizer(tokenizer, TokenizerSettings(**values), mask_token=mask_token)
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; pass a tokenizer.json or a folder that has one")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{path} cannot be read ({error}); save it again") from error
 
 
 def _leading_marker(tokenizer: Tokenizer, prompt: str) -> str:
@@ -237,7 +240,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
     PyLate itself puts a random projection behind a folder that has no Dense; others read it as it is.
     """
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(folder)
     backbone: nn.Module = model.backbone
     about_weights: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     if isinstance(model.backbone, HfBackbone):
@@ -293,8 +296,8 @@ def _module(index: int, path: str, kind: str) -> dict[str, Any]:
 
 
 def _save_tensors(folder: Path, module: nn.Module, dtype: torch.dtype) -> None:
-    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    state = {key: value.detach().to("cpu", dtype) for key, value in module.state_dict().items()}
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
 
 
 def _empty(build: Any) -> Any:

@@ -9,10 +9,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoder.checkpoints.folder import read_json, read_modules, read_weights, write_json
+from encoder.checkpoints.folder import (
+    output_folder,
+    read_json,
+    read_modules,
+    read_weights,
+    write_json,
+    write_tensors,
+)
 from encoder.checkpoints.loading import assign, tokenizer_config
 from encoder.errors import CheckpointError
 from encoder.model.config import EncoderConfig
@@ -143,7 +149,7 @@ def save_heads(
     folder: Path, model: MaskedLanguageModel | Classifier, tokenizer: LateTokenizer, about: dict[str, Any]
 ) -> None:
     """Write what transformers' from_pretrained and `load_heads` read. about: further keys of config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(folder)
     kind = "MaskedLM" if isinstance(model, MaskedLanguageModel) else "SequenceClassification"
     write_json(
         folder / "config.json",
@@ -152,12 +158,7 @@ def save_heads(
         | {"decoder_bias": True, "classifier_bias": False, "classifier_activation": "gelu"}
         | about,
     )
-    state = {
-        name: value.detach().to("cpu", torch.float32).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    aside = folder / "model.safetensors.tmp"
-    save_file(state, aside, metadata={"format": "pt"})
-    aside.rename(folder / "model.safetensors")
+    state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
     tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", tokenizer_config(model.config, tokenizer))

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from encoder.arguments import absolute
+from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.model.config import EncoderConfig
@@ -17,7 +19,7 @@ from encoder.model.heads import Classifier, load_heads, read_config, save_heads
 from encoder.model.packing import length_sorted_batches, pack
 from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
-from encoder.training.loop import TrainingRun, warmup_linear
+from encoder.training.loop import TrainingRun, claim_run, digests, warmup_linear
 from encoder.training.mlm import plain_tokenizer
 from encoder.training.optimiser import stable_adamw
 from encoder.training.teacher import fast_matmul
@@ -67,6 +69,8 @@ def train_classifier(
     Returns dev loss before and after training, and the best metric.
     """
     device = torch.device(device)
+    train, dev = absolute(train), absolute(dev)
+    out, run_folder = output_folder(out), output_folder(run_folder)
     examples, dev_examples = read_labelled(train), read_labelled(dev)
     names = label_names(examples)
     score = metric(config.metric, regression=names is None)
@@ -91,7 +95,8 @@ def train_classifier(
     steps = max(1, round(config.epochs * steps_an_epoch))
     eval_every = config.eval_every or steps_an_epoch
     optimiser = stable_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
-    run = TrainingRun(run_folder, model, optimiser, asdict(config) | {"train": train.name, "dev": dev.name})
+    claim_run(run_folder, asdict(config) | {"data": digests([train, dev])})
+    run = TrainingRun(run_folder, model, optimiser)
     about = {"classifier_pooling": pooling} | _about_labels(names)
 
     def gradients(rows: list[int]) -> Tensor:
@@ -144,7 +149,7 @@ def train_classifier(
         save_every=save_every,
         report=report,
     )
-    after, _ = evaluate()
+    after = run.at_end("dev_loss", lambda: evaluate()[0])
     if rank() == 0:
         shutil.copytree(run_folder / "best", out, dirs_exist_ok=True)
     return {"dev_loss_before": before, "dev_loss": after, "metric": run.best}

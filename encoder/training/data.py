@@ -1,21 +1,21 @@
 """Unlabelled text → chunks of token ids, shuffled and cut into batches by a seed."""
 
-import gzip
-import json
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.errors import CorpusError
+from encoder.arguments import absolute, as_list
+from encoder.errors import ArgumentError, CheckpointError, CorpusError
+from encoder.jsonl import read_rows
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 from encoder.progress import Progress
 from encoder.tokenizer import LateTokenizer
 
-__all__ = ["Chunks", "blocks", "open_text", "read_texts"]
+__all__ = ["Chunks", "blocks", "checked_sources", "read_texts"]
 
 TEXT_FIELDS = ("query", "pos", "title", "text")
 # Batches are sorted by length within a window of this many chunks, so that a batch holds like lengths
@@ -23,27 +23,26 @@ TEXT_FIELDS = ("query", "pos", "title", "text")
 SORT_WINDOW = 4096
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file, unpacked where its name ends in .gz."""
-    if not path.is_file():
-        raise CorpusError(f"{path} is no file; pass .jsonl or .jsonl.gz")
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-
-
 def read_texts(path: Path) -> Iterator[str]:
-    """Every text field of a .jsonl or .jsonl.gz file, one after the other."""
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CorpusError(
-                    f"{path}:{number} is not JSON ({error.msg}); each line must be one object"
-                ) from error
-            found = [record[key] for key in TEXT_FIELDS if record.get(key)]
-            if not found:
-                raise CorpusError(f"{path}:{number} has none of {', '.join(TEXT_FIELDS)}")
-            yield from found
+    """Every text field of a .jsonl or .jsonl.gz file, one after the other. Empty fields are passed over."""
+    for row in read_rows(path):
+        found = [text for key in TEXT_FIELDS if (text := row.get(key, str, ""))]
+        if not found:
+            raise CorpusError(f"{row.where} has none of {', '.join(TEXT_FIELDS)}; give it one")
+        yield from found
+
+
+def checked_sources(sources: Iterable[tuple[Path | str, float]], what: str) -> list[tuple[Path, float]]:
+    """(whole path, share) of each source; what: what one is, for the message where there is none."""
+    found = [(absolute(path), share) for path, share in as_list(sources, "sources", "(path, share)")]
+    if not found:
+        raise ArgumentError(f"no source; pass at least one {what}")
+    for path, share in found:
+        if not path.exists():
+            raise ArgumentError(f"{path} is not there; pass {what}")
+        if not 0 < share <= 1:
+            raise ArgumentError(f"{path}: share={share}; pass a share above 0 and at most 1")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,8 @@ class Chunks:
                     chunk = [*before, *content[start : start + room], *after]
                     parts.append(np.array(chunk, dtype=dtype))
                     sizes.append(len(chunk))
-        return cls(np.concatenate(parts), np.cumsum(sizes, dtype=np.int64))
+        ids: npt.NDArray[np.integer] = np.concatenate([np.empty(0, dtype), *parts])
+        return cls(ids, np.cumsum(sizes, dtype=np.int64))
 
     def save(self, path: Path) -> None:
         """Aside and renamed: a file that exists is whole."""
@@ -98,8 +98,13 @@ class Chunks:
 
     @classmethod
     def load(cls, path: Path) -> "Chunks":
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["ids"], arrays["offsets"])
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["ids"], arrays["offsets"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); delete it, and it is made again"
+            ) from error
 
     @classmethod
     def concatenate(cls, several: Sequence["Chunks"]) -> "Chunks":
@@ -118,6 +123,8 @@ class Chunks:
         The order depends on the seed alone; `start` batches are passed over without being built, so
         a resumed run goes on where it stopped.
         """
+        if not len(self):
+            raise CorpusError("no text to make batches of; pass more")
         epoch = 0
         while True:
             random = np.random.default_rng((seed, epoch))

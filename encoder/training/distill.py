@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from encoder.checkpoints.folder import output_folder, read_tensors, write_tensors
 from encoder.checkpoints.loading import Checkpoint, save_checkpoint
-from encoder.errors import ArgumentError, CheckpointError
+from encoder.errors import ArgumentError, CheckpointError, CorpusError
 from encoder.model.config import EncoderConfig
 from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
-from encoder.training.data import Chunks, read_texts
+from encoder.training.data import Chunks, checked_sources, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size
-from encoder.training.loop import TrainingRun, adamw, load_weights, warmup_linear
+from encoder.training.loop import TrainingRun, adamw, claim_run, digests, load_weights, warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
@@ -118,17 +118,19 @@ def distill(
     every process takes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean cosine on held-out chunks, before and after.
     """
-    if bad := [(p, share) for p, share in sources if not 0 < share <= 1]:
-        raise ArgumentError(f"{bad[0][0]}: share={bad[0][1]}; pass a share above 0 and at most 1")
-    if not sources:
-        raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
+    sources = checked_sources(sources, ".jsonl or .jsonl.gz file")
+    out, run_folder = output_folder(out), output_folder(run_folder)
     device = torch.device(device)
     teacher = Teacher(teacher_folder(config.teacher), device=str(device))
     if max(config.chunk_lengths) > teacher.max_length:
         raise ArgumentError(
             f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions"
         )
-    run_folder.mkdir(parents=True, exist_ok=True)
+    settings = asdict(config) | {
+        "sources": [f"{p.name}:{share:g}" for p, share in sources],
+        "data": digests(p for p, _ in sources),
+    }
+    claim_run(run_folder, settings)  # before the files that are made once a run
     if rank() > 0:
         wait_for_all()  # the first process makes the files that all read
     if config.start_from:
@@ -156,11 +158,7 @@ def distill(
         return values / tokens
 
     optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)
-    settings = asdict(config) | {
-        "sources": [f"{p.name}:{share:g}" for p, share in sources],
-        "chunk_lengths": list(config.chunk_lengths),
-    }
-    run = TrainingRun(run_folder, model, optimiser, settings)
+    run = TrainingRun(run_folder, model, optimiser)
     run.log(tokens_in_sources=int(chunks.offsets[-1]))
     before = run.at_start("held_out_cosine", cosine)
     say(
@@ -208,8 +206,7 @@ def distill(
         save_every=save_every,
         report=report,
     )
-    after = cosine()
-    run.log(held_out_cosine=after)
+    after = run.at_end("held_out_cosine", cosine)
     if rank() == 0:
         save_checkpoint(out, checkpoint, dtype=dtype)
     return {"held_out_cosine_before": before, "held_out_cosine": after}
@@ -238,9 +235,12 @@ def _teacher_statistics(
                 t for source, _ in sources for t, _ in zip(read_texts(source), range(share), strict=False)
             )
             sample = Chunks.of_texts(texts, tokenizer, [128], config.seed, desc="sample")
+            if not len(sample):
+                raise CorpusError(f"no text in {', '.join(str(p) for p, _ in sources)}; pass more")
             rows = [teacher(b) for b, _ in zip(sample.batches(4096, config.seed), range(50), strict=False)]
-        save_file({"singles": singles, "directions": principal_directions(torch.cat(rows), config.dim)}, path)
-    kept = load_file(path)
+        directions = principal_directions(torch.cat(rows), config.dim)
+        write_tensors(path, {"singles": singles, "directions": directions})
+    kept = read_tensors(path, "delete it, and it is made again")
     return kept["singles"], kept["directions"]
 
 
@@ -258,6 +258,11 @@ def _chunks(
                 path
             )
         whole.append(Chunks.load(path))
+        if not len(whole[-1]):
+            raise CorpusError(f"{source} gives no text at share={share:g}; pass more, or a larger share")
     chunks = Chunks.concatenate(whole)
-    held = torch.rand(len(chunks), generator=torch.Generator().manual_seed(config.seed)) < 0.005
+    if len(chunks) < 2:
+        raise CorpusError(f"{source} gives one chunk of text, and one is to be held out; pass more")
+    drawn = torch.rand(len(chunks), generator=torch.Generator().manual_seed(config.seed))
+    held = (drawn < 0.005) | (drawn == drawn.min())  # one at least
     return chunks.subset(held.numpy()), chunks.subset(~held.numpy())

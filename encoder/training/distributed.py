@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = [
+    "any_says",
     "average",
     "first_says",
     "gather_rows",
@@ -76,6 +77,15 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
     found = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(found, padded)
     return [part[:n] for part, n in zip(found, counts, strict=True)]
+
+
+def any_says(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether one process at least has the flag, on all processes. device: where this one computes."""
+    if world_size() == 1:
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    dist.all_reduce(told)
+    return bool(told)
 
 
 def first_says(value: float, device: torch.device | str = "cpu") -> float:

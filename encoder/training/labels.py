@@ -1,6 +1,5 @@
 """Labelled texts of classification and regression, and the metrics that GLUE scores them by."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
+from encoder.jsonl import read_rows
 from encoder.tokenizer import LateTokenizer
-from encoder.training.data import open_text
 
 __all__ = ["METRICS", "LabelledText", "encode_texts", "label_names", "metric", "read_labelled"]
 
+LABEL: Any = (int, str, float)
 Numbers = npt.NDArray[np.float64]
 
 
@@ -30,20 +30,9 @@ class LabelledText:
 def read_labelled(path: Path) -> list[LabelledText]:
     """{"text": ..., "text_pair": optional, "label": int, str or float}, a line each; .jsonl or .jsonl.gz."""
     found = []
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                text, pair, label = record["text"], record.get("text_pair") or "", record["label"]
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise CorpusError(
-                    f"{path}:{number} is no object with 'text' and 'label' ({error})"
-                ) from error
-            if not isinstance(text, str) or not isinstance(pair, str):
-                raise CorpusError(f"{path}:{number}: 'text' and 'text_pair' must be strings")
-            if isinstance(label, bool) or not isinstance(label, int | str | float):
-                raise CorpusError(f"{path}:{number}: label={label!r}; labels are numbers or strings")
-            found.append(LabelledText(text, pair, label))
+    for row in read_rows(path):
+        label: int | str | float = row.get("label", LABEL)
+        found.append(LabelledText(row.get("text", str), row.get("text_pair", str, "") or "", label))
     if not found:
         raise CorpusError(f"{path} holds no examples; pass a file with at least one")
     return found

@@ -1,21 +1,28 @@
 """What every kind of training shares: optimiser groups, schedule, and a run folder to resume from."""
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from encoder.errors import ArgumentError
-from encoder.training.distributed import average, rank, world_size
+from encoder.checkpoints.folder import not_finite, read_json, read_tensors, write_json, write_tensors
+from encoder.errors import ArgumentError, CheckpointError
+from encoder.training.distributed import any_says, average, rank, say, world_size
+from encoder.training.interrupts import Interrupts
 
 Batch = TypeVar("Batch")
 
-__all__ = ["TrainingRun", "adamw", "load_moments", "load_weights", "warmup_linear"]
+__all__ = ["TrainingRun", "adamw", "claim_run", "digests", "load_moments", "load_weights", "warmup_linear"]
+
+REMEDY = "pass another run folder, or delete this one to begin again"
 
 
 def adamw(
@@ -50,7 +57,7 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     path = folder / "state.safetensors"
     if not path.is_file():
         raise ArgumentError(f"{path} is missing; pass the folder of a run that saved its state")
-    tensors = load_file(path)
+    tensors = read_tensors(path, REMEDY)
     for name, parameter in model.named_parameters():
         saved = tensors.get(f"model.{name}")
         if saved is None or saved.shape != parameter.shape:
@@ -68,18 +75,64 @@ def load_moments(tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.
             optimiser.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
 
 
-class TrainingRun:
-    """A folder with the state of a run and its log; a run started again goes on where it was saved.
+def digests(paths: Iterable[Path]) -> list[str]:
+    """name:hash of each file, or of each folder's .jsonl files: what tells that data have changed."""
+    found = []
+    for path in paths:
+        whole = hashlib.blake2b(digest_size=16)
+        for part in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+            with part.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "blake2b").digest())
+        found.append(f"{path.name}:{whole.hexdigest()}")
+    return found
 
-    The state is safetensors and JSON, written aside and renamed, so that a run killed while it saves
+
+def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make a run's folder for these settings, or find that it is theirs. To be called before any work.
+
+    settings: what JSON takes; "steps" may be another, "data" is what `digests` gave.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "settings.json"
+    if not kept.is_file() and (folder / "state.safetensors").is_file():
+        raise CheckpointError(f"{kept} is missing beside the state of a run; {REMEDY}")
+    if kept.is_file():
+        try:
+            before = read_json(kept)
+        except CheckpointError as error:
+            raise CheckpointError(f"{kept} cannot be read; {REMEDY}") from error
+        now = json.loads(json.dumps(settings))  # tuples are lists there
+        keys = (before.keys() | now.keys()) - {"steps"}  # a run may be made longer or shorter
+        changed = sorted(k for k in keys if before.get(k) != now.get(k))
+        if changed == ["data"]:
+            old = set(before["data"])
+            names = [name.rpartition(":")[0] for name in now["data"] if name not in old]
+            raise ArgumentError(
+                f"{folder} holds a run on other data ({', '.join(names) or 'some'} changed since); "
+                "pass the data it began with, or another folder"
+            )
+        if changed:
+            key = next(k for k in changed if k != "data")
+            raise ArgumentError(
+                f"{folder} holds a run with {key}={before.get(key)!r}, now {now.get(key)!r}; "
+                "pass the same settings or another folder"
+            )
+    if rank() == 0:
+        aside = folder / "settings.tmp"  # another process may be reading
+        write_json(aside, settings)
+        aside.rename(kept)
+
+
+class TrainingRun:
+    """The state and the log of a run in the folder that `claim_run` gave it; started again, it goes on where it was.
+
+    The state is safetensors, written aside and renamed, so that a run killed while it saves
     keeps the state before. Under torchrun every process trains, the first one writes.
 
     data_state: what the data need to go on, kept with the state and found in `kept_data` by a run that resumes.
     """
 
-    def __init__(
-        self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, object]
-    ):
+    def __init__(self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer):
         self.folder = folder
         self.model = model
         self.optimiser = optimiser
@@ -88,21 +141,6 @@ class TrainingRun:
         self.before = math.nan  # what `at_start` measured
         self.data_state: Callable[[], dict[str, Tensor]] = dict
         self.kept_data: dict[str, Tensor] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / "settings.json"
-        if kept.is_file():
-            before = json.loads(kept.read_text())
-            keys = (before.keys() | settings.keys()) - {"steps"}  # a run may be made longer or shorter
-            changed = sorted(k for k in keys if before.get(k) != settings.get(k))
-            if changed:
-                raise ArgumentError(
-                    f"{folder} holds a run with {changed[0]}={before.get(changed[0])!r}, now "
-                    f"{settings.get(changed[0])!r}; pass the same settings or another folder"
-                )
-        if rank() == 0:
-            aside = folder / "settings.tmp"  # another process may be reading
-            aside.write_text(json.dumps(settings, indent=2, default=str) + "\n")
-            aside.rename(kept)
         self._resume()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -115,24 +153,24 @@ class TrainingRun:
         return tensors | {f"data.{key}": value for key, value in self.data_state().items()}
 
     def save(self) -> None:
-        if rank() > 0:
-            return
-        aside = self.folder / "state.tmp"
-        metadata = {"step": str(self.step), "best": repr(self.best), "before": repr(self.before)}
-        save_file({k: v.contiguous() for k, v in self._tensors().items()}, aside, metadata=metadata)
-        aside.rename(self.folder / "state.safetensors")
+        """Refuses weights that are not finite: the state before stays."""
+        if bad := not_finite(dict(self.model.named_parameters())):
+            raise ArgumentError(f"{bad} is not finite after step {self.step}; lower the learning rate")
+        if rank() == 0:
+            metadata = {"step": str(self.step), "best": repr(self.best), "before": repr(self.before)}
+            write_tensors(self.folder / "state.safetensors", self._tensors(), metadata)
 
     def _resume(self) -> None:
         path = self.folder / "state.safetensors"
         if not path.is_file():
             return
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            self.step = int(file.metadata()["step"])
-            self.best = float(file.metadata().get("best", "-inf"))
-            self.before = float(file.metadata().get("before", "nan"))
         tensors = load_weights(self.folder, self.model)
+        with safe_open(path, framework="pt") as file:
+            kept = file.metadata() or {}
+        try:
+            self.step, self.best, self.before = int(kept["step"]), float(kept["best"]), float(kept["before"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is no state of a run ({error}); {REMEDY}") from error
         load_moments(tensors, self.model, self.optimiser)
         self.kept_data = {k.removeprefix("data."): v for k, v in tensors.items() if k.startswith("data.")}
 
@@ -145,9 +183,21 @@ class TrainingRun:
     def at_start(self, name: str, measure: Callable[[], float]) -> float:
         """What `measure` gave when the run began: kept with the state, so that going on costs no measurement."""
         if math.isnan(self.before):
-            self.before = measure()
-            self.log(**{name: self.before})
+            self.before = self._measured(name, measure)
         return self.before
+
+    def at_end(self, name: str, measure: Callable[[], float]) -> float:
+        """What `measure` gives when the steps are done."""
+        return self._measured(name, measure)
+
+    def _measured(self, name: str, measure: Callable[[], float]) -> float:
+        value = measure()
+        if not math.isfinite(value):
+            raise ArgumentError(
+                f"{name.replace('_', ' ')} is {value} at step {self.step}; lower the learning rate, look at the data"
+            )
+        self.log(**{name: value})
+        return value
 
     def set_rate(self, factor: float) -> None:
         for group in self.optimiser.param_groups:
@@ -171,25 +221,50 @@ class TrainingRun:
         returns its loss; under torchrun each process brings its own batch, and both are averaged over all.
         clip: the greatest norm of the gradients, None for any.
         """
-        for batch in batches:
-            if self.step >= steps:
-                break
-            self.set_rate(rate(self.step))
-            loss = gradients(batch)
-            if world_size() > 1:
-                self._average(loss)
-            if not torch.isfinite(loss):
-                raise ArgumentError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
-            if clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-            self.step += 1
-            done = report(self.step, loss.item())
-            if done or self.step % save_every == 0 or self.step == steps:
-                self.save()
-            if done:
-                break
+        if self.step >= steps:
+            say(f"{self.folder} is at step {self.step} of {steps} asked: nothing was left to do")
+            return
+        done = stop = False
+        with Interrupts() as interrupts:
+            for batch in batches:
+                self.set_rate(rate(self.step))
+                loss = gradients(batch)
+                if world_size() > 1:
+                    self._average(loss)
+                if not torch.isfinite(loss):
+                    raise ArgumentError(
+                        f"the loss is {loss.item()} at step {self.step}; lower the learning rate"
+                    )
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+                self.optimiser.step()
+                self.optimiser.zero_grad(set_to_none=True)
+                self.step += 1
+                try:
+                    interrupts.at_once = True  # an evaluation may take minutes
+                    done = report(self.step, loss.item())
+                    interrupts.at_once = False
+                except KeyboardInterrupt:
+                    if interrupts.caught is None:
+                        raise
+                    stop = True
+                else:  # all end after the same step: the others would wait for one that is gone
+                    stop = any_says(interrupts.caught is not None, loss.device)
+                done = done or self.step >= steps
+                if stop or done or self.step % save_every == 0:
+                    self.save()
+                if stop or done:
+                    break
+        if stop:
+            self._interrupted(interrupts.caught)
+
+    def _interrupted(self, caught: int | None) -> None:
+        kept = f"interrupted: step {self.step} is kept in {self.folder}; the same command goes on from there"
+        if rank() == 0:
+            print(kept, file=sys.stderr, flush=True)
+        if caught == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)  # ends the process, or does what the caller asked for
+        raise KeyboardInterrupt(kept)
 
     def _average(self, loss: Tensor) -> None:
         """Loss and gradients become their means over all processes; one that has no gradient brings zeros."""

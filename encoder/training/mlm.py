@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from encoder.checkpoints.folder import write_json
-from encoder.checkpoints.loading import mask_token_name, tokenizer_config
+from encoder.checkpoints.folder import output_folder, write_json
+from encoder.checkpoints.loading import mask_token_name, open_tokenizer, resolve_folder, tokenizer_config
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import MaskedLanguageModel, load_heads, read_config, save_heads
 from encoder.model.packing import PackedBatch, pack
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.data import checked_sources
 from encoder.training.distributed import average, rank, say, world_size
-from encoder.training.loop import TrainingRun, load_moments, load_weights
+from encoder.training.loop import TrainingRun, claim_run, digests, load_moments, load_weights
 from encoder.training.optimiser import batch_size_at, stable_adamw, trapezoid
 from encoder.training.stream import Bin, PackedText, held_out_texts
 from encoder.training.teacher import fast_matmul
@@ -77,12 +77,7 @@ class MlmConfig:
 def plain_tokenizer(path: Path) -> LateTokenizer:
     """A tokenizer as pre-training uses it: no markers, no expansion. path: tokenizer.json or its folder."""
     file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; pass a tokenizer.json or a folder that has one")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    tokenizer = open_tokenizer(file)
     settings = TokenizerSettings("", "", do_query_expansion=False, skiplist_words=())
     named = mask_token_name(file.parent)
     mask = named if tokenizer.token_to_id(named) is not None else "<mask>"
@@ -97,7 +92,7 @@ def open_model(config: MlmConfig) -> tuple[MaskedLanguageModel, LateTokenizer]:
     if config.model and config.tile_from:
         raise ArgumentError("tile_from makes a new model; leave model out and pass tokenizer")
     if config.model:
-        folder = Path(config.model)
+        folder = resolve_folder(config.model)
         shape, tokenizer = EncoderConfig.from_hf(read_config(folder), str(folder)), plain_tokenizer(folder)
     else:
         tokenizer = plain_tokenizer(Path(config.tokenizer))
@@ -117,7 +112,7 @@ def open_model(config: MlmConfig) -> tuple[MaskedLanguageModel, LateTokenizer]:
     elif config.model:
         load_heads(folder, model)
     elif config.tile_from:
-        folder = Path(config.tile_from)
+        folder = resolve_folder(config.tile_from)
         small = MaskedLanguageModel(EncoderConfig.from_hf(read_config(folder), str(folder)))
         small.initialise(generator=generator)
         if _is_run(folder):
@@ -199,20 +194,27 @@ def train_mlm(
     checkpoint_every: steps between models kept in run_folder/checkpoints; 0 keeps none.
     Started again with the same settings and run folder, it goes on from the last saved step to the bit. Under
     torchrun every process takes its part of each batch; the number of processes changes nothing but rounding.
-    Returns held-out loss before and after (15 % masked), the part of the bins filled, and tokens a second.
+    Returns held-out loss before and after (15 % masked; NaN where every source is one text), the part of the bins
+    filled, and tokens a second.
     """
-    _check(config, sources)
+    _check(config)
+    sources = checked_sources(sources, ".jsonl or .jsonl.gz file")
+    out, run_folder = output_folder(out), output_folder(run_folder)
     model, tokenizer = open_model(config)
     device = torch.device(device)
     model.to(device).train()
     optimiser = stable_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
-    if config.model and _is_run(Path(config.model)):
-        load_moments(load_weights(Path(config.model), model), model, optimiser)
-    settings = asdict(config) | {
-        "shape": list(config.shape),
-        "sources": [f"{p.name}:{share:g}" for p, share in sources],
-    }
-    run = TrainingRun(run_folder, model, optimiser, settings)
+    if config.model and _is_run(folder := resolve_folder(config.model)):
+        load_moments(load_weights(folder, model), model, optimiser)
+    claim_run(
+        run_folder,
+        asdict(config)
+        | {
+            "sources": [f"{p.name}:{share:g}" for p, share in sources],
+            "data": digests(p for p, _ in sources),
+        },
+    )
+    run = TrainingRun(run_folder, model, optimiser)
     if rank() == 0:  # with these a run's folder is all that the next phase needs
         write_json(run_folder / "config.json", model.config.to_hf())
         tokenizer.tokenizer.save(str(run_folder / "tokenizer.json"))
@@ -229,8 +231,6 @@ def train_mlm(
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        if not held_out:
-            return math.nan
         total = sum(float(loss_of(part)) for part in _micro(held_out, config.micro_batch))
         return total / max(1, sum(_predicted(held_out)))
 
@@ -257,8 +257,9 @@ def train_mlm(
         start = config.batch_size_start or config.batch_size
         return batch_size_at(step, start, config.batch_size, config.batch_warmup)
 
-    before = run.at_start("held_out_loss", held_out_loss)
-    say(f"step {run.step}: held-out loss {before:.4f} at the start, {world_size()} process(es)")
+    before = run.at_start("held_out_loss", held_out_loss) if held_out else math.nan
+    about = f"held-out loss {before:.4f} at the start" if held_out else "no text is held out"
+    say(f"step {run.step}: {about}, {world_size()} process(es)")
     since = [time.perf_counter()]
     losses: list[float] = []
     speeds: list[float] = []
@@ -278,7 +279,7 @@ def train_mlm(
         began = time.perf_counter()
         if checkpoint_every and step % checkpoint_every == 0 and rank() == 0:
             save_heads(run_folder / "checkpoints" / f"step-{step:08d}", model, tokenizer, {})
-        if step % save_every == 0:
+        if held_out and step % save_every == 0:
             value = held_out_loss()
             run.log(held_out_loss=value)
             say(f"step {step}: held-out loss {value:.4f}")
@@ -294,8 +295,7 @@ def train_mlm(
         save_every=save_every,
         report=report,
     )
-    after = held_out_loss()
-    run.log(held_out_loss=after)
+    after = run.at_end("held_out_loss", held_out_loss) if held_out else math.nan
     if rank() == 0:
         save_heads(out, model, tokenizer, {})
     return {
@@ -306,11 +306,7 @@ def train_mlm(
     }
 
 
-def _check(config: MlmConfig, sources: Sequence[tuple[Path, float]]) -> None:
-    if not sources:
-        raise ArgumentError("no source of text; pass at least one .jsonl or .jsonl.gz file")
-    if bad := [(p, share) for p, share in sources if not 0 < share <= 1]:
-        raise ArgumentError(f"{bad[0][0]}: share={bad[0][1]}; pass a share above 0 and at most 1")
+def _check(config: MlmConfig) -> None:
     if not 0 < config.mask_rate < 1:
         raise ArgumentError(f"mask_rate={config.mask_rate}; pass a part between 0 and 1, as 0.3")
     if config.warmup + config.decay > config.steps:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from encoder.checkpoints.folder import read_tensors, write_tensors
 from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
 from encoder.model.packing import length_sorted_batches, pack
@@ -141,9 +141,10 @@ class RetrievalLoss:
                     product += F.normalize(self._teacher_vectors(texts), dim=-1).T @ vectors
             u, _, v = torch.linalg.svd(product, full_matrices=False)
             if rank() == 0:
-                save_file({"projection": (u @ v).contiguous().cpu()}, self.projection_file)
+                write_tensors(self.projection_file, {"projection": (u @ v).cpu()})
             wait_for_all()
-        self.projection = load_file(self.projection_file)["projection"].to(self.device)
+        kept = read_tensors(self.projection_file, "delete it, and it is made again")
+        self.projection = kept["projection"].to(self.device)
 
     def fit_idf(self, documents: Sequence[str]) -> None:
         """Weights of query tokens, the square root of each token's IDF, from a sample of the training texts."""

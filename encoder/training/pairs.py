@@ -4,9 +4,7 @@ Two layouts are read: .jsonl(.gz) with `query`, `pos` and optionally `negs` and 
 knowledge distillation, a folder of queries.jsonl, documents.jsonl and train.jsonl.
 """
 
-import gzip
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from encoder.errors import CorpusError
+from encoder.jsonl import Row, read_rows
 
 __all__ = ["Batch", "Example", "Source", "batches", "read_examples"]
 
+ID: Any = (str, int)  # PyLate's own files have numbers
 SPAN_WORDS = (3, 12)  # of a query that is cut from its document
 
 
@@ -53,60 +53,65 @@ class Batch:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Every example of a file, or of a folder in PyLate's layout."""
-    return list(_pylate(path) if path.is_dir() else _jsonl(path))
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CorpusError(
-                    f"{where} is not JSON ({error.msg}); each line must be one object"
-                ) from error
-            yield where, record
+    """Every example of a file, or of a folder in PyLate's layout; at least one."""
+    found = list(_pylate(path) if path.is_dir() else _jsonl(path))
+    if not found:
+        raise CorpusError(f"{path} holds no examples; pass a file with at least one")
+    return found
 
 
 def _jsonl(path: Path) -> Iterator[Example]:
-    for where, record in _records(path):
-        query, positive = record.get("query"), record.get("pos")
-        if not isinstance(query, str) or not isinstance(positive, str):
-            raise CorpusError(f"{where} has no text under 'query' and 'pos'; each line needs both")
-        yield _example(where, query, (positive, *record.get("negs", ())), record.get("scores", ()))
+    for row in read_rows(path):
+        documents = [row.get("pos", str), *row.get_list("negs", str, [])]
+        yield _example(row, row.get("query", str), documents)
 
 
 def _pylate(folder: Path) -> Iterator[Example]:
     """queries.jsonl {query_id, text}, documents.jsonl {document_id, text}, train.jsonl {query_id,
     document_ids, scores}. The document of the highest score is the positive."""
-    texts: dict[str, dict[str, str]] = {}
-    for name, key in (("queries", "query_id"), ("documents", "document_id")):
-        path = folder / f"{name}.jsonl"
+    files = [folder / f"{name}.jsonl" for name in ("queries", "documents", "train")]
+    for path in files:
         if not path.is_file():
             raise CorpusError(
                 f"{path} is missing; a folder needs queries.jsonl, documents.jsonl and train.jsonl"
             )
-        texts[name] = {str(record[key]): record["text"] for _, record in _records(path)}
-    for where, record in _records(folder / "train.jsonl"):
-        try:
-            query = texts["queries"][str(record["query_id"])]
-            documents = [texts["documents"][str(i)] for i in record["document_ids"]]
-        except KeyError as error:
-            raise CorpusError(f"{where}: {error} is in no file of {folder}") from error
-        scores = record.get("scores", ())
-        if scores:
-            order = sorted(range(len(documents)), key=lambda i: -scores[i])
-            documents, scores = [documents[i] for i in order], [scores[i] for i in order]
-        yield _example(where, query, tuple(documents), scores)
+    queries, documents = _texts(files[0], "query_id"), _texts(files[1], "document_id")
+    for row in read_rows(files[2]):
+        found = _example(
+            row,
+            _text(row, queries, row.get("query_id", ID), files[0]),
+            [_text(row, documents, i, files[1]) for i in row.get_list("document_ids", ID)],
+        )
+        if found.scores:
+            ranked = sorted(zip(found.scores, found.documents, strict=True), key=lambda pair: -pair[0])
+            found = Example(found.query, tuple(d for _, d in ranked), tuple(s for s, _ in ranked))
+        yield found
 
 
-def _example(where: str, query: str, documents: tuple[str, ...], scores: Sequence[float]) -> Example:
+def _texts(path: Path, key: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for row in read_rows(path):
+        name, text = str(row.get(key, ID)), row.get("text", str)
+        if texts.setdefault(name, text) != text:
+            raise CorpusError(f"{row.where} has {key} {name!r} again, with another text; give each its own")
+    return texts
+
+
+def _text(row: Row, texts: Mapping[str, str], name: int | str, path: Path) -> str:
+    if str(name) not in texts:
+        raise CorpusError(f"{row.where}: {name!r} is not in {path}; add it there")
+    return texts[str(name)]
+
+
+def _example(row: Row, query: str, documents: Sequence[str]) -> Example:
+    scores = row.get_list("scores", (int, float), [])
+    if not documents:
+        raise CorpusError(f"{row.where} names no document; give it one at least, the answer")
     if scores and len(scores) != len(documents):
-        raise CorpusError(f"{where}: {len(scores)} scores for {len(documents)} documents; give one for each")
-    return Example(query, documents, tuple(float(s) for s in scores))
+        raise CorpusError(
+            f"{row.where}: {len(scores)} scores for {len(documents)} documents; give one for each"
+        )
+    return Example(query, tuple(documents), tuple(float(s) for s in scores))
 
 
 def batches(
@@ -127,10 +132,13 @@ def batches(
             # Queries without negatives are put together, or they would cost their neighbours theirs.
             rich = np.array([len(e.documents) > n_negatives for e in this.examples])
             drawn = random.permutation(len(rich))[: max(size, round(this.share * len(rich)))]
-            for group in (drawn[rich[drawn]], drawn[~rich[drawn]]):
+            groups = [drawn[rich[drawn]], drawn[~rich[drawn]]]
+            if max(map(len, groups)) < size:
+                groups = [drawn]  # too few of either kind for a batch
+            for group in groups:
                 plan += [(source, group[i : i + size]) for i in range(0, len(group) - size + 1, size)]
         if not plan:
-            raise CorpusError(f"no source has {size} examples of a kind; pass more data or a smaller batch")
+            raise CorpusError(f"no source has {size} examples; pass more data or a smaller batch")
         for number in random.permutation(len(plan)):
             if start > 0:
                 start -= 1

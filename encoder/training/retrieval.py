@@ -10,10 +10,13 @@ from pathlib import Path
 
 import torch
 
+from encoder.arguments import as_list
+from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
-from encoder.errors import ArgumentError
+from encoder.errors import ArgumentError, CorpusError
+from encoder.training.data import checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size
-from encoder.training.loop import TrainingRun, adamw, warmup_linear
+from encoder.training.loop import TrainingRun, adamw, claim_run, digests, warmup_linear
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.topics import Topics
@@ -47,15 +50,19 @@ def train_retrieval(
     every process encodes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean loss on held-out batches, before and after, and the best nDCG@10.
     """
-    _check(config, [*sources, *unlabelled], evaluate)
+    _check(config, evaluate)
+    sources, unlabelled = as_list(sources, "sources"), as_list(unlabelled, "unlabelled")
+    checked = checked_sources([*sources, *unlabelled], ".jsonl, .jsonl.gz or PyLate folder")
+    sources, unlabelled = checked[: len(sources)], checked[len(sources) :]
     if unlabelled and not config.teacher_kl_weight:
         raise ArgumentError(
             "unlabelled sources have no loss without teacher_kl_weight; pass one, and a teacher"
         )
+    out, run_folder = output_folder(out), output_folder(run_folder)
     training, held_out = [], []
     for labelled, files in ((True, sources), (False, unlabelled)):
         for path, share in files:
-            kept, held = _split(read_examples(path), config.batch_size)
+            kept, held = _split(path, config.batch_size)
             training.append(_source(kept, share, labelled, config))
             held_out.append(_source(held, 1.0, labelled, config))
     checkpoint = load_checkpoint(resolve_folder(config.model))
@@ -63,11 +70,10 @@ def train_retrieval(
     settings = asdict(config) | {
         "sources": [f"{p.name}:{share:g}" for p, share in sources],
         "unlabelled": [f"{p.name}:{share:g}" for p, share in unlabelled],
-        "document_lengths": list(config.document_lengths),
+        "data": digests(p for p, _ in checked),
     }
-    run = TrainingRun(
-        run_folder, model, adamw(model, lr=config.lr, embedding_lr=config.embedding_lr), settings
-    )
+    claim_run(run_folder, settings)
+    run = TrainingRun(run_folder, model, adamw(model, lr=config.lr, embedding_lr=config.embedding_lr))
     objective = RetrievalLoss(checkpoint, config, run_folder, teacher_judges_all=not unlabelled)
     objective.fit_idf([e.documents[0] for source in training for e in source.examples[:IDF_SAMPLE]])
 
@@ -85,7 +91,7 @@ def train_retrieval(
         losses = [
             float(objective.loss(batch, i)) for i, batch in enumerate(_held_out_batches(held_out, config))
         ]
-        return sum(losses) / len(losses) if losses else math.nan
+        return sum(losses) / len(losses)
 
     def save(folder: Path) -> None:
         if rank() == 0:
@@ -138,8 +144,7 @@ def train_retrieval(
         save_every=save_every,
         report=report,
     )
-    after = held_out_loss()
-    run.log(held_out_loss=after)
+    after = run.at_end("held_out_loss", held_out_loss)
     if rank() == 0 and (run_folder / "best").is_dir():
         shutil.copytree(run_folder / "best", out, dirs_exist_ok=True)
     else:
@@ -148,12 +153,7 @@ def train_retrieval(
     return result | ({} if run.best == -math.inf else {"nDCG@10": run.best})
 
 
-def _check(config: RetrievalConfig, sources: Sequence[tuple[Path, float]], evaluate: Evaluate | None) -> None:
-    if not sources:
-        raise ArgumentError("no source of examples; pass at least one .jsonl, .jsonl.gz or PyLate folder")
-    for path, share in sources:
-        if not 0 < share <= 1:
-            raise ArgumentError(f"{path}: share={share}; pass a share above 0 and at most 1")
+def _check(config: RetrievalConfig, evaluate: Evaluate | None) -> None:
     if config.topics and config.topics > config.batch_size:
         raise ArgumentError(
             f"topics={config.topics} is more than the batch of {config.batch_size}; pass at most that"
@@ -172,11 +172,19 @@ def _check(config: RetrievalConfig, sources: Sequence[tuple[Path, float]], evalu
         raise ArgumentError(f"patience={config.patience} needs evaluations: pass eval_every and a data set")
 
 
-def _split(examples: list[Example], batch_size: int) -> tuple[list[Example], list[Example]]:
-    """One example in 50, and at least a batch where there are ten, is held out: every n-th of the file."""
-    every = min(50, max(10, len(examples) // batch_size))
-    held = [e for i, e in enumerate(examples) if i % every == 0]
-    return [e for i, e in enumerate(examples) if i % every], held
+def _split(path: Path, batch_size: int) -> tuple[list[Example], list[Example]]:
+    """(training, held-out) examples. One in 50, and at least a batch where there are ten, is held out: every n-th of
+    the file, but two at least: a query needs another's document beside its own."""
+    examples = read_examples(path)
+    every = min(50, max(10, len(examples) // batch_size), max(2, len(examples) - 1))
+    kept = [e for i, e in enumerate(examples) if i % every]
+    if len(kept) < batch_size:
+        remedy = f"batch_size <= {len(kept)}, or " if len(kept) > 1 else ""
+        raise CorpusError(
+            f"{path} holds {len(examples)} examples, {len(kept)} without those held out, and a batch has "
+            f"{batch_size}; pass {remedy}more examples"
+        )
+    return kept, examples[::every]
 
 
 def _source(examples: list[Example], share: float, labelled: bool, config: RetrievalConfig) -> Source:
@@ -190,6 +198,5 @@ def _held_out_batches(held_out: list[Source], config: RetrievalConfig) -> Iterat
     """Two of every source, whatever its share."""
     for held in held_out:
         size = min(config.batch_size, len(held.examples))
-        if size > 1:
-            found = batches([held], size=size, n_negatives=config.n_negatives, seed=1)
-            yield from itertools.islice(found, 2)
+        found = batches([held], size=size, n_negatives=config.n_negatives, seed=1)
+        yield from itertools.islice(found, 2)

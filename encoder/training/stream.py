@@ -21,6 +21,7 @@ Bin = list[list[int]]  # sequences of token ids, `length` tokens in all or a few
 HELD_OUT = 101
 SHUFFLE = 2048  # texts in memory, of which a random one is next
 BLOCK = 256  # texts tokenised at a time
+EMPTY_EPOCHS = 20
 
 
 def stream_texts(sources: Sequence[tuple[Path, float]], seed: int, epoch: int) -> Iterator[str]:
@@ -50,13 +51,22 @@ def stream_texts(sources: Sequence[tuple[Path, float]], seed: int, epoch: int) -
 
 
 def _training_texts(path: Path) -> Iterator[str]:
-    return (text for i, text in enumerate(read_texts(path)) if i % HELD_OUT)
+    texts = read_texts(path)
+    first = list(islice(texts, 2))
+    if len(first) == 1:  # alone, it is trained on
+        yield first[0]
+    yield from (text for i, text in enumerate(chain(first, texts)) if i % HELD_OUT)
 
 
 def held_out_texts(sources: Sequence[tuple[Path, float]], limit: int) -> list[str]:
-    """The first `limit` texts of each source that are never trained on."""
-    kept = (islice(read_texts(path), 0, limit * HELD_OUT, HELD_OUT) for path, _ in sources)
-    return list(chain.from_iterable(kept))
+    """The first `limit` texts of each source that are never trained on; none of a source of one text."""
+    kept: list[str] = []
+    for path, _ in sources:
+        texts = read_texts(path)
+        first = list(islice(texts, 2))
+        if len(first) > 1:
+            kept += islice(chain(first, texts), 0, limit * HELD_OUT, HELD_OUT)
+    return kept
 
 
 class PackedText:
@@ -120,7 +130,9 @@ class PackedText:
                     self.room += len(batch) * self.length
                     start += 1
                     yield batch
-            if not self.texts:
+            # An epoch of small shares may be empty by chance, but not so many.
+            tries = 1 if all(share == 1 for _, share in self.sources) else EMPTY_EPOCHS
+            if self.epoch + 1 >= tries and not (self.tokens or self.ready or self.packer.bins):
                 raise CorpusError(f"no text in {', '.join(str(path) for path, _ in self.sources)}; pass more")
             self.epoch, self.texts = self.epoch + 1, 0
 

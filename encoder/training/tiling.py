@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from encoder.checkpoints.folder import output_folder, read_tensors, write_tensors
 from encoder.errors import ArgumentError
 from encoder.model.heads import MaskedLanguageModel
 
@@ -60,19 +60,28 @@ def average_checkpoints(folders: Sequence[Path], out: Path) -> None:
     for folder in folders:
         if not (folder / "model.safetensors").is_file():
             raise ArgumentError(f"{folder} has no model.safetensors; pass the folders of saved models")
+    out = output_folder(out)
     last = folders[-1]
+    if out.resolve() in [folder.resolve() for folder in folders]:
+        raise ArgumentError(f"{out} is one of the models; pass another folder for their mean")
+    kinds = [sorted(str(path.relative_to(f)) for path in f.rglob("*.safetensors")) for f in folders]
+    for folder, files in zip(folders, kinds, strict=True):
+        if files != kinds[-1]:
+            raise ArgumentError(
+                f"{folder} holds {', '.join(files)} and {last} {', '.join(kinds[-1])}; average models of one kind"
+            )
     shutil.copytree(last, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
     for path in sorted(last.rglob("*.safetensors")):
-        final = load_file(path)
+        final = read_tensors(path)
         total = {
             name: value.double() for name, value in final.items()
         }  # so that the order of many does not matter
         for folder in folders[:-1]:
-            other = load_file(folder / path.relative_to(last))
+            other = read_tensors(folder / path.relative_to(last))
             shapes = ({n: v.shape for n, v in weights.items()} for weights in (final, other))
             if next(shapes) != next(shapes):
                 raise ArgumentError(f"{folder} and {last} hold models of different shapes; average one run's")
             for name, value in other.items():
                 total[name] += value.double()
         mean = {name: (value / len(folders)).to(final[name].dtype) for name, value in total.items()}
-        save_file(mean, out / path.relative_to(last), metadata={"format": "pt"})
+        write_tensors(out / path.relative_to(last), mean, {"format": "pt"})

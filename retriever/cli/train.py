@@ -7,13 +7,14 @@ import torch
 import typer
 
 from encoder import Encoder
+from encoder.checkpoints.loading import BUNDLED
 from encoder.errors import ArgumentError
 from encoder.training.distill import DistillConfig, distill
 from encoder.training.distributed import process_group, say
 from retriever.cli.options import DocumentLength, Model, parse_document_length
 from retriever.mining import mine_file
 
-__all__ = ["app", "source_and_share"]
+__all__ = ["app", "source_and_share", "stable"]
 
 app = typer.Typer(no_args_is_help=True, help="Train encoders.")
 DEFAULTS = DistillConfig()
@@ -39,7 +40,7 @@ def distill_command(
         "runs/distill"
     ),
     teacher: Annotated[
-        str, typer.Option(help="A BERT-family folder, or the PyPI package's name.")
+        str, typer.Option(help="A model folder or hub name with [CLS] and [SEP], or the PyPI package's name.")
     ] = DEFAULTS.teacher,
     steps: Steps = DEFAULTS.steps,
     batch_tokens: Annotated[
@@ -69,7 +70,7 @@ def distill_command(
     if threads:
         torch.set_num_threads(threads)
     config = DistillConfig(
-        teacher=teacher,
+        teacher=stable(teacher),
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_layers=layers,
@@ -78,7 +79,7 @@ def distill_command(
         batch_tokens=batch_tokens,
         steps=steps,
         warmup=warmup,
-        start_from=start_from,
+        start_from=stable(start_from),
         lr=lr,
         embedding_lr=embedding_lr,
         seed=seed,
@@ -117,6 +118,12 @@ def mine_command(
         show_progress=True,
     )
     typer.echo(f"{out}: {found:,} examples, {mined:,} with negatives")
+
+
+def stable(name: str) -> str:
+    """What is there by its whole path, so that a run can be resumed from anywhere; any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in ("", BUNDLED) and path.exists() else name
 
 
 def _check_file(path: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from encoder.training.classify import ClassifyConfig, train_classifier
 from encoder.training.distributed import process_group, rank
-from retriever.cli.train import SaveEvery, Seed, Threads
+from retriever.cli.train import SaveEvery, Seed, Threads, stable
 
 __all__ = ["classify_command"]
 
@@ -52,7 +52,7 @@ def classify_command(
     if threads:
         torch.set_num_threads(threads)
     config = ClassifyConfig(
-        model=str(Path(model).resolve()) if Path(model).is_dir() else model,
+        model=stable(model),
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,

@@ -1,5 +1,6 @@
 """`latewood train mlm`: pre-training; `latewood train average`: the mean of checkpoints."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.training.distributed import process_group, rank
 from encoder.training.mlm import SIZES, MlmConfig, train_mlm
 from encoder.training.tiling import average_checkpoints
-from retriever.cli.train import SaveEvery, Seed, Threads, source_and_share
+from retriever.cli.train import SaveEvery, Seed, Threads, source_and_share, stable
 
 __all__ = ["average_command", "mlm_command"]
 
@@ -30,7 +31,10 @@ def mlm_command(
     ),
     tokenizer: Annotated[str, typer.Option(help="For a new model: tokenizer.json, or its folder.")] = "",
     model: Annotated[
-        str, typer.Option(help="To go on: a model folder, or a run's folder (then with its optimiser).")
+        str,
+        typer.Option(
+            help="To go on: bundled, a folder, a hub name, or a run's folder (then with its optimiser)."
+        ),
     ] = "",
     tile_from: Annotated[str, typer.Option(help="Tile the new model from this smaller one's folder.")] = "",
     size: Annotated[str, typer.Option(help=f"Of a new model: {', '.join(SIZES)}.")] = "base",
@@ -78,9 +82,9 @@ def mlm_command(
     shape = [own or given for own, given in zip(numbers, SIZES[size], strict=True)]
     config = replace(
         DEFAULTS,
-        model=_stable(model),
-        tokenizer=_stable(tokenizer),
-        tile_from=_stable(tile_from),
+        model=stable(model),
+        tokenizer=stable(tokenizer),
+        tile_from=stable(tile_from),
         shape=(shape[0], shape[1], shape[2], shape[3]),
         length=length,
         batch_size=batch_size,
@@ -108,10 +112,14 @@ def mlm_command(
             device=device,
         )
         if rank() == 0:
-            typer.echo(
-                f"{out}: held-out loss {result['held_out_loss']:.4f} (was {result['held_out_loss_before']:.4f}), "
-                f"bins {100 * result['filled']:.2f} % full, {result['tokens_per_second']:,.0f} tokens/s"
-            )
+            losses = "no text held out"
+            if not math.isnan(result["held_out_loss"]):
+                losses = (
+                    f"held-out loss {result['held_out_loss']:.4f} (was {result['held_out_loss_before']:.4f})"
+                )
+            speed = result["tokens_per_second"]
+            pace = "" if math.isnan(speed) else f", {speed:,.0f} tokens/s"
+            typer.echo(f"{out}: {losses}, bins {100 * result['filled']:.2f} % full{pace}")
 
 
 def average_command(
@@ -124,8 +132,3 @@ def average_command(
     """
     average_checkpoints(folders, out)
     typer.echo(f"{out}: the mean of {len(folders)} checkpoints")
-
-
-def _stable(path: str) -> str:
-    """The whole path, so that a run can be resumed from anywhere."""
-    return str(Path(path).resolve()) if path else ""

@@ -25,6 +25,7 @@ from retriever.cli.train import (
     Threads,
     Warmup,
     source_and_share,
+    stable,
 )
 from retriever.evaluation import EvaluationSet, evaluate_exact
 
@@ -174,7 +175,8 @@ def _train(given: dict[str, Any], similarity: str) -> None:
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     changes = {
-        "model": _stable(given["model"]),
+        "model": stable(given["model"]),
+        "teacher": stable(given.get("teacher", DEFAULTS.teacher)),
         "similarity": similarity,
         "document_lengths": _lengths(given["document_lengths"]),
     }
@@ -204,11 +206,6 @@ def _train(given: dict[str, Any], similarity: str) -> None:
         best = f", best nDCG@10 {result['nDCG@10']:.4f}" if "nDCG@10" in result else ""
         losses = f"{result['held_out_loss']:.4f} (was {result['held_out_loss_before']:.4f})"
         say(f"{given['out']}: held-out loss {losses}{best}")
-
-
-def _stable(model: str) -> str:
-    """A folder by its whole path, so that a run can be resumed from anywhere."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, ModernBertModel
 
 from encoder import Encoder
-from encoder.checkpoints.loading import load_checkpoint, resolve_folder
+from encoder.checkpoints.loading import load_checkpoint, resolve_folder, save_checkpoint
 from encoder.errors import ArgumentError, CheckpointError
 from tests.helpers.checkpoints import (
     PYLATE_DENSE,
@@ -482,6 +482,8 @@ def set_weight(folder, key, value):
     save_file({**load_file(path), key: value}, path)
 
 
+MASK = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
+
 BROKEN = {
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
@@ -489,7 +491,7 @@ BROKEN = {
     ),
     "torn weights": (
         lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 9),
-        r"model\.safetensors: weights cannot",
+        r"model\.safetensors cannot be read",
     ),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json is missing"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not JSON"),
@@ -571,6 +573,42 @@ BROKEN = {
         lambda f: edit(f / "config_sentence_transformers.json", prompts={"query": 1}),
         r"config_sentence_transformers\.json: prompts=",
     ),
+    "no modules.json beside a dense": (
+        lambda f: ((f / "modules.json").unlink(), (f / "config_sentence_transformers.json").unlink()),
+        r"modules\.json is missing, though 1_Dense is there",
+    ),
+    "no modules.json beside settings": (
+        lambda f: ((f / "modules.json").unlink(), shutil.rmtree(f / "1_Dense")),
+        r"modules\.json is missing, though config_sentence_transformers\.json is there",
+    ),
+    "a module that is not there": (
+        lambda f: shutil.rmtree(f / "1_Dense"),
+        r"modules\.json: path='1_Dense' is not there",
+    ),
+    "a mask that is not there": (
+        lambda f: modules(f, ("1_Dense", PYLATE_DENSE), ("2_Mask", MASK)),
+        r"modules\.json: path='2_Mask' is not there",
+    ),
+    "a mask without its words": (
+        lambda f: (modules(f, ("1_Dense", PYLATE_DENSE), ("2_Mask", MASK)), (f / "2_Mask").mkdir()),
+        r"2_Mask/config\.json is missing",
+    ),
+    "a dense that no module names": (lambda f: modules(f), r"modules\.json does not name 1_Dense"),
+    "NaN in the backbone": (
+        lambda f: set_weight(f, "final_norm.weight", torch.full((32,), torch.nan)),
+        r"model\.safetensors: 'final_norm\.weight' holds NaN or infinite values",
+    ),
+    "infinity in half precision": (
+        lambda f: set_weight(f, "final_norm.weight", torch.tensor([-torch.inf, *[1.0] * 31]).half()),
+        r"model\.safetensors: 'final_norm\.weight' holds NaN or infinite values",
+    ),
+    "NaN in a pickle": (
+        lambda f: (
+            (f / "1_Dense/model.safetensors").unlink(),
+            torch.save({"linear.weight": torch.full((16, 32), torch.nan)}, f / "1_Dense/pytorch_model.bin"),
+        ),
+        r"1_Dense/pytorch_model\.bin: 'linear\.weight' holds NaN or infinite values",
+    ),
     "an index without a map": (
         lambda f: ((f / "model.safetensors").unlink(), write(f / "model.safetensors.index.json", {})),
         r"model\.safetensors\.index\.json lacks 'weight_map'",
@@ -580,7 +618,7 @@ BROKEN = {
             (f / "model.safetensors").unlink(),
             write(f / "model.safetensors.index.json", {"weight_map": {"x": "../../etc/passwd"}}),
         ),
-        r"model\.safetensors\.index\.json: weights cannot be read",
+        r"/passwd cannot be read",
     ),
 }
 
@@ -602,8 +640,18 @@ def test_other_arguments_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"document_length=600 exceeds the model's 512 positions"):
         Encoder.load(tmp_path, document_length=600)
     (tmp_path / "p.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"projection .*p\.safetensors is not safetensors"):
+    with pytest.raises(CheckpointError, match=r"p\.safetensors cannot be read"):
         load_checkpoint(tmp_path, projection=tmp_path / "p.safetensors")
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    pylate(tmp_path / "whole")
+    checkpoint = load_checkpoint(tmp_path / "whole")
+    with torch.no_grad():
+        checkpoint.model.head[0].linear.weight[0, 0] = 70_000.0  # beyond float16
+    save_checkpoint(tmp_path / "fp32", checkpoint)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: 'linear\.weight' holds NaN or infinite"):
+        save_checkpoint(tmp_path / "fp16", checkpoint, dtype=torch.float16)
 
 
 # --- Names -------------------------------------------------------------------------------------------

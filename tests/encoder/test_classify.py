@@ -127,7 +127,7 @@ def test_what_is_saved(data, model_dir, tmp_path):
         found = [theirs(input_ids=torch.tensor([i])).logits.argmax().item() for i in ids]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     accuracy = np.mean([theirs.config.id2label[f] == r.label for f, r in zip(found, rows, strict=True)])
-    assert accuracy == pytest.approx(log[-1]["metric"], abs=0.03)  # bfloat16 while training, float32 here
+    assert accuracy == pytest.approx(log[-2]["metric"], abs=0.03)  # bfloat16 while training, float32 here
 
 
 def test_a_killed_run_goes_on_to_the_bit(data, model_dir, tmp_path, monkeypatch):
@@ -207,10 +207,10 @@ def test_bad_labels_are_one_clear_line(data, model_dir, tmp_path):
     for labels, message in (((1, "a"), "numbers and strings"), (("a", "a"), "needs two")):
         with pytest.raises(CorpusError, match=message):
             label_names(read_labelled(file(*labels)))
-    with pytest.raises(CorpusError, match="label=True"):
+    with pytest.raises(CorpusError, match=r"x\.jsonl:1 has 'label' = True"):
         read_labelled(file(True))
     (tmp_path / "y.jsonl").write_text('{"text": "w1"}\n')
-    with pytest.raises(CorpusError, match=r"y\.jsonl:1 is no object with 'text' and 'label'"):
+    with pytest.raises(CorpusError, match=r"y\.jsonl:1 has no 'label'"):
         read_labelled(tmp_path / "y.jsonl")
     with pytest.raises(CorpusError, match="'mid' is not in the training file"):
         train_classifier(

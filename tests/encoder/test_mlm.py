@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import encoder.training.mlm as mlm
@@ -170,6 +170,18 @@ def test_checkpoints_and_their_average(trained, tmp_path):
         average_checkpoints([folders[0], tmp_path / "other"], tmp_path / "x")
     with pytest.raises(ArgumentError, match=r"no model\.safetensors"):
         average_checkpoints([folders[0], tmp_path], tmp_path / "x")
+    (tmp_path / "other" / "1_Dense").mkdir()
+    save_file({"linear.weight": torch.ones(2, 2)}, tmp_path / "other" / "1_Dense" / "model.safetensors")
+    kinds = r"1_Dense/model\.safetensors, model\.safetensors.*; average models of one kind"
+    for pair in ([folders[0], tmp_path / "other"], [tmp_path / "other", folders[0]]):
+        with pytest.raises(ArgumentError, match=kinds):
+            average_checkpoints(pair, tmp_path / "x")
+    with pytest.raises(ArgumentError, match="is one of the models"):
+        average_checkpoints(folders[:2], folders[0])
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"cut/model\.safetensors cannot be read"):
+        average_checkpoints([folders[0], tmp_path / "cut"], tmp_path / "x")
 
 
 def test_tiling_equals_a_loop():

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
 import encoder.training.objective as objective
+import retriever.mining
 from encoder import Encoder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.errors import ArgumentError, CorpusError
@@ -36,7 +37,7 @@ from encoder.training.retrieval import train_retrieval
 from encoder.training.topics import Topics
 from retriever.cli import app
 from retriever.evaluation import EvaluationSet, evaluate, evaluate_exact
-from retriever.mining import mine
+from retriever.mining import mine, mine_file
 from retriever.searcher import Searcher
 
 N_WORDS = 24
@@ -421,6 +422,37 @@ def test_mined_negatives_are_wrong_and_close(model_dir, tmp_path):
     assert all(len(m.documents) == 1 for m in strict)
 
 
+def test_the_file_of_mined_negatives_is_opened_first_and_whole_or_not_there(
+    model_dir, data, tmp_path, monkeypatch
+):
+    encoder = Encoder.load(model_dir)
+    out = tmp_path / "new" / "mined.jsonl.gz"
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples(30, seed=3)))
+    n, _ = mine_file(encoder, tmp_path / "few.jsonl", out, depth=9)
+    assert len(read_examples(out)) == n == 30
+    before = out.read_bytes()
+
+    def stops(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retriever.mining, "mine", stops)
+    with pytest.raises(KeyboardInterrupt):
+        mine_file(encoder, tmp_path / "few.jsonl", out)
+    assert out.read_bytes() == before
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+    def never(*arguments, **options):
+        raise AssertionError("mined before the output was looked at")
+
+    monkeypatch.setattr(retriever.mining, "mine", never)
+    for path, message in (
+        (tmp_path, "is a folder; pass a file"),
+        (tmp_path / "few.jsonl" / "x", "lies under one"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            mine_file(encoder, tmp_path / "few.jsonl", path)
+
+
 def test_batches_of_one_source_with_its_share(data):
     many = [Example(f"q{i}", (f"a{i}", f"n{i}")) for i in range(100)]
     few = [Example(f"r{i}", (f"b{i}",)) for i in range(40)]
@@ -445,7 +477,7 @@ def test_pylates_layout(tmp_path):
     train.write_text('{"query_id": 1, "document_ids": ["x", "y"], "scores": [0.5, 2]}\n')
     assert read_examples(tmp_path) == [Example("who", ("she", "he"), (2.0, 0.5))]
     train.write_text('{"query_id": 1, "document_ids": ["x", "z"], "scores": [0.5, 2]}\n')
-    with pytest.raises(CorpusError, match=r"train\.jsonl:1: 'z' is in no file"):
+    with pytest.raises(CorpusError, match=r"train\.jsonl:1: 'z' is not in .*documents\.jsonl"):
         read_examples(tmp_path)
     (tmp_path / "documents.jsonl").unlink()
     with pytest.raises(CorpusError, match=r"documents\.jsonl is missing"):
@@ -455,7 +487,7 @@ def test_pylates_layout(tmp_path):
 def test_bad_input_is_one_clear_line(model_dir, data, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"query": "q1"}\n')
-    with pytest.raises(CorpusError, match=r"bad\.jsonl:1 has no text under 'query' and 'pos'"):
+    with pytest.raises(CorpusError, match=r"bad\.jsonl:1 has no 'pos'"):
         read_examples(path)
     path.write_text('{"query": "q1", "pos": "d1", "negs": ["d2"], "scores": [1]}\n')
     with pytest.raises(CorpusError, match="1 scores for 2 documents"):
