@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from indexing.storage.store import Document
 from retriever.explaining import Explanation
 from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
 from retriever.ranking.knobs import Mode, check_mode
@@ -15,7 +16,7 @@ __all__ = ["document_of", "fold", "search_documents"]
 DEEPER = 4
 
 
-def document_of(hit: Hit) -> str:
+def document_of(hit: Hit | Document) -> str:
     """The doc_id of the document that a hit is a window of, or its own.
 
     A window is known by all that `indexing.reading.windows` gives it, so that a user's own `parent` stays the user's.
