@@ -12,7 +12,7 @@ from retriever.cli.options import AsJson
 from retriever.evaluation.baselines import BASELINES
 from retriever.evaluation.comparing import Test, compare, comparison_markdown
 from retriever.evaluation.plots import plot
-from retriever.evaluation.results import Report
+from retriever.evaluation.results import Report, told_apart
 
 __all__ = ["compare_command"]
 
@@ -64,4 +64,4 @@ def _side(argument: str) -> tuple[str, list[dict[str, Any]]]:
         system = own[0]
     if system not in report.systems:
         raise CorpusError(f"{path} has no system {system!r}; it has {', '.join(report.systems)}")
-    return f"{Path(path).name}, {system}", [r for r in report.results if r["system"] == system]
+    return f"{Path(path).name}, {system}", [r for r in told_apart(report.results) if r["system"] == system]

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from retriever.evaluation.baselines import BASELINES, baseline
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
 from retriever.evaluation.published import DEFAULT_CACHE, Published, fetch, published
+from retriever.evaluation.qrels import qrels_files
 from retriever.evaluation.results import markdown, side_by_side
 from retriever.evaluation.runner import evaluate_all
 from retriever.evaluation.systems import LateInteraction, System
@@ -163,15 +164,25 @@ class _Target:
 
     source: Path | Published
     split: str
+    loaded: list[EvaluationSet] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
         return self.source.name if isinstance(self.source, Published) else self.source.resolve().name
 
     def load(self, cache: Path) -> EvaluationSet:
-        if isinstance(self.source, Published):
-            return fetch(self.source, cache)
-        return EvaluationSet.load(self.source, self.split)
+        """Read once; what is remarkable in its files is said then."""
+        if not self.loaded:
+            source = self.source
+            data = (
+                fetch(source, cache)
+                if isinstance(source, Published)
+                else EvaluationSet.load(source, self.split)
+            )
+            self.loaded.append(data)
+            for remark in data.remarks:
+                typer.echo(f"note: {remark}", err=True)
+        return self.loaded[0]
 
 
 def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target]:
@@ -198,7 +209,7 @@ def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target
 
 def _split(folder: Path) -> str:
     """test, but dev where a folder has that and no test, as msmarco has."""
-    named = {path.stem for path in folder.glob("qrels/*.tsv")}
+    named = qrels_files(folder)
     return "dev" if "dev" in named and "test" not in named else "test"
 
 

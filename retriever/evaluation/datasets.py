@@ -1,18 +1,20 @@
-"""Evaluation sets in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/{split}.tsv."""
+"""Evaluation sets in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/{split}.tsv, each also as .gz."""
 
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from encoder.errors import CorpusError
+from encoder.jsonl import read_rows
 from indexing.reading.corpus import Passage, beir_file, read_jsonl
 from indexing.storage.durable import hash_file
+from retriever.evaluation.qrels import Qrels, qrels_files, read_qrels
 
 __all__ = ["EvaluationSet", "Qrels", "Run", "beir_folders", "query_length"]
 
-Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
 # ColBERTv2's and PyLate's convention for BEIR; 32 elsewhere.
@@ -46,6 +48,7 @@ class EvaluationSet:
 
     queries: {query id: text}, those that have judgements in this split, in the order of queries.jsonl.
     qrels: {query id: {doc_id: relevance}}; a doc_id need not be in the corpus.
+    remarks: what one should know of these files, a sentence each: judged documents that are missing and the like.
     """
 
     name: str
@@ -53,38 +56,68 @@ class EvaluationSet:
     split: str
     queries: dict[str, str]
     qrels: Qrels
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def load(
         cls, folder: str | os.PathLike[str], split: str = "test", *, name: str | None = None
     ) -> "EvaluationSet":
-        """Read queries and judgements; the corpus stays on disk. name is the folder's unless given.
+        """Read queries and judgements, and look through the corpus, which stays on disk. name is the folder's unless
+        given.
 
-        Raises CorpusError where a file is missing (for a split: with the splits there are), has a bad line,
-        or judges a query without text.
+        Raises CorpusError where a file is missing (for a split: with the splits there are) or has a bad line, an id
+        comes twice, a query is judged that has no text, or no judged document is in the corpus.
         """
         root = Path(folder)
-        qrels_path = root / "qrels" / f"{split}.tsv"
-        if not root.is_dir() or beir_file(root, "corpus") is None:
+        corpus = beir_file(root, "corpus")
+        if not root.is_dir() or corpus is None:
             raise CorpusError(
                 f"{root} is no BEIR folder; pass one with corpus.jsonl, queries.jsonl and qrels/{split}.tsv"
             )
         queries_path = beir_file(root, "queries")
         if queries_path is None:
             raise CorpusError(f"{root} has no queries.jsonl; write one, a line a query: _id, text")
-        if not qrels_path.is_file():
-            splits = ", ".join(sorted(path.stem for path in root.glob("qrels/*.tsv"))) or "none"
-            raise CorpusError(f"{root} has no split {split!r}; the splits of qrels/*.tsv are: {splits}")
-        qrels = _read_qrels(qrels_path)
-        queries = {
-            query["doc_id"]: query["text"] for query in read_jsonl(queries_path) if query["doc_id"] in qrels
-        }
+        splits = qrels_files(root)
+        if split not in splits:
+            names = ", ".join(splits) or "none"
+            raise CorpusError(f"{root} has no split {split!r}; the splits of qrels/*.tsv are: {names}")
+        qrels, repeated = read_qrels(splits[split])
+        texts = {query["doc_id"]: query["text"] for query in _each_once(queries_path)}
+        queries = {qid: text for qid, text in texts.items() if qid in qrels}
         if missing := [qid for qid in qrels if qid not in queries]:
             raise CorpusError(
-                f"{qrels_path} judges {len(missing)} queries that {queries_path.name} lacks, first "
+                f"{splits[split]} judges {len(missing)} queries that {queries_path.name} lacks, first "
                 f"{missing[0]!r}; add their text or drop their judgements"
             )
-        return cls(name or root.resolve().name, root, split, queries, qrels)
+        found = cls(name or root.resolve().name, root, split, queries, qrels)
+        counts = {
+            f"{repeated:,} judgements stand there twice": repeated,
+            **found._look_through(corpus, splits[split]),
+            f"{len(texts) - len(queries):,} of {len(texts):,} queries have no judgement and are left out": len(
+                texts
+            )
+            - len(queries),
+        }
+        return replace(found, remarks=tuple(f"{splits[split]}: {text}" for text, n in counts.items() if n))
+
+    def _look_through(self, corpus: Path, qrels: Path) -> dict[str, int]:
+        """What to remark on judged documents: {sentence: number of cases}."""
+        judged = sum(len(own) for own in self.qrels.values())
+        ids = (passage["doc_id"] for passage in _each_once(corpus))
+        if (first := next(ids, None)) is None:
+            raise CorpusError(f"{corpus} holds no document; write one a line: _id, text")
+        unknown = self.unknown_documents(chain([first], ids))
+        if unknown == judged:
+            document = next(iter(next(iter(self.qrels.values()))))
+            raise CorpusError(
+                f"{qrels} judges no document of {corpus.name}, first {document!r}; pass the corpus that it was made "
+                "for, and columns in the order query-id, corpus-id, score"
+            )
+        barren = sum(max(own.values()) < 1 for own in self.qrels.values())
+        return {
+            f"{unknown:,} of {judged:,} judged documents are not in {corpus.name}": unknown,
+            f"{barren:,} queries have no relevant document and score 0": barren,
+        }
 
     def passages(self) -> Iterator[Passage]:
         """Stream the corpus."""
@@ -96,7 +129,7 @@ class EvaluationSet:
     def digest(self) -> str:
         """Hex digest of corpus, queries and this split's judgements, byte by byte."""
         files = [beir_file(self.folder, "corpus"), beir_file(self.folder, "queries")]
-        files.append(self.folder / "qrels" / f"{self.split}.tsv")
+        files.append(qrels_files(self.folder).get(self.split))
         hashes = [hash_file(file) for file in files if file is not None]
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:32]
 
@@ -119,35 +152,27 @@ class EvaluationSet:
 
     def unknown_documents(self, doc_ids: Iterable[str]) -> int:
         """How many judged documents (query by query) are not among doc_ids, the corpus's."""
-        known = set(doc_ids)
-        return sum(doc not in known for judged in self.qrels.values() for doc in judged)
+        unknown = {doc for judged in self.qrels.values() for doc in judged}
+        unknown.difference_update(doc_ids)
+        return sum(doc in unknown for judged in self.qrels.values() for doc in judged)
 
 
-def _read_qrels(path: Path) -> Qrels:
-    """BEIR's: query-id, corpus-id, score between tabs, below a header; ids may hold spaces."""
-    qrels: Qrels = {}
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                fields = line.rstrip("\r\n").split("\t")
-                if fields == [""] or (number == 1 and not _is_integer(fields[-1])):
-                    continue
-                if len(fields) != 3 or not _is_integer(fields[2]):
-                    raise CorpusError(
-                        f"{path}:{number} is {line.strip()!r:.60}; write query-id, corpus-id and an integer "
-                        "score, separated by tabs"
-                    )
-                qrels.setdefault(fields[0], {})[fields[1]] = int(fields[2])
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read {path}: {error}; check the file and its permissions") from error
-    if not qrels:
-        raise CorpusError(f"{path} judges nothing; write a header, then query-id, corpus-id, score a line")
-    return qrels
+def _each_once(path: Path) -> Iterator[Passage]:
+    """The passages of a file; an id that comes twice, or that no judgement can name, is refused with its lines."""
+    places: dict[str, int] = {}
+    for place, passage in enumerate(read_jsonl(path)):
+        doc_id = passage["doc_id"]
+        first = places.setdefault(doc_id, place)
+        if first != place:
+            raise CorpusError(
+                f"{_where(path, place)} has the id {doc_id!r} of {_where(path, first)}; keep one"
+            )
+        if doc_id != doc_id.strip():
+            raise CorpusError(
+                f"{_where(path, place)} has the id {doc_id!r}, which begins or ends with a blank; take it away"
+            )
+        yield passage
 
 
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+def _where(path: Path, place: int) -> str:
+    return next(islice(read_rows(path), place, None)).where

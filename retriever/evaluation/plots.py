@@ -6,7 +6,7 @@ from typing import Any
 
 from encoder.errors import ArgumentError, MissingDependencyError
 from retriever.evaluation.metrics import METRICS
-from retriever.evaluation.results import averages
+from retriever.evaluation.results import averages, told_apart
 
 __all__ = ["plot"]
 
@@ -33,7 +33,7 @@ def plot(
             "ms_per_query": max(1e-3, result["ms_per_query"]),
             "bytes_per_passage": max(1, result["index_bytes"]) / max(1, result["passages"]),
         }
-        for result in results
+        for result in told_apart(results)
     ]
     systems = list(dict.fromkeys(point["system"] for point in points))
     sets = [{(p["dataset"], p["split"]) for p in points if p["system"] == system} for system in systems]

@@ -5,22 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from encoder.errors import ArgumentError, CorpusError
-from retriever.evaluation.metrics import trec_order
+from retriever.evaluation.metrics import Ranking, checked_run, trec_order
 
 __all__ = ["read_run", "write_run"]
 
 
-def write_run(
-    path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], tag: str = "latewood"
-) -> None:
-    """Write {query id: {doc_id: score}}, each query's hits in trec_eval's order, scores to the last digit.
+def write_run(path: str | os.PathLike[str], run: Mapping[str, Ranking], tag: str = "latewood") -> None:
+    """Write {query id: {doc_id: score}}, each query's hits in trec_eval's order, scores to the last digit; as in
+    `evaluate`, doc_ids or hits best first do in place of scores.
 
     Raises ArgumentError, before anything is written, on an id that is empty or holds white space, which the
     form cannot hold, and on a path that cannot be written.
     """
     _refuse_spaces("tag", tag)
     lines = []
-    for qid, scores in run.items():
+    for qid, scores in checked_run(run).items():
         _refuse_spaces("query id", qid)
         for rank, doc in enumerate(trec_order(scores), start=1):
             _refuse_spaces("doc_id", doc)
@@ -48,7 +47,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """
     run: dict[str, dict[str, float]] = {}
     try:
-        with Path(path).open(encoding="utf-8") as lines:
+        with Path(path).open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 fields = line.split()
                 if not fields:

@@ -17,7 +17,7 @@ from encoder.errors import CorpusError
 from indexing.storage.durable import publish_file
 from retriever.evaluation.metrics import METRICS
 
-__all__ = ["Report", "averages", "environment", "markdown", "side_by_side"]
+__all__ = ["Report", "averages", "environment", "markdown", "side_by_side", "told_apart"]
 
 FORMAT = 1
 IDENTITY = (
@@ -42,11 +42,12 @@ class Report:
         """Read a report that `save` wrote. Raises CorpusError for what is none."""
         try:
             read = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CorpusError(f"cannot read {path}: {error}; pass a report of `latewood evaluate`") from error
-        if not isinstance(read, dict) or read.get("format") != FORMAT:
+        results = read.get("results") if isinstance(read, dict) and read.get("format") == FORMAT else None
+        if not isinstance(results, list) or not all(_is_result(result) for result in results):
             raise CorpusError(f"{path} is no report of format {FORMAT}; make one by `latewood evaluate`")
-        return cls(list(read["results"]))
+        return cls(results)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, aside and renamed: a crash leaves the one before."""
@@ -60,16 +61,43 @@ class Report:
         return next((r for r in self.results if all(r.get(k) == wanted.get(k) for k in IDENTITY)), None)
 
     def put(self, result: dict[str, Any]) -> None:
-        """Add a result; it takes the place of one of the same data set, split and system."""
+        """Add a result; it takes the place of one of the same data set, split, system, model and
+        settings."""
         for i, old in enumerate(self.results):
-            if all(old[key] == result[key] for key in ("dataset", "split", "system")):
+            same = all(old[key] == result[key] for key in ("dataset", "split", "system"))
+            if same and _configuration(old) == _configuration(result):
                 self.results[i] = result
                 return
         self.results.append(result)
 
     @property
     def systems(self) -> list[str]:
-        return list(dict.fromkeys(r["system"] for r in self.results))
+        return list(dict.fromkeys(r["system"] for r in told_apart(self.results)))
+
+
+def told_apart(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The results with systems of one name and several configurations named apart: the first keeps the name, others
+    are called by what they do not share with it, as `latewood (k 20)`."""
+    first: dict[str, Mapping[str, Any]] = {}
+    told = []
+    for result in results:
+        usual, own = (_configuration(r) for r in (first.setdefault(result["system"], result), result))
+        other = [f"{key} {value}" for key, value in own.items() if value != usual.get(key)]
+        name = f"{result['system']} ({', '.join(other)})" if other else result["system"]
+        told.append({**result, "system": name})
+    return told
+
+
+def _configuration(result: Mapping[str, Any]) -> dict[str, Any]:
+    # A data set's own query length is no choice of the user's.
+    settings = {key: value for key, value in result.get("settings", {}).items() if key != "query_length"}
+    return {"model": result.get("model"), **settings}
+
+
+def _is_result(result: Any) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("per_query"), dict):
+        return False
+    return all(isinstance(result.get(key), str) for key in ("system", "dataset", "split", "data"))
 
 
 def _write(path: Path, text: str) -> None:
@@ -125,6 +153,7 @@ def side_by_side(results: Sequence[Mapping[str, Any]], metric: str = METRICS[0])
 
     The last row has the means over the data sets that every system has.
     """
+    results = told_apart(results)
     systems = list(dict.fromkeys(r["system"] for r in results))
     rows: dict[str, dict[str, Mapping[str, Any]]] = {}
     for r in results:
@@ -149,6 +178,7 @@ def _set_name(result: Mapping[str, Any]) -> str:
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table with a row for each data set and system, means below, and what it was measured with."""
+    results = told_apart(results)
     columns = ["data set", "system", *METRICS, "ms/query", "index MB", "index s", "queries", "passages"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in results:

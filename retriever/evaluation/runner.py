@@ -40,8 +40,9 @@ def evaluate_folder(
     """Index a BEIR folder, run its queries, measure.
 
     The arguments are explained at `LateInteraction`; run_file: write the run there, in TREC's form. Gives
-    the metrics by their names ("nDCG@10", ...), `per_query` {query id: {metric: value}}, and what they were
-    measured with: dataset, split, data (a digest), model, fingerprint, settings, times in seconds, sizes.
+    the metrics by their names ("nDCG@10", ...), `per_query` {query id: {metric: value}}, `remarks` on the data set's
+    files, and what they were measured with: dataset, split, data (a digest), model, fingerprint, settings, times in
+    seconds, sizes.
     Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
     """
     place = None if index_folder is None else Path(index_folder)
@@ -76,6 +77,7 @@ def evaluate_system(
         **mean(per_query),
         **_identity(system, data),
         "queries": len(data.queries),
+        "remarks": list(data.remarks),
         "mode": getattr(system, "mode", system.name),
         **figures,
         "environment": environment(),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness
@@ -16,11 +18,12 @@ from indexing import Index
 from indexing.reading.windows import Windows
 from indexing.writing.records import AddReport
 from retriever.evaluation.datasets import EvaluationSet, Run
-from retriever.ranking.folding import search_documents
+from retriever.ranking.folding import document_of, search_documents
 from retriever.searcher import Mode, Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]
 
+DOCUMENTS_AT_ONCE = 1_000
 QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
 
 
@@ -170,11 +173,11 @@ class LateInteraction:
             never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
             opened = Index.create(path, encoder, **never)
         title = f"{data.name}: index"
-        with (
-            opened as index,
-            Progress(data.passages(), desc=title, unit="passage", show=show_progress) as bar,
-        ):
-            added = index.add(bar if windows is None else windows.cut(bar))
+        with opened as index:
+            if exists:
+                _refuse_others(index, data)
+            with Progress(data.passages(), desc=title, unit="passage", show=show_progress) as bar:
+                added = index.add(bar if windows is None else windows.cut(bar))
             if windows is not None and exists:
                 windows.drop_stale(index)
             info = index.info()
@@ -212,3 +215,19 @@ class LateInteraction:
                 run |= hits({qid: data.queries[qid] for qid in some})
                 bar.update(len(some))
         return run, time.perf_counter() - started
+
+
+def _refuse_others(index: Index, data: EvaluationSet) -> None:
+    """Documents that are not the collection's would take places in its rankings, and count in its frequencies."""
+    own = {passage["doc_id"] for passage in data.passages()}
+    others: dict[str, None] = {}
+    for segment in index.segments:
+        pids = segment.pid_start + np.flatnonzero(index.live(segment))
+        for start in range(0, len(pids), DOCUMENTS_AT_ONCE):
+            names = map(document_of, index.documents(pids[start : start + DOCUMENTS_AT_ONCE].tolist()))
+            others |= {name: None for name in names if name not in own}
+    if others:
+        raise ArgumentError(
+            f"{index.folder} holds {len(others):,} documents that are not in {data.name}, first "
+            f"{next(iter(others))!r}; pass an --index of this collection alone, or of a new folder"
+        )

@@ -289,6 +289,34 @@ def test_an_index_that_is_kept_loses_windows_that_are_gone(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("loaded")
+def test_an_index_with_documents_that_are_not_of_the_collection_is_refused(
+    tmp_path: Path, bundled: Encoder
+) -> None:
+    folder = collection(tmp_path / "tiny")
+    command = ["evaluate", folder, "--index", tmp_path / "x"]
+    assert cli(*command).exit_code == 0
+    with Index.open(tmp_path / "x", bundled, writable=True) as index:
+        index.delete(["d4"])
+        index.add([{"doc_id": f"o{i}", "text": text} for i, text in enumerate(QUERIES.values())])
+    refused = cli(*command)
+    assert isinstance(refused.exception, ArgumentError)
+    assert "holds 3 documents that are not in tiny, first 'o0'; pass an --index" in str(refused.exception)
+    with Index.open(tmp_path / "x") as index:
+        assert len(index) == 6  # nothing was added
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_is_odd_in_a_data_set_is_said_once_and_kept_with_the_result(tmp_path: Path) -> None:
+    folder = collection(tmp_path / "tiny")
+    with (folder / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\tgone\t1\n")
+    result = cli("evaluate", folder, "--baseline", "bm25", "--json")
+    assert result.stderr.count("1 of 4 judged documents are not in corpus.jsonl") == 1
+    assert result.stderr.startswith("note: ")
+    assert len(json.loads(result.stdout)["remarks"]) == 1
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_folder_without_test_is_measured_on_dev(tmp_path: Path) -> None:
     for name in ("a", "b"):
         collection(tmp_path / name)
@@ -363,6 +391,40 @@ def test_a_mean_counts_cqadupstack_once() -> None:
     assert lines[2].startswith("| cqadupstack-unix | s | 0.2000 | 0.2000 | 0.2000 | 1.0 |")
     assert "| **0.5000** |" in lines[5]
     assert lines[7] == "- s: model m (0123456789ab); k 100; 2026-11-24, a CPU, 1 threads; numpy 2."
+
+
+def test_a_report_keeps_each_configuration_of_a_system(tmp_path: Path) -> None:
+    usual = result("nq", "latewood", 0.2) | {"data": "x", "per_query": {"q": dict.fromkeys(METRICS, 0.2)}}
+    other = usual | {"settings": {"k": 20, "query_length": 48}, "nDCG@10": 0.3}
+    report = Report([usual])
+    report.put(other)
+    report.put(usual | {"dataset": "scifact", "settings": {"k": 100, "query_length": 48}})
+    assert report.results[:2] == [usual, other]
+    assert report.systems == ["latewood", "latewood (k 20)"]
+    report.put(other | {"nDCG@10": 0.4, "data": "y"})  # measured anew
+    assert [r["nDCG@10"] for r in report.results] == [0.2, 0.4, 0.2]
+    report.save(tmp_path / "r.json")
+    assert "| nq | 0.2000 | **0.4000** |" in side_by_side(report.results)
+    assert "| nq | latewood (k 20) | 0.4000 |" in markdown(report.results)
+    both = cli("compare", tmp_path / "r.json", tmp_path / "r.json")
+    assert "holds latewood, latewood (k 20); pass" in str(both.exception)
+    sides = [f"{tmp_path / 'r.json'}:{name}" for name in report.systems]
+    assert "was not the same data" in str(cli("compare", *sides).exception)
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    for text in (
+        "",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "results": [1]}',
+        '{"format": 1, "results": [{}]}',
+        "[" * 10**5,
+    ):
+        file.write_text(text)
+        with pytest.raises(CorpusError, match=r"no report of format 1|cannot read"):
+            Report.load(file)
 
 
 def test_systems_stand_side_by_side() -> None:

@@ -1,9 +1,11 @@
 """Data sets, metrics and run files, against plain-Python oracles and trec_eval itself."""
 
+import gzip
 import json
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytrec_eval
@@ -21,6 +23,7 @@ from retriever.evaluation import (
     trec_order,
     write_run,
 )
+from retriever.hits import Hit
 
 DATA = Path(__file__).parent.parent / "data"
 FROZEN_MEANS = {"nDCG@10": "0.2000", "R@100": "0.7892", "RR@10": "0.3519"}
@@ -55,6 +58,96 @@ def test_qrels_without_header_and_with_spaces_in_ids(tmp_path: Path) -> None:
     root = beir_folder(tmp_path / "mine")
     (root / "qrels" / "test.tsv").write_bytes(b"q0\tmy doc\t1\r\n\r\nq2\td1\t0\r\n")
     assert EvaluationSet.load(root).qrels == {"q0": {"my doc": 1}, "q2": {"d1": 0}}
+
+
+JUDGED = {"q0": {"d0": 1, "d3": 0}, "q2": {"d1": 2}}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["query-id\tcorpus-id\tscore", "q0\td0\t1", "q0\td3\t0", "q2\td1\t2"],
+        ["q0\td0\t1", "q0\td3\t0", "q2\td1\t2"],
+        ["\ufeffq0\td0\t1\r", "", "q0\td3\t0\r", "q2\td1\t2\r"],
+        ["score\tcorpus_id\tquery_id", "1\td0\tq0", "0\td3\tq0", "2\td1\tq2"],
+        ["#Doc-ID\tRelevance\tQID\tnote", "d0\t1\tq0\tx", "d3\t0\tq0\t", "d1\t2\tq2\ty"],
+        ["q0 0 d0 1", "q0 0 d3 0", "q2  0  d1  2"],
+        ["q0\tQ0\td0\t1", "q0\tQ0\td3\t0", "q2\tQ0\td1\t2"],
+        ["q0 \td0  \t1", " q0\td3\t0", "q2\td1\t2 "],
+    ],
+)
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_the_first_line_of_qrels_is_read_for_what_it_is(
+    tmp_path: Path, lines: list[str], gzipped: bool
+) -> None:
+    root = beir_folder(tmp_path / "mine")
+    plain = root / "qrels" / "test.tsv"
+    plain.write_text("\n".join(lines), encoding="utf-8")
+    if gzipped:
+        for path in (plain, root / "corpus.jsonl", root / "queries.jsonl"):
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    data = EvaluationSet.load(root)
+    assert data.qrels == JUDGED
+    assert data.queries == {"q0": "query 0", "q2": "query 2"}
+    assert len(data.digest()) == 32
+    assert EvaluationSet.load(root, "dev").digest() != data.digest()
+
+
+def test_numbers_in_another_order_are_read_by_their_header(tmp_path: Path) -> None:
+    root = tmp_path / "numbers"
+    (root / "qrels").mkdir(parents=True)
+    (root / "corpus.jsonl").write_text('{"_id": 7, "text": "x"}\n')
+    (root / "queries.jsonl").write_text('{"_id": 3, "text": "x"}\n')
+    (root / "qrels" / "test.tsv").write_text("corpus-id\tscore\tquery-id\n7\t1\t3\n")
+    assert EvaluationSet.load(root).qrels == {"3": {"7": 1}}
+
+
+def test_what_contradicts_itself_is_refused_with_its_lines(tmp_path: Path) -> None:
+    root = beir_folder(tmp_path / "mine")
+    header, row = "query-id\tcorpus-id\tscore\n", '{{"_id": "{}", "text": "{}"}}\n'
+    corpus = (root / "corpus.jsonl").read_text()
+    for file, content, message in (
+        ("qrels/test.tsv", f"{header}q0\td0\t1\nq2\td1\t1\nq0\td0\t2\n", r"tsv:4 gives .*'d0'.*'q0'.*line 2"),
+        ("qrels/test.tsv", "topic\tnumber\tgrade\nq0\td0\t1\n", "tsv:1 is .*no header and no judgement"),
+        ("qrels/test.tsv", "1\tq0\td0\n", "tsv:1 is .*no header and no judgement"),
+        ("qrels/test.tsv", f"{header}q0\t\t1\n", "tsv:2 is"),
+        ("qrels/test.tsv", f"{header}q0\td0\t1_0\n", "tsv:2 is"),
+        ("qrels/test.tsv", f"{header}q0\tx\t1\nq2\ty\t1\n", "judges no document of corpus.jsonl, first 'x'"),
+        (
+            "corpus.jsonl",
+            corpus + "\n" + row.format("d1", "other"),
+            r"corpus.jsonl:6 has the id 'd1' of .*:2; keep",
+        ),
+        (
+            "corpus.jsonl",
+            corpus + row.format("d9 ", "x"),
+            r"corpus.jsonl:5 has the id 'd9 ', which begins or ends",
+        ),
+        ("corpus.jsonl", "\n", "corpus.jsonl holds no document"),
+        ("queries.jsonl", row.format("q0", "a") * 2, r"queries.jsonl:2 has the id 'q0' of .*:1; keep one"),
+    ):
+        kept = (root / file).read_text()
+        (root / file).write_text(content)
+        with pytest.raises(CorpusError, match=message):
+            EvaluationSet.load(root)
+        (root / file).write_text(kept)
+    (root / "qrels" / "cut.tsv.gz").write_bytes(gzip.compress(b"q0\td0\t1\n" * 99)[:-9])
+    with pytest.raises(CorpusError, match=r"cannot read .*cut.tsv.gz"):
+        EvaluationSet.load(root, "cut")
+
+
+def test_what_is_odd_in_a_data_set_is_counted(tmp_path: Path) -> None:
+    root = beir_folder(tmp_path / "mine")
+    rows = ["q0\td0\t1", "q0\tgone\t1", "q0\tlost\t0", "q0\td0\t1", "q2\td1\t0"]
+    (root / "qrels" / "test.tsv").write_text("\n".join(rows))
+    remarks = EvaluationSet.load(root).remarks
+    assert [remark.removeprefix(f"{root}/qrels/test.tsv: ") for remark in remarks] == [
+        "1 judgements stand there twice",
+        "2 of 4 judged documents are not in corpus.jsonl",
+        "1 queries have no relevant document and score 0",
+        "2 of 4 queries have no judgement and are left out",
+    ]
 
 
 def test_broken_data_sets_are_refused(tmp_path: Path) -> None:
@@ -203,6 +296,36 @@ def test_queries_without_hits_count_and_queries_without_judgements_do_not() -> N
         evaluate({}, run)
 
 
+def test_a_run_may_be_lists_of_doc_ids_or_of_hits() -> None:
+    qrels = {"q1": {"b": 1}, "q2": {"a": 2, "c": 1}}
+    wanted = evaluate(qrels, {"q1": {"a": 2.0, "b": 1.0}, "q2": {"c": 0.5, "a": 0.25}})
+    lists = {"q1": ["a", "b"], "q2": ("c", "a")}
+    hits = {qid: [Hit(i, 9.0 - i, doc, None, {}) for i, doc in enumerate(ids)] for qid, ids in lists.items()}
+    assert wanted["RR@10"] == 0.75
+    assert evaluate(qrels, lists) == evaluate(qrels, hits) == wanted
+
+
+@pytest.mark.parametrize(
+    ("qrels", "run", "message"),
+    [
+        ({"1": {"a": 1}}, {1: {"a": 1.0}}, r"query ids of the run\[0\] is 1 \(int\); pass strings"),
+        ({"1": {"7": 1}}, {"1": {7: 1.0}}, r"doc_ids of run\['1'\]\[0\] is 7 \(int\); pass strings"),
+        ({1: {"a": 1}}, {"1": {"a": 1.0}}, r"query ids of qrels\[0\] is 1"),
+        ({"1": {7: 1}}, {"1": {"7": 1.0}}, r"doc_ids of qrels\['1'\]\[0\] is 7"),
+        ({"1": {"a": 1.5}}, {}, r"qrels\['1'\]\['a'\]=1.5 is float; pass an integer"),
+        ({"1": ["a"]}, {}, "qrels is no mapping of mappings"),
+        ({"1": {"a": 1}}, [["a"]], "run is list; pass {query id: {doc_id: score}}"),
+        ({"1": {"a": 1}}, {"1": "a"}, r"run\['1'\] is the string 'a'; pass a list of doc_ids or hits"),
+        ({"1": {"a": 1}}, {"1": [("a", 1.0)]}, r"run\['1'\]\[0\] is \('a', 1.0\) \(tuple\); pass strings"),
+        ({"1": {"a": 1}}, {"1": ["a", "b", "a"]}, r"run\['1'\] has document 'a' twice"),
+        ({"1": {"a": 1}}, {"1": {"a": None}}, r"run\['1'\]\['a'\] is None; pass a number"),
+    ],
+)
+def test_what_is_no_run_is_refused_and_not_scored_as_0(qrels: Any, run: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(qrels, run)
+
+
 def test_ties_go_to_the_greater_id_and_nan_is_refused() -> None:
     assert trec_order({"a": 1.0, "b": 1.0 + 1e-12, "B": 1.0, "c": 2.0, "d": -1.0}) == [
         "c",
@@ -229,6 +352,8 @@ def test_a_run_file_is_in_trec_form_and_comes_back(tmp_path: Path) -> None:
         "q2 Q0 é:1-2#2 1 -2.5e-08 latewood",
     ]
     assert read_run(file) == run
+    write_run(file, {"q": ["b", "a"]})
+    assert trec_order(read_run(file)["q"]) == ["b", "a"]
 
 
 def test_ids_with_white_space_are_refused_before_writing(tmp_path: Path) -> None:
