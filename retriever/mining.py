@@ -13,6 +13,7 @@ from encoder.errors import ArgumentError
 from encoder.progress import Progress
 from encoder.training.pairs import Example, read_examples
 from indexing import Index
+from retriever.options import Scoring
 from retriever.searcher import Searcher
 
 __all__ = ["mine", "mine_file"]
@@ -54,7 +55,7 @@ def mine(
     queries = list(answers)
     with (
         # Ratios of scores are meant for sums of cosines.
-        Searcher.open(folder, encoder, sharpness=0.0) as searcher,
+        Searcher.open(folder, encoder, scoring=Scoring(sharpness=0.0)) as searcher,
         Progress[str](desc="mine", unit="query", show=show_progress, total=len(queries)) as bar,
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):

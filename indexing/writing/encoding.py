@@ -53,6 +53,7 @@ def encode_records(
     owners = [record.doc_id for record, own in zip(records, spans, strict=True) for _ in own]
     check_vectors(embeddings, owners, encoder.dim)
     report.truncated += embeddings.truncated
+    report.windowed += sum(len(own) > 1 for own in spans)
     report.passages += len(parts)
     report.tokens += len(embeddings.vectors)
     vectors, lengths = embeddings.vectors.astype(np.float16), embeddings.lengths

@@ -36,7 +36,7 @@ METADATA_DEPTH = 100  # levels: SQLite and Python read 1,000 at the most, and le
 
 @dataclass
 class AddReport:
-    """What an add did: documents by fate, texts that lost their tail, passages and token vectors made.
+    """What an add did: documents by fate, texts that lost their tail or came in windows, passages and token vectors.
 
     A document whose text is stored already costs no encoding: it is `unchanged`, or `replaced` where its
     metadata differs.
@@ -46,6 +46,7 @@ class AddReport:
     replaced: int = 0
     unchanged: int = 0
     truncated: int = 0
+    windowed: int = 0
     passages: int = 0
     tokens: int = 0
 

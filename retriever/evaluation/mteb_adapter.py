@@ -10,6 +10,7 @@ mteb asks for 1,000 hits a query and drops self-hits itself, where a task says s
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,9 @@ from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
 from retriever.evaluation.datasets import query_length
 from retriever.evaluation.published import short_name
-from retriever.searcher import Mode, Searcher
+from retriever.hits import Hits
+from retriever.options import SearchOptions
+from retriever.searcher import Searcher
 
 __all__ = ["MtebSearch"]
 
@@ -32,19 +35,17 @@ class MtebSearch:
         encoder: Encoder,
         *,
         name: str = "latewood/latewood-mini",
-        mode: Mode = "late",
+        options: SearchOptions = SearchOptions(),  # noqa: B008  (frozen)
         flat: bool = False,
-        **search: Any,
     ) -> None:
-        """name: under which mteb files the results, "organisation/model". mode and the rest: as in
-        `Searcher.search` (nprobe, nrerank, ...). flat: keep vectors as float16 and score all passages."""
+        """name: under which mteb files the results, "organisation/model". options: of the searches; mteb says k.
+        flat: keep vectors as float16 and score all passages."""
         if "/" not in name:
             raise ArgumentError(f"name={name!r}; mteb wants organisation/model")
         self.encoder = encoder
         self.name = name
-        self.mode = mode
+        self.options = options
         self.flat = flat
-        self.search_settings = search
         self._place: tempfile.TemporaryDirectory[str] | None = None
         self._searcher: Searcher | None = None
 
@@ -105,15 +106,15 @@ class MtebSearch:
         if self._searcher is None:
             raise ArgumentError("there is no index; call index before search")
         texts = {str(row["id"]): _query_text(row) for row in queries}
-        settings = {"k": top_k, "mode": self.mode, **self.search_settings}
+        options = replace(self.options, k=top_k)
         if top_ranked is None:
             show = bool(encode_kwargs.get("show_progress_bar"))
-            found = self._searcher.search_many(texts, show_progress=show, **settings)
+            found = self._searcher.search_many(texts, options, show_progress=show)
         else:
             found = {
-                qid: self._searcher.search(text, filter=_among(top_ranked[qid]), **settings)
+                qid: self._searcher.search(text, options, filter=_among(top_ranked[qid]))
                 if top_ranked.get(qid)
-                else []
+                else Hits()
                 for qid, text in texts.items()
             }
         return {

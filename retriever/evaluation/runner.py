@@ -4,17 +4,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
-from encoder.maxsim import SHARPNESS
 from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
 from retriever.evaluation.report import write_run
 from retriever.evaluation.results import Report, environment
 from retriever.evaluation.systems import Build, LateInteraction, System
-from retriever.searcher import Mode
 
 __all__ = ["evaluate_all", "evaluate_folder", "evaluate_system"]
 
@@ -24,29 +22,19 @@ def evaluate_folder(
     folder: str | os.PathLike[str],
     *,
     split: str = "test",
-    k: int = 100,
-    mode: Mode = "late",
-    flat: bool = False,
-    nprobe: int | None = None,
-    nrerank: int | None = None,
-    index_folder: str | os.PathLike[str] | None = None,
-    idf: bool = True,
-    sharpness: float = SHARPNESS,
-    window: int | Literal["auto"] | None = "auto",
-    overlap: int = 0,
     run_file: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Index a BEIR folder, run its queries, measure.
 
-    The arguments are explained at `LateInteraction`; run_file: write the run there, in TREC's form. Gives
+    options: as `LateInteraction.of` takes them. run_file: write the run there, in TREC's form. Gives
     the metrics by their names ("nDCG@10", ...), `per_query` {query id: {metric: value}}, `remarks` on the data set's
     files, and what they were measured with: dataset, split, data (a digest), model, fingerprint, settings, times in
     seconds, sizes.
     Raises CorpusError for what is no BEIR folder, ArgumentError for values that cannot be used.
     """
-    place = None if index_folder is None else Path(index_folder)
-    system = LateInteraction(encoder, k, mode, flat, nprobe, nrerank, place, idf, sharpness, window, overlap)
+    system = LateInteraction.of(encoder, **options)
     data = EvaluationSet.load(folder, split)
     return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
 
@@ -78,7 +66,7 @@ def evaluate_system(
         **_identity(system, data),
         "queries": len(data.queries),
         "remarks": list(data.remarks),
-        "mode": getattr(system, "mode", system.name),
+        "mode": system.search.mode if isinstance(system, LateInteraction) else system.name,
         **figures,
         "environment": environment(),
         "per_query": per_query,

@@ -4,27 +4,24 @@ import math
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from encoder import Encoder
 from encoder.errors import ArgumentError
-from encoder.maxsim import SHARPNESS, check_sharpness
+from encoder.options import updated
 from encoder.progress import Progress
 from indexing import Index
 from indexing.reading.windows import Windows
 from indexing.writing.records import AddReport
 from retriever.evaluation.datasets import EvaluationSet, Run
-from retriever.ranking.folding import document_of, search_documents
-from retriever.searcher import Mode, Searcher
+from retriever.options import Scoring, SearchOptions
+from retriever.searcher import Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]
 
-DOCUMENTS_AT_ONCE = 1_000
-QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
+DEFAULTS, SCORING = SearchOptions(k=100), Scoring()
 
 
 class System(Protocol):
@@ -44,52 +41,50 @@ class System(Protocol):
 @dataclass(frozen=True)
 class Build:
     """How an index was made. info: `Index.info()`. added: what this run added; nothing, if it was there already.
-    windowed: how many documents came in windows. seconds: by the clock, cpu_seconds: of this process's threads,
-    which other programs do not lengthen."""
+    seconds: by the clock, cpu_seconds: of this process's threads, which other programs do not lengthen."""
 
     info: dict[str, Any]
     added: AddReport
-    windowed: int
     seconds: float
     cpu_seconds: float
 
 
 @dataclass(frozen=True)
 class LateInteraction:
-    """Latewood's own index and search.
+    """Latewood's own index and search; the run holds documents, each by its best passage.
 
-    k: depth of the run. flat: keep vectors as float16 and score all of them. index_folder: keep the index
-    there, or use the one that is there; None for a temporary one. nprobe, nrerank: as in `Searcher.search`.
-    idf, sharpness: as in `Searcher`.
-    window, overlap: cut documents longer than window into windows, as `latewood index` does; the run holds
-    documents, each by its best window. "auto" is for documents longer than the encoder reads, None cuts these off
-    (`Windows.chosen`). built: what `sharing` sets.
+    flat: keep vectors as float16 and score all of them. index_folder: keep the index there, or use the one that is
+    there; None for a temporary one. window, overlap: as in IndexSettings. built: what `sharing` sets.
 
-    Raises ArgumentError for a window that the encoder cannot read, an overlap without one, or no such sharpness.
+    Raises ArgumentError for a window that the encoder cannot read.
     """
 
     encoder: Encoder
-    k: int = 100
-    mode: Mode = "late"
+    search: SearchOptions = DEFAULTS
+    scoring: Scoring = SCORING
     flat: bool = False
-    nprobe: int | None = None
-    nrerank: int | None = None
     index_folder: Path | None = None
-    idf: bool = True
-    sharpness: float = SHARPNESS
     window: int | Literal["auto"] | None = "auto"
     overlap: int = 0
     built: dict[Path, Build] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
-        check_sharpness(self.sharpness)
+
+    @classmethod
+    def of(cls, encoder: Encoder, **options: Any) -> "LateInteraction":
+        """With any of the fields of this class, of SearchOptions and of Scoring by their names."""
+        own: dict[str, Any] = {}
+        for name, default in (("search", DEFAULTS), ("scoring", SCORING)):
+            names = {f.name for f in fields(default)} & options.keys()
+            own[name] = updated(default, {key: options.pop(key) for key in names})
+        return updated(cls(encoder, **own), options)
 
     @property
     def name(self) -> str:
         parts = [
             "latewood",
-            "" if self.mode == "late" else self.mode,
+            "" if self.search.mode == "late" else self.search.mode,
             "flat" if self.flat else "",
             f"w{self.window}" if isinstance(self.window, int) else "",
         ]
@@ -118,13 +113,9 @@ class LateInteraction:
             "model": encoder.name,
             "fingerprint": encoder.fingerprint,
             "settings": {
-                "k": self.k,
-                "mode": self.mode,
+                **asdict(self.search),
+                **asdict(self.scoring),
                 "flat": self.flat,
-                "nprobe": self.nprobe,
-                "nrerank": self.nrerank,
-                "idf": self.idf,
-                "sharpness": self.sharpness,
                 "window": self.window,
                 "overlap": self.overlap,
                 "query_length": encoder.query_length,
@@ -146,11 +137,12 @@ class LateInteraction:
             if path not in built:
                 built[path] = self._index(path, data, encoder, show_progress)
             build = built[path]
-            with Searcher.open(path, encoder, idf=self.idf, sharpness=self.sharpness) as searcher:
+            with Searcher.open(path, encoder, scoring=self.scoring) as searcher:
                 run, seconds = self._search(searcher, data, show_progress)
         info, sizes = build.info, build.info["bytes"]
         return run, {
             "kind": info["kind"],
+            "documents": info["documents"],
             "passages": info["passages"],
             "tokens": info["tokens"],
             "bytes_per_token": round(info["bytes_per_token"], 3),
@@ -159,75 +151,64 @@ class LateInteraction:
             "index_cpu_seconds": round(build.cpu_seconds, 2),
             "encoded_tokens": build.added.tokens,
             "cut": build.added.truncated,
-            "windowed": build.windowed,
+            "windowed": build.added.windowed,
             "search_seconds": round(seconds, 2),
             "ms_per_query": round(1000 * seconds / len(data.queries), 3),
         }
 
     def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool) -> Build:
         started, started_cpu = time.perf_counter(), time.process_time()
-        windows = Windows.chosen(encoder.tokenizer, self.window, self.overlap)
         if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
         else:
             never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
-            opened = Index.create(path, encoder, **never)
+            opened = Index.create(path, encoder, window=self.window, overlap=self.overlap, **never)
         title = f"{data.name}: index"
         with opened as index:
             if exists:
                 _refuse_others(index, data)
-            with Progress(data.passages(), desc=title, unit="passage", show=show_progress) as bar:
-                added = index.add(bar if windows is None else windows.cut(bar))
-            if windows is not None and exists:
-                windows.drop_stale(index)
+                _refuse_windows(index, self)
+            with Progress(data.passages(), desc=title, unit="document", show=show_progress) as bar:
+                added = index.add(bar)
             info = index.info()
         if self.flat and info["kind"] != "flat":
             raise ArgumentError(
                 f"{path} is {info['kind']}, --flat wants float16 vectors; pass another --index"
             )
-        windowed = 0 if windows is None else windows.n_cut
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-        return Build(info, added, windowed, seconds, cpu_seconds)
+        return Build(info, added, seconds, cpu_seconds)
 
     def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
-        def hits(queries: dict[str, str]) -> Run:
-            found = search_documents(
-                searcher,
-                queries,
-                k=self.k + data.drops_self_hits,
-                mode=self.mode,
-                nprobe=self.nprobe,
-                nrerank=self.nrerank,
-            )
-            return {
-                qid: {h.doc_id: h.score for h in some if math.isfinite(h.score)}
-                for qid, some in found.items()
-            }
-
-        ids = list(data.queries)
-        hits({ids[0]: data.queries[ids[0]]})  # loads or compiles the kernels, which is no part of a latency
+        options = replace(self.search, k=self.search.k + data.drops_self_hits)
+        first = next(iter(data.queries))
+        # Loads or compiles the kernels, which is no part of a latency.
+        searcher.search(data.queries[first], options)
         run: Run = {}
         started = time.perf_counter()
         title = f"{data.name}: search"
-        with Progress[str](desc=title, unit="query", show=show_progress, total=len(ids)) as bar:
-            for start in range(0, len(ids), QUERIES_AT_ONCE):
-                some = ids[start : start + QUERIES_AT_ONCE]
-                run |= hits({qid: data.queries[qid] for qid in some})
-                bar.update(len(some))
+        with Progress[str](desc=title, unit="query", show=show_progress, total=len(data.queries)) as bar:
+            for qid, hits in searcher.search_stream(data.queries, options):
+                run[qid] = {hit.doc_id: hit.score for hit in hits if math.isfinite(hit.score)}
+                bar.update()
         return run, time.perf_counter() - started
 
 
 def _refuse_others(index: Index, data: EvaluationSet) -> None:
     """Documents that are not the collection's would take places in its rankings, and count in its frequencies."""
-    own = {passage["doc_id"] for passage in data.passages()}
-    others: dict[str, None] = {}
-    for segment in index.segments:
-        pids = segment.pid_start + np.flatnonzero(index.live(segment))
-        for start in range(0, len(pids), DOCUMENTS_AT_ONCE):
-            names = map(document_of, index.documents(pids[start : start + DOCUMENTS_AT_ONCE].tolist()))
-            others |= {name: None for name in names if name not in own}
+    own = {document["doc_id"] for document in data.passages()}
+    others = [doc_id for doc_id in index.ids() if doc_id not in own]
     if others:
         raise ArgumentError(
             f"{index.folder} holds {len(others):,} documents that are not in {data.name}, first "
-            f"{next(iter(others))!r}; pass an --index of this collection alone, or of a new folder"
+            f"{others[0]!r}; pass an --index of this collection alone, or of a new folder"
+        )
+
+
+def _refuse_windows(index: Index, system: LateInteraction) -> None:
+    """An index keeps the windows that it was made with."""
+    there, asked = index.settings, (system.window, system.overlap)
+    if (there.window, there.overlap) != asked:
+        raise ArgumentError(
+            f"{index.folder} was made with window={there.window!r} and overlap={there.overlap}, not "
+            f"{asked[0]!r} and {asked[1]}; pass these, or an --index of a new folder"
         )
