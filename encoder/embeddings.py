@@ -72,8 +72,24 @@ class TokenEmbeddings:
 
     @classmethod
     def from_list(cls, arrays: Iterable[npt.ArrayLike], dim: int) -> "TokenEmbeddings":
-        """Pack one (n_tokens, dim) array a text. An empty text may be given as shape (0, dim)."""
-        rows = [np.asarray(a, dtype=np.float32).reshape(-1, dim) for a in arrays]
+        """Pack one (n_tokens, dim) array a text; a text without tokens may be any empty array.
+
+        Raises ArgumentError, naming the array, for one of another shape or not of numbers.
+        """
+        rows = [_rows(a, dim, i) for i, a in enumerate(arrays)]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(r) for r in rows], out=offsets[1:])
         return cls(np.concatenate([np.zeros((0, dim), np.float32), *rows]), offsets)
+
+
+def _rows(array: npt.ArrayLike, dim: int, number: int) -> npt.NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # too large for float32: infinite
+            rows = np.asarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"embeddings[{number}] is no array ({error}); pass (n_tokens, {dim})") from None
+    if rows.size == 0:
+        return rows.reshape(0, dim)
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise ArgumentError(f"embeddings[{number}] has shape {rows.shape}; pass (n_tokens, {dim})")
+    return rows

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import absolute, as_integer, as_strings
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 from encoder.progress import Progress
@@ -31,10 +32,9 @@ from indexing.writing.records import (
     AddReport,
     Record,
     batches,
-    check_vectors,
     hash_salt,
-    read_record,
     read_records,
+    read_vectors,
 )
 from indexing.writing.writer import Writer
 
@@ -98,10 +98,10 @@ class Index:
         size of the corpus; not stored. The rest is explained at IndexSettings.
         Raises ArgumentError where there is an index already, StorageError where the disk refuses.
         """
-        folder = Path(path)
+        folder = absolute(path)
         if (encoder is None) == (dim is None):
             raise ArgumentError("pass an encoder, or dim=... for vectors of your own")
-        dim = encoder.dim if encoder is not None else int(dim or 0)
+        dim = encoder.dim if encoder is not None else as_integer(dim, "dim", 1)
         settings = IndexSettings(
             dim=dim,
             m=choose_m(dim),
@@ -114,11 +114,12 @@ class Index:
             length_byte=True,
         )
         limit(settings, memory)  # refuses before anything is made
-        if folder.exists() and not folder.is_dir():
-            raise ArgumentError(f"{folder} is a file; pass another path")
-        if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
-            raise ArgumentError(f"{folder} is not empty; pass a new path")
-        folder.mkdir(parents=True, exist_ok=True)
+        with refusals(folder):
+            if folder.exists() and not folder.is_dir():
+                raise ArgumentError(f"{folder} is a file; pass another path")
+            if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
+                raise ArgumentError(f"{folder} is not empty; pass a new path")
+            folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder / LOCK)
         try:
             if Store.exists(folder / DATABASE):
@@ -152,7 +153,7 @@ class Index:
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
         """
-        folder = Path(path)
+        folder = absolute(path)
         if not (folder / DATABASE).is_file():
             raise IndexFormatError(
                 f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
@@ -242,7 +243,7 @@ class Index:
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """How many passages have each word, by its stem as in full text."""
-        return self._snapshot.document_frequencies(words)
+        return self._snapshot.document_frequencies(as_strings(words, "words"))
 
     def documents(self, pids: Sequence[int]) -> list[Document]:
         """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
@@ -288,33 +289,22 @@ class Index:
 
     def add_embeddings(
         self,
-        doc_ids: Sequence[str],
-        embeddings: TokenEmbeddings,
-        texts: Sequence[str | None] | None = None,
-        metadata: Sequence[dict[str, Any] | None] | None = None,
+        doc_ids: Iterable[str],
+        embeddings: TokenEmbeddings | Iterable[npt.ArrayLike],
+        texts: Iterable[str | None] | None = None,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
     ) -> AddReport:
         """Store passages with vectors of your own; otherwise as `add`.
 
-        Vectors are kept as they are, not normalised. A passage without vectors exists and is never found.
+        embeddings: one (n_tokens, dim) array a passage, or `TokenEmbeddings`. Vectors are kept as they are, not
+        normalised. A passage without vectors exists and is never found.
+        Raises ArgumentError, and stores nothing, where the numbers of values differ or one cannot be stored.
         """
         with self._writing() as writer:
-            check_vectors(embeddings, list(doc_ids), self.dim)
-            for name, given in (("texts", texts), ("metadata", metadata)):
-                if given is not None and len(given) != len(doc_ids):
-                    raise ArgumentError(f"{len(given)} {name} for {len(doc_ids)} doc_ids; pass one each")
-            records = [
-                read_record(
-                    i,
-                    doc_id,
-                    None if texts is None else texts[i],
-                    None if metadata is None else metadata[i],
-                    content=embeddings[i].tobytes(),
-                )
-                for i, doc_id in enumerate(doc_ids)
-            ]
+            records, vectors = read_vectors(doc_ids, embeddings, texts, metadata, self.dim)
 
             def look_up(batch: list[Record]) -> TokenEmbeddings:
-                return TokenEmbeddings.from_list([embeddings[r.number] for r in batch], self.dim)
+                return TokenEmbeddings.from_list([vectors[r.number] for r in batch], self.dim)
 
             return writer.add(batches(records), look_up)
 
@@ -325,8 +315,6 @@ class Index:
         """
         if (doc_ids is None) == (filter is None):
             raise ArgumentError("pass doc_ids, or filter=..., and not both")
-        if isinstance(doc_ids, str):
-            raise ArgumentError(f"doc_ids is the string {doc_ids!r}; pass a list of doc_ids")
         with self._writing() as writer:
             pending = deletion(self._store, doc_ids, filter)
             writer.commit(pending)
@@ -338,8 +326,6 @@ class Index:
         The new metadata takes the place of the old one as a whole. All change in one commit. Raises
         ArgumentError, and changes nothing, for a doc_id that is not stored.
         """
-        if not isinstance(metadata, Mapping):
-            raise ArgumentError(f"metadata is {type(metadata).__name__}; pass {{doc_id: metadata}}")
         with self._writing() as writer:
             pending = new_metadata(self._store, metadata)
             writer.commit(pending)
@@ -367,6 +353,8 @@ class Index:
 
     def set_tuned_search(self, tuned: TunedSearch) -> None:
         """Store search settings that searchers opened from now on take in place of the defaults."""
+        if not isinstance(tuned, TunedSearch):
+            raise ArgumentError(f"tuned is {type(tuned).__name__}; pass a TunedSearch")
         with self._writing() as writer:
             writer.tune(asdict(tuned))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from encoder.arguments import as_integer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 
@@ -48,9 +49,8 @@ class IndexSettings:
     length_byte: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("flat_tokens", "commit_tokens", "segment_tokens"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name}={getattr(self, name)}; pass at least 1")
+        for name, least in (("flat_tokens", 1), ("commit_tokens", 1), ("segment_tokens", 1), ("seed", 0)):
+            object.__setattr__(self, name, as_integer(getattr(self, name), name, least))
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Path) -> "IndexSettings":

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from encoder.errors import IndexFormatError
-
-__all__ = ["BUSY_SECONDS", "connect", "connect_reader", "damaged"]
+__all__ = ["BUSY_SECONDS", "connect", "connect_reader"]
 
 BUSY_SECONDS = 30.0
 
@@ -43,8 +41,3 @@ def connect_reader(path: Path) -> Database:
         if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size > 0):
             raise
         return connect(path, "ro&immutable=1")
-
-
-def damaged(path: Path, found: object) -> IndexFormatError:
-    """What to raise for a database that SQLite cannot read, and what it said."""
-    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")

@@ -1,5 +1,6 @@
 """Files that survive a crash: written aside, forced to disk, then renamed into view."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -80,7 +81,8 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _settle(path: Path, name: str) -> FileRecord:

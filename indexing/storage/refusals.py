@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from encoder.errors import LatewoodError, StorageError
+from encoder.errors import IndexFormatError, LatewoodError, StorageError
 
-__all__ = ["refusals", "refused"]
+__all__ = ["damaged", "refusals", "refused"]
 
 FULL = "free space on that disk and run the same again: it goes on from what was committed"
 READ_ONLY = "change its permissions and run the same again; what was committed is kept"
@@ -26,6 +26,7 @@ BY_MESSAGE = {
     "unable to open database file": READ_ONLY,
     "database is locked": LOCKED,
     "database table is locked": LOCKED,
+    "locking protocol": LOCKED,
 }
 
 
@@ -33,7 +34,7 @@ def refused(path: Path, error: BaseException) -> StorageError | None:
     """What to raise for an error of the system's; None for any other."""
     if isinstance(error, OSError):
         remedy = BY_ERRNO.get(error.errno or 0, FAILING)
-        told = StorageError(f"{path} cannot be written ({error.strerror or error}); {remedy}")
+        told = StorageError(f"{path} cannot be used ({error.strerror or error}); {remedy}")
         told.errno = error.errno  # strerror stays unset: with both, OSError words itself
         return told
     if isinstance(error, sqlite3.OperationalError) and str(error) in BY_MESSAGE:
@@ -41,15 +42,24 @@ def refused(path: Path, error: BaseException) -> StorageError | None:
     return None
 
 
+def damaged(path: Path, found: object) -> IndexFormatError:
+    """What to raise for a database that SQLite cannot read, and what it said."""
+    return IndexFormatError(f"{path} is damaged ({found}); restore it or build the index again")
+
+
 @contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Raise StorageError, naming `path`, for what the system refuses within; a mistake in code stays what it is."""
+    """Raise StorageError, naming `path`, for what the system refuses within, IndexFormatError for a database that
+    is damaged; a mistake in code stays what it is."""
     try:
         yield
     except LatewoodError:
         raise
-    except (OSError, sqlite3.OperationalError) as error:
-        told = refused(path, error)
-        if told is None:
-            raise
-        raise told from error
+    except (OSError, sqlite3.DatabaseError) as error:
+        if told := refused(path, error):
+            raise told from error
+        if (
+            type(error) is sqlite3.DatabaseError
+        ):  # CORRUPT and NOTADB; SQLite's other codes have classes of their own
+            raise damaged(path, error) from error
+        raise

@@ -11,6 +11,7 @@ from indexing.coding.codec import Codec
 from indexing.settings import IndexSettings
 from indexing.storage.filters import parse_filter
 from indexing.storage.fulltext import match_expression, quoted
+from indexing.storage.refusals import refusals
 from indexing.storage.segment import Segment
 from indexing.storage.store import Store
 from indexing.writing.rewriting import Live, live_tokens
@@ -35,6 +36,7 @@ class Snapshot:
         self.codec: Codec | None = None
         self.segments: tuple[Segment, ...] = ()
         self._codec_file: str | None = None
+        self._generation: int | None = None
         self._lives: dict[int, Live] = {}
         self._frequencies: dict[str, int] = {}
         self._n_live: int | None = None  # counted when first asked for, as every search does
@@ -118,9 +120,12 @@ class Snapshot:
 
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""
-        moved = self.store.refresh()
+        self.store.refresh()
+        # By what is open: the last opening may have failed.
+        moved = self._generation != self.store.state.generation
         if moved:
-            self._open()
+            with refusals(self.folder):
+                self._open()
         return moved
 
     def _open(self) -> None:
@@ -170,3 +175,4 @@ class Snapshot:
         self.codec, self._codec_file = codec, name
         self.segments, self._lives, self._frequencies = tuple(segments), lives, {}
         self._n_live = self._n_tokens = None
+        self._generation = self.store.state.generation

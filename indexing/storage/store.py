@@ -14,10 +14,10 @@ from sqlite_utils import Database
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing.storage import fulltext
-from indexing.storage.database import BUSY_SECONDS, connect, connect_reader, damaged
+from indexing.storage.database import BUSY_SECONDS, connect, connect_reader
 from indexing.storage.durable import FileRecord
 from indexing.storage.filters import Filter
-from indexing.storage.refusals import refusals, refused
+from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.segment import SegmentRow
 
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "Document", "DocumentRow", "State", "Store"]
@@ -160,7 +160,7 @@ class Store:
 
     def refresh(self) -> bool:
         """Move the snapshot to the newest commit; whether it had moved."""
-        with self._lock:
+        with self._lock, refusals(self.path):
             before = self.state.generation
             self._reading().rollback()
             self._read_state()
@@ -237,10 +237,7 @@ class Store:
 
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
-        try:
-            told = self._rows("PRAGMA integrity_check(1)")[0][0]
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
+        told = self._rows("PRAGMA integrity_check(1)")[0][0]
         if told != "ok":
             raise damaged(self.path, told)
 
@@ -288,10 +285,11 @@ class Store:
             db.conn.executemany("INSERT INTO tombstones (pid) VALUES (?)", ([pid] for pid in dead))
             updates = ((metadata, pid) for pid, metadata in change.metadata.items())
             db.conn.executemany("UPDATE documents SET metadata = ? WHERE pid = ?", updates)
-            # Aside first, for one may take the name that another has until then.
-            for names in ({pid: f"\x01{pid}" for pid in change.renamed}, change.renamed):
-                updates = ((name, pid) for pid, name in names.items())
-                db.conn.executemany("UPDATE documents SET doc_id = ? WHERE pid = ?", updates)
+            # Aside first, for one may take the name that another has until then. A blob is no user's name.
+            aside = "UPDATE documents SET doc_id = CAST(pid AS BLOB) WHERE pid = ?"
+            db.conn.executemany(aside, ([pid] for pid in change.renamed))
+            updates = ((name, pid) for pid, name in change.renamed.items())
+            db.conn.executemany("UPDATE documents SET doc_id = ? WHERE pid = ?", updates)
             db.table("documents").insert_all(vars(row) for row in change.documents)
             fulltext.insert_texts(db.conn, ((row.pid, row.text) for row in change.documents))
             if change.renumber_from is not None:
@@ -307,7 +305,7 @@ class Store:
             if change.metadata_index is not None:
                 self._index_metadata(db, change.metadata_index)
             if change.search is not None:
-                db.table("settings").upsert({"key": "search", "value": json.dumps(change.search)})
+                self._set(db, "search", change.search)
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
 
     def _index_metadata(self, db: Database, path: str) -> None:
@@ -317,7 +315,12 @@ class Store:
         db.execute(f"ALTER TABLE documents ADD COLUMN {column} AS (json_extract(metadata, {quoted})) VIRTUAL")
         db.execute(f"CREATE INDEX documents_{column} ON documents ({column})")
         indexes = {**self.metadata_indexes, path: column}
-        db.table("settings").upsert({"key": "metadata_indexes", "value": json.dumps(indexes)})
+        self._set(db, "metadata_indexes", indexes)
+
+    @staticmethod
+    def _set(db: Database, key: str, value: dict[str, Any]) -> None:
+        # Not the library's upsert: it goes on after an error that has ended the transaction.
+        db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", [key, json.dumps(value)])
 
     @staticmethod
     def _renumber(db: Database, start: int) -> None:
@@ -342,12 +345,14 @@ class Store:
             return
         with self._lock, refusals(self.path):
             self._reading().rollback()  # a snapshot of our own would keep the log from being cut
-            self._writer.execute("VACUUM")
-            # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
-            self._writer.execute("PRAGMA busy_timeout = 0")
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._writer.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
-            self._read_state()
+            try:
+                self._writer.execute("VACUUM")
+                # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
+                self._writer.execute("PRAGMA busy_timeout = 0")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+                self._read_state()
 
     # Inside -------------------------------------------------------------------------------------------------
 

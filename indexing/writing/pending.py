@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import as_list, shown
 from encoder.errors import ArgumentError
 from indexing.storage.filters import parse_filter
 from indexing.storage.store import DocumentRow, Store
-from indexing.writing.records import AddReport, Record, metadata_json
+from indexing.writing.records import AddReport, Record, check_doc_id, metadata_json
 
 __all__ = ["Pending", "deletion", "new_metadata", "renaming"]
 
@@ -81,21 +82,22 @@ def deletion(store: Store, doc_ids: Iterable[str] | None, filter: str | None) ->
         condition = parse_filter(filter, store.metadata_indexes)
         pending.deleted = set(store.matching(condition).tolist())
     else:
-        found = store.find(list(dict.fromkeys(doc_ids or ())))
+        given = as_list(doc_ids, "doc_ids", "doc_ids")
+        for doc_id in given:
+            check_doc_id(doc_id)
+        found = store.find(list(dict.fromkeys(given)))
         pending.deleted = {row.pid for row in found.values()}
     return pending
 
 
 def new_metadata(store: Store, metadata: Mapping[str, Mapping[str, Any]]) -> Pending:
     """See Index.update_metadata."""
+    if not isinstance(metadata, Mapping):
+        raise ArgumentError(f"metadata is {type(metadata).__name__}; pass {{doc_id: metadata}}")
     pending = Pending()
-    stored = store.find(list(metadata))
+    stored = _stored(store, metadata)
     for doc_id, value in metadata.items():
-        if doc_id not in stored:
-            raise ArgumentError(f"doc_id {doc_id!r} is not stored; store it by add")
-        if not isinstance(value, Mapping):
-            raise ArgumentError(f"doc_id {doc_id!r} has metadata {value!r}; pass a dict")
-        text = metadata_json(dict(value), f"doc_id {doc_id!r}")
+        text = metadata_json(value, f"doc_id {shown(doc_id)} has ")
         if text != stored[doc_id].metadata:
             pending.metadata[doc_id] = stored[doc_id].pid, text
     return pending
@@ -103,14 +105,29 @@ def new_metadata(store: Store, metadata: Mapping[str, Mapping[str, Any]]) -> Pen
 
 def renaming(store: Store, doc_ids: Mapping[str, str]) -> Pending:
     """See Index.rename."""
+    if not isinstance(doc_ids, Mapping):
+        raise ArgumentError(f"doc_ids is {type(doc_ids).__name__}; pass {{old doc_id: new doc_id}}")
     pending = Pending()
-    stored = store.find(list({*doc_ids, *doc_ids.values()}))
+    stored = _stored(store, doc_ids)
+    for new in doc_ids.values():
+        check_doc_id(new)
+    known = store.find(list(dict.fromkeys(doc_ids.values())))
     taken: set[str] = set()
     for old, new in doc_ids.items():
-        if old not in stored:
-            raise ArgumentError(f"doc_id {old!r} is not stored; store it by add")
-        if new in taken or (new in stored and new not in doc_ids) or not new:
-            raise ArgumentError(f"doc_id {new!r} for {old!r} is taken or empty; pass another")
+        if new in taken or (new in known and new not in doc_ids):
+            raise ArgumentError(f"doc_id {new!r} for {old!r} is taken; pass another")
         taken.add(new)
         pending.renamed[stored[old].pid] = new
     return pending
+
+
+def _stored(store: Store, doc_ids: Iterable[str]) -> dict[str, DocumentRow]:
+    """The rows of these doc_ids. Raises ArgumentError for one that is no doc_id, or is not stored."""
+    given = list(doc_ids)
+    for doc_id in given:
+        check_doc_id(doc_id)
+    found = store.find(given)
+    for doc_id in given:
+        if doc_id not in found:
+            raise ArgumentError(f"doc_id {doc_id!r} is not stored; store it by add")
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import as_iterable, as_list, shown
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing.settings import DocumentEncoder
@@ -18,17 +19,20 @@ __all__ = [
     "AddReport",
     "Record",
     "batches",
+    "check_doc_id",
     "check_vectors",
     "hash_salt",
     "metadata_json",
-    "read_record",
     "read_records",
+    "read_vectors",
 ]
 
 BATCH_RECORDS = 512
 BATCH_CHARS = 1 << 19  # a batch's float32 vectors then stay in the tens of MiB
 FIELDS = {"doc_id", "text", "metadata"}
 FLOAT16_MAX = 65504.0
+TEXT_BYTES = 1 << 28  # SQLite stops at 10^9 bytes, and full text may take three a letter
+METADATA_DEPTH = 100  # levels: SQLite and Python read 1,000 at the most, and less deep in a call
 
 
 @dataclass
@@ -69,35 +73,63 @@ def hash_salt(encoder: DocumentEncoder) -> str:
 
 def read_records(records: Iterable[Mapping[str, Any]], salt: str) -> Iterator[Record]:
     """Check {"doc_id", "text", "metadata" (optional)} mappings; an ArgumentError says which one is wrong."""
-    if isinstance(records, (str, bytes, Mapping)):
-        raise ArgumentError(f"records is one {type(records).__name__}; pass an iterable of dicts")
-    for number, record in enumerate(records):
+    for number, record in enumerate(as_iterable(records, "records", "dicts")):
         where = f"record {number}"
         if not isinstance(record, Mapping):
             raise ArgumentError(f'{where} is {type(record).__name__}; pass {{"doc_id": str, "text": str}}')
         if not FIELDS.issuperset(record):
-            extra = sorted(str(key) for key in set(record) - FIELDS)
-            raise ArgumentError(f'{where} has unknown keys {extra}; put them under "metadata"')
-        text = record.get("text")
-        if not isinstance(text, str):
-            raise ArgumentError(f"{where} has text {text!r}; pass a string")
-        yield read_record(number, record.get("doc_id"), text, record.get("metadata"), content=salt.encode())
+            extra = ", ".join(sorted(shown(key) for key in set(record) - FIELDS))
+            raise ArgumentError(f'{where} has unknown keys [{extra}]; put them under "metadata"')
+        if record.get("text") is None:
+            raise ArgumentError(f"{where} has text None; pass a string")
+        given = (record.get(key) for key in ("doc_id", "text", "metadata"))
+        yield _record(number, *given, content=salt.encode())
 
 
-def read_record(number: int, doc_id: Any, text: str | None, metadata: Any, *, content: bytes) -> Record:
+def read_vectors(
+    doc_ids: Iterable[str],
+    embeddings: TokenEmbeddings | Iterable[npt.ArrayLike],
+    texts: Iterable[str | None] | None,
+    metadata: Iterable[Mapping[str, Any] | None] | None,
+    dim: int,
+) -> tuple[list[Record], TokenEmbeddings]:
+    """Check what comes with vectors of its own, one of each a passage; each iterable is walked once."""
+    ids = as_list(doc_ids, "doc_ids", "doc_ids")
+    if not isinstance(embeddings, TokenEmbeddings):
+        arrays = as_list(embeddings, "embeddings", f"(n_tokens, {dim}) arrays")
+        embeddings = TokenEmbeddings.from_list(arrays, dim)
+    columns = [ids]
+    for name, given in (("texts", texts), ("metadata", metadata)):
+        columns.append([None] * len(ids) if given is None else as_list(given, name))
+        if len(columns[-1]) != len(ids):
+            raise ArgumentError(f"{len(columns[-1])} {name} for {len(ids)} doc_ids; pass one each")
+    check_vectors(embeddings, ids, dim)
+    rows = enumerate(zip(*columns, strict=True))
+    return [_record(i, *row, content=embeddings[i].tobytes()) for i, row in rows], embeddings
+
+
+def _record(number: int, doc_id: Any, text: Any, metadata: Any, *, content: bytes) -> Record:
     """Check one passage. `content` is what decides its vectors besides the text."""
-    where = f"record {number}"
-    if not isinstance(doc_id, str) or not doc_id:
-        raise ArgumentError(f"{where} has doc_id {doc_id!r}; pass a string that is not empty")
-    where = f"{where} (doc_id {doc_id!r})"
-    for name, value in (("doc_id", doc_id), ("text", text or "")):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ArgumentError(f"{where} has a lone surrogate in {name}; pass valid Unicode") from error
+    where = f"record {number} has "
+    check_doc_id(doc_id, where)
+    where = f"record {number} (doc_id {shown(doc_id)}) has "
+    if text is not None and not isinstance(text, str):
+        raise ArgumentError(f"{where}text {shown(text)}; pass a string")
+    _check_string(text or "", f"{where}text")
     digest = hashlib.sha256(content)
     digest.update(b"\0none" if text is None else b"\0text" + text.encode())
-    return Record(number, doc_id, text, metadata_json(metadata, where), digest.hexdigest())
+    return Record(
+        number, doc_id, text, metadata_json({} if metadata is None else metadata, where), digest.hexdigest()
+    )
+
+
+def check_doc_id(doc_id: Any, where: str = "") -> None:
+    """Raise ArgumentError, beginning with `where`, unless this may be a doc_id. Nothing is turned into a string."""
+    if not isinstance(doc_id, str):
+        raise ArgumentError(f"{where}doc_id {shown(doc_id)} ({type(doc_id).__name__}); pass a string")
+    if not doc_id:
+        raise ArgumentError(f"{where}doc_id ''; pass a string that is not empty")
+    _check_name(doc_id, f"{where}doc_id")
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -114,7 +146,7 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def check_vectors(embeddings: TokenEmbeddings, doc_ids: list[str], dim: int) -> None:
+def check_vectors(embeddings: TokenEmbeddings, doc_ids: list[Any], dim: int) -> None:
     """Raise ArgumentError unless there is one passage a doc_id, of `dim`, all finite and within float16."""
     if len(embeddings) != len(doc_ids):
         raise ArgumentError(f"{len(embeddings)} embeddings for {len(doc_ids)} doc_ids; pass one each")
@@ -126,35 +158,74 @@ def check_vectors(embeddings: TokenEmbeddings, doc_ids: list[str], dim: int) -> 
         token = int(np.argmin(fine))
         passage = int(np.searchsorted(embeddings.offsets, token, side="right")) - 1
         raise ArgumentError(
-            f"doc_id {doc_ids[passage]!r} has a vector with a number that is not finite or beyond "
+            f"doc_id {shown(doc_ids[passage])} has a vector with a number that is not finite or beyond "
             f"{FLOAT16_MAX:.0f}; pass unit vectors"
         )
 
 
 def metadata_json(metadata: Any, where: str) -> str:
-    """Metadata as it is stored. Raises ArgumentError, beginning with `where`, for what is no JSON object."""
-    if metadata is None:
-        return "{}"
-    fault = _not_json(metadata, "metadata") if isinstance(metadata, dict) else f"metadata {metadata!r}"
-    if fault is not None:
-        raise ArgumentError(f"{where} has {fault}; pass a dict of JSON values with string keys")
+    """Metadata as it is stored: what comes back is equal, but for NumPy's numbers, which are numbers.
+
+    Raises ArgumentError, beginning with `where`, for what is no JSON object or could not be read again.
+    """
+    where = f"{where}metadata"
+    if not isinstance(metadata, Mapping):
+        raise ArgumentError(f"{where} {shown(metadata)}; pass a dict of JSON values with string keys")
     # Sorted, so that the order of keys is not taken for a change.
-    return json.dumps(metadata, sort_keys=True, allow_nan=False)
+    text = json.dumps(_json_value(metadata, where, 0), sort_keys=True, allow_nan=False)
+    if len(text) > TEXT_BYTES:
+        raise ArgumentError(f"{where} of {len(text):,} bytes of JSON; pass at most {TEXT_BYTES:,}")
+    return text
 
 
-def _not_json(value: Any, path: str) -> str | None:
+def _json_value(value: Any, path: str, depth: int) -> Any:
     # json.dumps alone would turn tuples into lists and number keys into strings, unasked.
-    if value is None or isinstance(value, (bool, str, int)):
-        return None
-    if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path} = {value}"
+    if depth > METADATA_DEPTH:
+        raise ArgumentError(f"{path:.100}... nested deeper than {METADATA_DEPTH} levels; pass it flatter")
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        _check_name(value, f"{path} =")
+        return value
+    if isinstance(value, int | np.integer):
+        try:
+            float(value)
+        except OverflowError:
+            raise ArgumentError(f"{path}, an integer beyond float64; pass it as a string") from None
+        return int(value)
+    if isinstance(value, float | np.floating):
+        if not math.isfinite(value):
+            raise ArgumentError(f"{path} = {value}, which JSON cannot hold; pass None, or leave the key out")
+        return float(value)
     if isinstance(value, list):
-        faults = (_not_json(item, f"{path}[{i}]") for i, item in enumerate(value))
-    elif isinstance(value, dict):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            return f"{path} with the key {wrong!r}"
-        faults = (_not_json(item, f"{path}[{key!r}]") for key, item in value.items())
-    else:
-        return f"{path} of type {type(value).__name__}"
-    return next((fault for fault in faults if fault is not None), None)
+        return [_json_value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ArgumentError(f"{path} with the key {shown(key)}; pass keys that are strings")
+            _check_name(key, f"{path} with the key")
+        return {key: _json_value(item, f"{path}[{shown(key)}]", depth + 1) for key, item in value.items()}
+    raise ArgumentError(
+        f"{path} of type {type(value).__name__}; pass JSON values: None, bool, number, string, list, dict"
+    )
+
+
+def _check_name(value: str, what: str) -> None:
+    """As `_check_string`, for what filters compare."""
+    _check_string(value, what)
+    if "\0" in value:  # SQLite's JSON functions end there: a filter would see another value
+        raise ArgumentError(f"{what} {shown(value)}, which has a NUL character; take it out")
+
+
+def _check_string(value: str, what: str) -> None:
+    """Raise ArgumentError unless SQLite can store and give back this string."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ArgumentError(
+            f"{what} {shown(value)}, which has a lone surrogate; pass valid Unicode"
+        ) from None
+    if size > TEXT_BYTES:
+        raise ArgumentError(f"{what} of {size:,} bytes; pass at most {TEXT_BYTES:,}")

@@ -40,7 +40,7 @@ class Writer:
     def sweep(self) -> None:
         """Delete what no commit names: a crash, or a reader that held it mapped, has left it."""
         self.store.bury()
-        self.snapshot.refresh()
+        self._see()
         known = {file.path for file in self.store.files} | {row.folder for row in self.store.segments}
         found = [*self.folder.glob("segments/*"), *self.folder.glob("codec-*")]
         for path in found:
@@ -247,9 +247,15 @@ class Writer:
         change.add_files += files
         change.state = replace(change.state, next_segment=row.segment_id + 1)
 
+    def _see(self) -> None:
+        # Were it to fail, numbers taken from the old state would be used twice; the next writing begins anew.
+        self.store.uncertain = True
+        self.snapshot.refresh()
+        self.store.uncertain = False
+
     def _apply(self, change: Change) -> None:
         self.store.commit(change)
-        self.snapshot.refresh()
+        self._see()
         # Readers that have them open keep them; those that were about to open them take a newer snapshot.
         for segment in change.drop_segments:
             remove(self.folder / segment.folder)
