@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder import TokenEmbeddings
 from indexing import Index
 from retriever import Searcher
 
@@ -20,7 +19,7 @@ def main(folder: Path) -> list[str]:
     pages = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in pages]
     with Index.create(folder, dim=64) as index:
         names = [f"page {i}" for i in range(len(pages))]
-        index.add_embeddings(names, TokenEmbeddings.from_list(pages, dim=64))
+        index.add_embeddings(names, pages)
     with Searcher.open(folder) as searcher:
         query = pages[17][:8] + 0.1 * random.standard_normal((8, 64)).astype(np.float32)
         hits = searcher.search_embeddings(query, k=3)

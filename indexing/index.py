@@ -95,11 +95,12 @@ class Index:
         if encoder is not None:
             windows_of(encoder, fixed)
         limit(fixed, memory)  # refuses before anything is made
-        if folder.exists() and not folder.is_dir():
-            raise ArgumentError(f"{folder} is a file; pass another path")
-        if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
-            raise ArgumentError(f"{folder} is not empty; pass a new path")
-        folder.mkdir(parents=True, exist_ok=True)
+        with refusals(folder):
+            if folder.exists() and not folder.is_dir():
+                raise ArgumentError(f"{folder} is a file; pass another path")
+            if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
+                raise ArgumentError(f"{folder} is not empty; pass a new path")
+            folder.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(folder / LOCK)
         try:
             if tables.exists(folder / DATABASE):

@@ -57,9 +57,8 @@ class IndexSettings:
             as_integer(self.window, "window", 1)
         if as_integer(self.overlap, "overlap", 0) and not isinstance(self.window, int):
             raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
-        for name in ("flat_tokens", "commit_tokens", "segment_tokens"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name}={getattr(self, name)}; pass at least 1")
+        for name, least in (("flat_tokens", 1), ("commit_tokens", 1), ("segment_tokens", 1), ("seed", 0)):
+            object.__setattr__(self, name, as_integer(getattr(self, name), name, least))
 
     @classmethod
     def made(

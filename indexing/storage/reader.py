@@ -46,8 +46,9 @@ class Reader:
         try:
             self._db = connect_reader(path)
             self._finalizer = weakref.finalize(self, self._db.close)
-            self._db.execute("BEGIN")  # the first read fixes the moment
-            self._read_settings()
+            with refusals(path):
+                self._db.execute("BEGIN")  # the first read fixes the moment
+                self._read_settings()
         except BaseException as error:
             if hasattr(self, "_finalizer"):
                 self.close()
@@ -147,10 +148,7 @@ class Reader:
 
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
-        try:
-            told = self.rows("PRAGMA integrity_check(1)")[0][0]
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.path, error) from error
+        told = self.rows("PRAGMA integrity_check(1)")[0][0]
         if told != "ok":
             raise damaged(self.path, told)
 

@@ -18,6 +18,7 @@ from indexing.settings import IndexSettings, TunedSearch
 from indexing.storage.filters import parse_filter, parse_key
 from indexing.storage.fulltext import match_expression, quoted
 from indexing.storage.reader import Document, Numbers, Reader
+from indexing.storage.refusals import refusals
 from indexing.storage.segment import Segment
 from indexing.storage.tables import DATABASE
 
@@ -62,21 +63,8 @@ class Snapshot:
             raise IndexFormatError(
                 f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
             )
-        for attempt in range(ATTEMPTS):
-            self.reader = Reader(self.folder / DATABASE)
-            try:
-                self._open_files(previous)
-                return
-            except FileNotFoundError as error:
-                # A compaction may commit and delete old files between our reading of the list and our opening of them.
-                self.reader.close()
-                if attempt == ATTEMPTS - 1 or not self._has_moved():
-                    raise IndexFormatError(
-                        f"{error.filename} is missing; restore it or build the index again"
-                    ) from None
-            except BaseException:
-                self.reader.close()
-                raise
+        with refusals(self.folder):
+            self._open(previous)
 
     def close(self) -> None:
         """Let go of the files. Arrays of segments taken earlier stay good."""
@@ -262,6 +250,23 @@ class Snapshot:
             live.flags.writeable = False
             lives.append(live)
         return lives
+
+    def _open(self, previous: "Snapshot | None") -> None:
+        for attempt in range(ATTEMPTS):
+            self.reader = Reader(self.folder / DATABASE)
+            try:
+                self._open_files(previous)
+                return
+            except FileNotFoundError as error:
+                # A compaction may commit and delete files between our reading of the list and our opening of them.
+                self.reader.close()
+                if attempt == ATTEMPTS - 1 or not self._has_moved():
+                    raise IndexFormatError(
+                        f"{error.filename} is missing; restore it or build the index again"
+                    ) from None
+            except BaseException:
+                self.reader.close()
+                raise
 
     def _has_moved(self) -> bool:
         newest = Reader(self.folder / DATABASE)

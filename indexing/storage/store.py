@@ -4,6 +4,7 @@ import json
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlite_utils import Database
 
@@ -89,7 +90,7 @@ class Store:
             if change.metadata_index is not None:
                 self._index_metadata(change.metadata_index)
             if change.search is not None:
-                db.table("settings").upsert({"key": "search", "value": json.dumps(change.search)})
+                self._set("search", change.search)
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
 
     def _index_metadata(self, path: str) -> None:
@@ -101,8 +102,12 @@ class Store:
         [(quoted,)] = db.execute("SELECT quote(?)", [path]).fetchall()
         db.execute(f"ALTER TABLE documents ADD COLUMN {column} AS (json_extract(metadata, {quoted})) VIRTUAL")
         db.execute(f"CREATE INDEX documents_{column} ON documents ({column})")
-        value = json.dumps({**indexes, path: column})
-        db.table("settings").upsert({"key": "metadata_indexes", "value": value})
+        self._set("metadata_indexes", {**indexes, path: column})
+
+    def _set(self, key: str, value: dict[str, Any]) -> None:
+        # Not the library's upsert: it goes on after an error that has ended the transaction.
+        sql = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)"
+        self._db.execute(sql, [key, json.dumps(value)])
 
     def shrink(self, *, always: bool) -> None:
         """Give the room of deleted rows back to the disk, so that their text is gone from it.
@@ -113,8 +118,10 @@ class Store:
         with refusals(self.path):
             if not always and self._db.execute("PRAGMA freelist_count").fetchone()[0] == 0:
                 return
-            self._db.execute("VACUUM")
-            # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
-            self._db.execute("PRAGMA busy_timeout = 0")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+            try:
+                self._db.execute("VACUUM")
+                # Not waiting for readers of older snapshots: the log is then cut when the last of them has gone.
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")

@@ -128,7 +128,7 @@ def check_doc_id(doc_id: Any, where: str = "") -> None:
         raise ArgumentError(f"{where}doc_id {shown(doc_id)} ({type(doc_id).__name__}); pass a string")
     if not doc_id:
         raise ArgumentError(f"{where}doc_id ''; pass a string that is not empty")
-    _check_string(doc_id, f"{where}doc_id")
+    _check_name(doc_id, f"{where}doc_id")
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -186,7 +186,7 @@ def _json_value(value: Any, path: str, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        _check_json_string(value, f"{path} =")
+        _check_name(value, f"{path} =")
         return value
     if isinstance(value, int | np.integer):
         try:
@@ -204,14 +204,15 @@ def _json_value(value: Any, path: str, depth: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise ArgumentError(f"{path} with the key {shown(key)}; pass keys that are strings")
-            _check_json_string(key, f"{path} with the key")
+            _check_name(key, f"{path} with the key")
         return {key: _json_value(item, f"{path}[{shown(key)}]", depth + 1) for key, item in value.items()}
     raise ArgumentError(
         f"{path} of type {type(value).__name__}; pass JSON values: None, bool, number, string, list, dict"
     )
 
 
-def _check_json_string(value: str, what: str) -> None:
+def _check_name(value: str, what: str) -> None:
+    """As `_check_string`, for what filters compare."""
     _check_string(value, what)
     if "\0" in value:  # SQLite's JSON functions end there: a filter would see another value
         raise ArgumentError(f"{what} {shown(value)}, which has a NUL character; take it out")

@@ -160,8 +160,10 @@ class Writer:
             self._apply(change)
             whole = False
         self.snapshot.close()  # a transaction of our own would keep the log from being cut
-        self.store.shrink(always=not whole)
-        self.refresh()
+        try:
+            self.store.shrink(always=not whole)
+        finally:
+            self.refresh()
 
     # Inside -------------------------------------------------------------------------------------------------
 
@@ -261,4 +263,7 @@ class Writer:
 
     def refresh(self) -> None:
         """Move to the newest commit."""
+        # Were it to fail, numbers taken from the old state would be used twice; the next writing begins anew.
+        self.store.uncertain = True
         self.snapshot = Snapshot(self.folder, self.snapshot)
+        self.store.uncertain = False

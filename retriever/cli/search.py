@@ -144,8 +144,9 @@ def _where(hit: Hit) -> str:
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
         return f"{meta['path']}:{meta['start_line']}{symbol}"
-    if "window" in meta and "span" in meta:
-        return "{}  window {}, characters {}-{}".format(hit.doc_id, meta["window"], *meta["span"])
+    match meta:
+        case {"window": int(window), "span": [int(start), int(stop)]}:  # else these keys are the user's own
+            return f"{hit.doc_id}  window {window}, characters {start}-{stop}"
     return hit.doc_id
 
 

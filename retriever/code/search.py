@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ def _quoted(values: Sequence[str]) -> str:
 
 def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
     meta, text = hit.metadata, hit.text or ""
-    start = int(meta.get("start_line", 1))
+    start = _line(meta, "start_line", 1)
     numbered = list(zip(_numbers(meta, start), text.split("\n"), strict=False))
     lines = (
         _lines_with_words(numbered, query)
@@ -209,7 +210,7 @@ def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
         doc_id=hit.doc_id,
         path=str(meta.get("path", hit.doc_id)),
         line=lines[0].line if pattern and lines else start,
-        end_line=int(meta.get("end_line", start)),
+        end_line=_line(meta, "end_line", start),
         symbol=str(meta.get("symbol", "")),
         lines=tuple(lines),
         text=text,
@@ -217,9 +218,20 @@ def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
     )
 
 
+def _line(meta: dict[str, Any], key: str, default: int) -> int:
+    value = meta.get(key)
+    return value if isinstance(value, int) else default  # else the key is the user's own
+
+
 def _numbers(meta: dict[str, Any], start: int) -> Iterator[int]:
-    ranges = meta.get("lines") or [[start, 1 << 40]]
-    return (n for first, last in ranges for n in range(first, last + 1))
+    ranges = meta.get("lines")
+    if isinstance(ranges, list) and ranges and all(map(_is_range, ranges)):
+        return (n for first, last in ranges for n in range(first, last + 1))
+    return count(start)
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value)
 
 
 def _lines_with_matches(

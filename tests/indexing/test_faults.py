@@ -1,8 +1,10 @@
 """A disk that fails: an index stays what was committed, says so, and takes the same work once the disk is well."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from encoder.errors import StorageError
+from encoder.errors import IndexFormatError, StorageError
 from indexing import Index
 from indexing.storage.refusals import refusals
-from tests.helpers.fakes import DIM, FakeEncoder, assert_equals, contents
+from tests.helpers.fakes import DIM, FakeEncoder, assert_equals, contents, corpus, record
 from tests.indexing.test_crashes import models, steps
 
 ROOT = Path(__file__).parent.parent.parent
@@ -223,3 +225,130 @@ def test_a_database_that_another_program_holds_is_told(
         other.close()
         index.add([{"doc_id": "2", "text": "w2"}])
         assert contents(index).keys() == {"1", "2"}
+
+
+class FailingConnection(sqlite3.Connection):
+    """Fails at one statement of those to come, BEGIN, COMMIT and reads included, as on a disk that fails."""
+
+    left = 0  # statements until the one that fails; shared by all connections
+    message = ""
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        return self._counted(super().execute, *args)
+
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        return self._counted(super().executemany, *args)
+
+    def _counted(self, function: Any, *args: Any) -> Any:
+        FailingConnection.left -= 1
+        if FailingConnection.left == 0:
+            self.rollback()  # by SQLite itself, in these cases
+            raise sqlite3.OperationalError(self.message)
+        return function(*args)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    connect = sqlite3.connect
+
+    def connected(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        return connect(*args, factory=FailingConnection, **kwargs)
+
+    monkeypatch.setattr("indexing.storage.database.sqlite3.connect", connected)
+    return FailingConnection
+
+
+@pytest.mark.parametrize("number", range(len(steps())))
+def test_each_statement_of_sqlite_may_fail(tmp_path: Path, failing: Any, number: int) -> None:
+    """Each write, each commit, each read after one: a line that says so, and the same call does it afterwards."""
+    failing.left, expected, encoder = 0, models(), FakeEncoder(DIM)
+    with Index.create(tmp_path / "before", encoder, flat_tokens=300) as index:
+        for step in steps()[:number]:
+            step(index)
+    step, faults = steps()[number], 0
+    for n in range(1, 1000, 9 if number == 4 else 1):  # each trains a codec, and has five commits' statements
+        path = shutil.copytree(tmp_path / "before", tmp_path / str(n))
+        failing.left, failing.message = 0, ("database or disk is full", "disk I/O error")[n % 2]
+        with Index.open(path, encoder, writable=True) as index:
+            failing.left, told = n, ""
+            try:
+                step(index)
+            except StorageError as error:
+                told = str(error)
+            finished, failing.left = failing.left > 0, 0
+            if told:
+                assert failing.message in told, n
+                assert "\n" not in told
+                faults += 1
+            done = checked(index, number)
+            if done == number:
+                step(index)
+            else:  # all of it was committed; one more commit must not take its numbers again
+                index.add([{"doc_id": "d0", "text": "w1 w1"}])
+                index.add([{"doc_id": "d0", "text": corpus(1)[0]["text"], "metadata": {"n": 0}}])
+            assert_equals(index, expected[number + 1], encoder)
+            index.verify()
+        shutil.rmtree(path)
+        if finished:
+            break
+    assert faults > 3
+
+
+def test_each_statement_of_opening_may_fail(tmp_path: Path, failing: Any) -> None:
+    failing.left = 0
+    Index.create(tmp_path / "docs.index", FakeEncoder(DIM)).close()
+    for n in range(1, 1000):
+        for options in ({}, {"writable": True}):
+            failing.left, failing.message = n, "disk I/O error"
+            with contextlib.suppress(StorageError):
+                Index.open(tmp_path / "docs.index", **options).close()
+        if failing.left > 0:
+            break
+    assert n > 10
+
+
+def test_a_database_damaged_while_it_is_open_is_named(tmp_path: Path, failing: Any) -> None:
+    failing.left = 0
+    with Index.create(tmp_path / "docs.index", FakeEncoder(DIM)) as index:
+        index.add(corpus(2))
+        for call in (
+            lambda: index.documents([0]),
+            lambda: index.refresh(),
+            lambda: index.matching("n = 1"),
+            lambda: index.delete(["d0"]),
+        ):
+
+            def broken(self: Any, function: Any, *args: Any) -> Any:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(FailingConnection, "_counted", broken)
+                with pytest.raises(IndexFormatError, match=r"index\.db is damaged \(database disk image"):
+                    call()
+        index.refresh()
+        assert index.delete(["d0"]) == 1
+
+
+def test_a_snapshot_that_could_not_be_opened_is_opened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        Index.create(tmp_path / "docs.index", FakeEncoder(DIM)) as writer,
+        Index.open(writer.folder) as reader,
+    ):
+        writer.add(corpus(3))
+
+        def fails(*args: Any) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("indexing.storage.snapshot.Snapshot._open_files", fails)
+            with pytest.raises(StorageError, match=r"docs\.index cannot be used \(Too many open files\)"):
+                reader.refresh()
+            with pytest.raises(StorageError, match="Too many open files"):
+                writer.add([record(3, "w1")])  # committed, and not seen
+        assert reader.refresh()
+        assert contents(reader).keys() == {"d0", "d1", "d2", "d3"}
+        writer.add([record(4, "w2")])
+        assert contents(writer).keys() == {"d0", "d1", "d2", "d3", "d4"}
+        writer.verify()

@@ -180,3 +180,31 @@ def test_words_of_every_script_are_marked():
     [first, second] = _lines_with_words(lines, "किताबें 東京")
     assert [first.text[start:stop] for start, stop in first.spans] == ["किताबें"]
     assert [second.text[start:stop] for start, stop in second.spans] == ["東京タワー"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"start_line": "x", "end_line": [], "lines": "1-2"},
+        {"start_line": None, "lines": [[1]], "window": "big", "span": 3},
+        {"start_line": 2.5, "lines": [1, 2], "window": 1, "span": [1]},
+        {"start_line": -(10**30), "lines": [["a", "b"]], "window": [1], "span": {"a": 1}},
+        {"start_line": {}, "lines": [[2, 1]], "window": 1, "span": [1, 2, 3], "path": 7, "symbol": []},
+    ],
+)
+def test_a_users_own_keys_are_no_lines_and_windows(
+    tmp_path: Path, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, opening = FakeEncoder(), Searcher.open
+    monkeypatch.setattr(Searcher, "open", lambda path, **options: opening(path, encoder, **options))
+    with Index.create(tmp_path / "docs.index", encoder) as index:
+        index.add([{"doc_id": "a", "text": "one session\nexpires here", "metadata": own}])
+    with opening(tmp_path / "docs.index", encoder) as searcher:
+        [hit] = searcher.search("session expires")
+        assert hit.metadata == own
+        for regex in (None, "expires"):
+            [code] = search_code(searcher, "session expires", regex=regex)
+            assert (code.doc_id, code.metadata) == ("a", own)
+    for arguments in ((), ("--json",), ("--code",), ("--mode", "lexical")):
+        shown = CliRunner().invoke(app, ["search", str(tmp_path / "docs.index"), "session", *arguments])
+        assert shown.exit_code == 0, shown.exception
