@@ -1,11 +1,14 @@
 """The one MaxSim: losses, candidate generation, reranking and tests import it from here."""
 
-import math
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError
+
+if TYPE_CHECKING:  # `import encoder` is quick, torch is not
+    from torch import Tensor
 
 __all__ = ["MOST_SHARPNESS", "SHARPNESS", "check_sharpness", "max_sum", "maxsim", "sharpened"]
 
@@ -38,6 +41,8 @@ def max_sum(
     norms: (n_query,), the query vectors' lengths, which sharpness needs.
     Returns (n,); -inf for a passage without tokens.
     """
+    import torch
+
     lengths = offsets.diff()
     if similarity.numel() == 0:  # segment_reduce knows no empty input
         return torch.where(lengths > 0, 0.0, -torch.inf)
@@ -59,6 +64,8 @@ def sharpened(best: Tensor, norms: Tensor, sharpness: float) -> Tensor:
     """
     if sharpness == 0:
         return best
+    import torch
+
     known = norms.clamp_min(torch.finfo(norms.dtype).tiny)
     cosine = best / known
     within = cosine.clamp_max(1.0)

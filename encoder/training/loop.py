@@ -259,10 +259,10 @@ class TrainingRun:
             self._interrupted(interrupts.caught)
 
     def _interrupted(self, caught: int | None) -> None:
-        kept = f"interrupted: step {self.step} is kept in {self.folder}; the same command goes on from there"
-        if rank() == 0:
-            print(kept, file=sys.stderr, flush=True)
+        kept = f"step {self.step} is kept in {self.folder}; the same command goes on from there"
         if caught == signal.SIGTERM:
+            if rank() == 0:
+                print(f"interrupted; {kept}", file=sys.stderr, flush=True)
             signal.raise_signal(signal.SIGTERM)  # ends the process, or does what the caller asked for
         raise KeyboardInterrupt(kept)
 

@@ -58,7 +58,7 @@ def print_code(
             typer.echo(f"# {text}")
         for hit in hits:
             for line in _printed(hit):
-                typer.echo(line)  # without its colours where standard output is no terminal
+                typer.echo(line)
         if not hits:
             typer.echo("no hits: no passage is in that language, at that path, with that text")
 

@@ -11,6 +11,7 @@ import typer
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.maxsim import SHARPNESS
+from retriever.cli.interrupts import keeping
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
@@ -136,15 +137,23 @@ def evaluate_command(
         if out is not None:  # after each, so that a run of hours can be read before its end
             (out / "report.md").write_text(_tables(done), encoding="utf-8")
 
-    results = evaluate_all(
-        systems,
-        (target.load(cache) for target in targets),
-        report_file=report_file if out is None else out / "report.json",
-        run_folder=None if out is None else out / "runs",
-        run_file=run_file,
-        show_progress=True,
-        say=say,
-    )
+    report = report_file if out is None else out / "report.json"
+
+    def kept() -> str:
+        if report is None:
+            return "no result was kept; pass --out or --report to keep each"
+        return f"{len(done)} results are in {report}; run the same again to go on"
+
+    with keeping(kept):
+        results = evaluate_all(
+            systems,
+            (target.load(cache) for target in targets),
+            report_file=report,
+            run_folder=None if out is None else out / "runs",
+            run_file=run_file,
+            show_progress=True,
+            say=say,
+        )
     if plot_file is not None:
         plot(plot_file, results)
     if as_json:

@@ -12,6 +12,7 @@ from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.reading.corpus import FolderReport, read_source
 from indexing.reading.windows import Windows
+from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import (
     AsJson,
     DocumentLength,
@@ -57,47 +58,49 @@ def index_command(
     wanted = windows_argument(window, document_length)
     if overlap and window is None:
         raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
-    if update:
-        if window is not None:
-            raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
-        update_and_print(source, out, model, chosen, exclude or [], memory)
-        return
-    report = FolderReport()
-    passages = read_source(source, report=report, exclude=exclude or [])
-    encoder = Encoder.load(model, **chosen)
-    exists = (out / "index.db").is_file()
-    opened = (
-        Index.open(out, encoder, writable=True, memory=memory)
-        if exists
-        else Index.create(out, encoder, memory=memory)
-    )
-    with opened as index:
-        started = time.perf_counter()
-        if windows := Windows.chosen(encoder.tokenizer, wanted, overlap):
-            passages = windows.cut(passages)
-        added = index.add(passages, show_progress=True)
-        if windows and exists:
-            windows.drop_stale(index)
-        seconds = time.perf_counter() - started
-        if report.files:
-            typer.echo(str(report))
-        if report.hint:
-            typer.echo(report.hint)
-        typer.echo(
-            f"{added.added:,} passages added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
-            f"{added.tokens:,} tokens in {seconds:.1f} s"
+    if update and window is not None:
+        raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
+    with keeping(lambda: index_kept(out)):
+        if update:
+            update_and_print(source, out, model, chosen, exclude or [], memory)
+            return
+        report = FolderReport()
+        passages = read_source(source, report=report, exclude=exclude or [])
+        encoder = Encoder.load(model, **chosen)
+        exists = (out / "index.db").is_file()
+        opened = (
+            Index.open(out, encoder, writable=True, memory=memory)
+            if exists
+            else Index.create(out, encoder, memory=memory)
         )
-        if added.truncated:
+        with opened as index:
+            started = time.perf_counter()
+            if windows := Windows.chosen(encoder.tokenizer, wanted, overlap):
+                passages = windows.cut(passages)
+            added = index.add(passages, show_progress=True)
+            if windows and exists:
+                windows.drop_stale(index)
+            seconds = time.perf_counter() - started
+            if report.files:
+                typer.echo(str(report))
+            if report.hint:
+                typer.echo(report.hint)
             typer.echo(
-                f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
-                "leave --document-length out, or pass --window, to keep all"
+                f"{added.added:,} passages added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
+                f"{added.tokens:,} tokens in {seconds:.1f} s"
             )
-        elif windows and (n := windows.n_cut):
-            longer = encoder.document_length if windows.whole else windows.window
-            typer.echo(
-                f"{n:,} documents were longer than {longer:,} tokens and are stored in windows of {windows.window:,}"
-            )
-        typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
+            if added.truncated:
+                typer.echo(
+                    f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
+                    "leave --document-length out, or pass --window, to keep all"
+                )
+            elif windows and (n := windows.n_cut):
+                longer = encoder.document_length if windows.whole else windows.window
+                typer.echo(
+                    f"{n:,} documents were longer than {longer:,} tokens and are stored in windows of "
+                    f"{windows.window:,}"
+                )
+            typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
 
 
 def info_command(
@@ -138,7 +141,7 @@ def compact_command(
 
     Example: latewood compact src.index
     """
-    with Index.open(folder, writable=True) as index:
+    with keeping(lambda: index_kept(folder)), Index.open(folder, writable=True) as index:
         before = index.info()
         index.compact(show_progress=True)
         after = index.info()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +75,7 @@ def search_command(
             typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {_where(hit)}")
             snippet = _snippet(hit.text or "") if explanation is None else _explained(explanation)
             for line in snippet:
-                typer.echo(f"       {line}", color=_colour())
+                typer.echo(f"       {line}")
         if not hits:
             typer.echo("no hits: " + ("nothing meets the filter" if where else "the index is empty"))
 
@@ -97,10 +96,6 @@ def _scipy_hidden() -> Iterator[None]:
 def _explanation(hit: Hit) -> Explanation | None:
     # A passage without tokens has nothing to explain.
     return hit.explain() if math.isfinite(hit.score) else None
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
 
 
 def _hit_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:

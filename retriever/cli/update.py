@@ -12,6 +12,7 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
 from indexing.writing.sources import UpdateReport, update_folder
+from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import DocumentLength, Memory, Model, encoder_arguments
 
 __all__ = ["Exclude", "update_and_print", "watch_command"]
@@ -86,7 +87,7 @@ def watch_command(
         return path != own and not path.startswith(own + "/") and ordinary(change, path)
 
     chosen = encoder_arguments(document_length)
-    try:
+    with keeping(lambda: f"stopped watching; {index_kept(out)}"):
         update_and_print(source, out, model, chosen, exclude or [], memory)
         typer.echo(f"watching {source}; Ctrl-C ends it")
         for _ in watchfiles.watch(source, watch_filter=wanted, debounce=debounce, step=50):
@@ -95,5 +96,3 @@ def watch_command(
                 report = update_folder(index, source, exclude=exclude or [])
             if report.changed or report.gone:
                 typer.echo(f"{datetime.now():%H:%M:%S}  {_summary(report)}")
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was committed is kept")

@@ -16,6 +16,7 @@ from indexing import Index
 from indexing.reading.corpus import read_folder
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli import app
+from retriever.cli.commands import PastTyperError
 from tests.helpers.fakes import FakeEncoder
 
 TWO = "def one():\n    return w1\n\n\ndef two():\n    return w2\n"
@@ -232,11 +233,13 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("watchfiles.watch", changes)
-    lines = run("watch", source, "--out", out).splitlines()
-    assert "1 read, 1 gone; passages: 0 added, 0 replaced, 2 renamed" in lines[-2].replace(
+    watched = CliRunner().invoke(app, ["watch", str(source), "--out", str(out)])
+    lines = watched.output.splitlines()
+    assert "1 read, 1 gone; passages: 0 added, 0 replaced, 2 renamed" in lines[-1].replace(
         "2 replaced", "0 replaced"
     )
-    assert lines[-1] == "stopped; what was committed is kept"
+    assert isinstance(watched.exception, PastTyperError)
+    assert str(watched.exception.error).startswith(f"stopped watching; {out} is whole and holds ")
     assert run("search", "--code", out, "one", "-k", 1).startswith("b.py:")
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import retriever.cli.search
+import retriever.cli.commands
+import retriever.cli.terminal
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.tokenizer import LateTokenizer, Token
@@ -197,7 +198,7 @@ def test_explain_on_the_command_line(searcher, monkeypatch):
     assert plain.exit_code == 0, plain.output
     assert "\x1b" not in plain.output  # no terminal
     assert "heart -> heart  line 1" in plain.output
-    monkeypatch.setattr(retriever.cli.search, "_colour", lambda: True)
+    monkeypatch.setattr(retriever.cli.commands, "colour", lambda: True)
     coloured = CliRunner().invoke(app, ["search", folder, "the heart", "-k", "1", "--explain"], color=True)
     assert "\x1b[32m\x1b[1mheart\x1b[0m pumps" in coloured.output
     arguments = ["search", folder, "the heart", "-k", "1", "--explain", "--json"]
@@ -210,12 +211,20 @@ def test_explain_on_the_command_line(searcher, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("tty", "no_color", "expected"), [(True, "", True), (True, "1", False), (False, "", False)]
+    ("tty", "no_color", "term", "expected"),
+    [
+        (True, "", "xterm", True),
+        (True, "1", "xterm", False),
+        (True, "0", "xterm", False),  # any value
+        (True, "", "dumb", False),
+        (False, "", "xterm", False),
+    ],
 )
-def test_colour_only_where_it_is_wanted(monkeypatch, tty, no_color, expected):
+def test_colour_only_where_it_is_wanted(monkeypatch, tty, no_color, term, expected):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: tty, raising=False)
     monkeypatch.setenv("NO_COLOR", no_color)
-    assert retriever.cli.search._colour() is expected
+    monkeypatch.setenv("TERM", term)
+    assert retriever.cli.terminal.colour() is expected
 
 
 def test_ties_between_passage_tokens_take_the_first():
