@@ -95,15 +95,16 @@ class Reader:
         sql = "SELECT document, doc_id FROM documents WHERE document IN ({})"
         return dict(self._in(sql, [int(number) for number in numbers]))
 
-    def stream(self, columns: str, among: str = "1") -> Iterator[tuple[Any, ...]]:
+    def stream(self, columns: str, condition: Filter | None = None) -> Iterator[tuple[Any, ...]]:
         """(document, *columns) of all documents, or those that meet a condition, in the order of adding."""
+        condition = condition or Filter("1", ())
         last = -1
         while True:
             sql = (
-                f"SELECT document, {columns} FROM documents WHERE document > ? AND {among} "
+                f"SELECT document, {columns} FROM documents WHERE document > {int(last)} AND ({condition.sql}) "
                 f"ORDER BY document LIMIT {PAGE}"
             )
-            rows = self.rows(sql, [last])
+            rows = self.rows(sql, condition.parameters)
             yield from rows
             if len(rows) < PAGE:
                 return
@@ -112,8 +113,7 @@ class Reader:
     def unencoded(self, doc_ids: Sequence[str] | None = None) -> Iterator[tuple[int, str, str]]:
         """(document, doc_id, text) of documents whose vectors are still to come, or of those among doc_ids."""
         if doc_ids is None:
-            waiting = "document IN (SELECT document FROM unencoded)"
-            yield from self.stream("doc_id, text", waiting)
+            yield from self.stream("doc_id, text", Filter("document IN (SELECT document FROM unencoded)", ()))
         else:
             sql = (
                 "SELECT document, doc_id, text FROM documents WHERE doc_id IN ({}) "

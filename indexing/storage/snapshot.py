@@ -110,6 +110,11 @@ class Snapshot:
         found = self.reader.documents([row.document for row in rows.values()])
         return [found[rows[doc_id].document] if doc_id in rows else None for doc_id in wanted]
 
+    def texts(self, filter: str | None = None) -> Iterator[tuple[str, str]]:
+        """(doc_id, text) of the documents that meet a filter and have a text, in the order of adding."""
+        condition = None if filter is None else parse_filter(filter, self.reader.metadata_indexes)
+        return ((doc_id, text) for _, doc_id, text in self.reader.stream("doc_id, text", condition) if text)
+
     def values(self, key: str) -> list[Any]:
         """The different values of a metadata key, written as in a filter; None where a document has none."""
         return self.reader.values(parse_key(key))

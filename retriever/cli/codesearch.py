@@ -4,51 +4,22 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
-from retriever.code.search import CodeHit, MatchedLine, search_code
-from retriever.searcher import Mode, Searcher
+from retriever.code.search import CodeHit, CodeOptions, MatchedLine, search_code
+from retriever.options import SearchOptions
+from retriever.searcher import Searcher
 
-__all__ = ["CodeOption", "LanguageOption", "PathOption", "RegexOption", "print_code"]
+__all__ = ["print_code"]
 
 WIDTH = 160
 
-CodeOption = Annotated[
-    bool, typer.Option("--code", help="Print hits as path:line, symbol and matching lines.")
-]
-LanguageOption = Annotated[
-    list[str] | None, typer.Option("--lang", help="Only this language: a name or an extension. Repeatable.")
-]
-PathOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--path", help="Only these paths, as in .gitignore: 'src/**', '*.py', '!tests/'. Repeatable."
-    ),
-]
-RegexOption = Annotated[
-    str | None, typer.Option("--regex", help="Only passages whose text matches, ranked by meaning.")
-]
-
 
 def print_code(
-    searcher: Searcher,
-    queries: Sequence[str],
-    k: int,
-    languages: Sequence[str],
-    paths: Sequence[str],
-    regex: str | None,
-    where: str | None,
-    mode: Mode,
-    as_json: bool,
+    searcher: Searcher, queries: Sequence[str], options: SearchOptions, code: CodeOptions, as_json: bool
 ) -> None:
-    answers = {
-        text: search_code(
-            searcher, text, k=k, languages=languages, paths=paths, regex=regex, filter=where, mode=mode
-        )
-        for text in queries
-    }
+    answers = {text: search_code(searcher, text, options, code) for text in queries}
     if as_json:
         found = [{"query": text, "hits": [_json(hit) for hit in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))

@@ -4,61 +4,91 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 __all__ = ["flags"]
 
+Command = Callable[..., None]
 
-def flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer: a parameter that is an options dataclass becomes a flag for each field that has a help text
-    (`encoder.options.option`); the others are typer's as they stand. What the dataclass refuses is one line."""
-    signature = inspect.signature(command)
+
+def flags(*without: str) -> Callable[[Command], Command]:
+    """Make a function a command for typer: a parameter that is an options dataclass becomes a flag for each field
+    that has a help text (`encoder.options.option`), but for those named in `without`. The parameter's default, where
+    it has one, gives the fields' defaults. Other parameters are typer's as they stand."""
+    return functools.partial(_with_flags, without)
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """name: of the field. kind: its type. default: None where it must be given."""
+
+    name: str
+    kind: Any
+    default: Any
+    metadata: Any
+
+    def parameter(self) -> inspect.Parameter:
+        names = self.metadata["flags"] or (f"--{self.name.replace('_', '-')}",)
+        if self.kind is bool and self.default is True:
+            names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
+        option = typer.Option(*names, help=self.metadata["help"], metavar=self.metadata["metavar"])
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if self.default == () else self.default,
+            annotation=Annotated[_on_the_line(self.kind), option],
+        )
+
+    def read(self, value: Any) -> Any:
+        """What the dataclass is to have: tuples for lists, numbers where a field takes numbers and words."""
+        if value is None:
+            return self.default
+        if isinstance(value, list):
+            return tuple(value)
+        if isinstance(value, str) and int in get_args(self.kind) and value.lstrip("-").isdecimal():
+            return int(value)
+        return value
+
+
+def _with_flags(without: tuple[str, ...], command: Command) -> Command:
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type[Any], list[tuple[Field[Any], Any]]]] = {}
-    for parameter in signature.parameters.values():
+    groups: dict[str, tuple[type[Any], list[_Flag]]] = {}
+    for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
-        if not (isinstance(kind, type) and is_dataclass(kind)):
+        if isinstance(kind, type) and is_dataclass(kind):
+            given = None if parameter.default is inspect.Parameter.empty else parameter.default
+            own = _flags_of(kind, given, without)
+            groups[parameter.name] = kind, own
+            parameters += [flag.parameter() for flag in own]
+        else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        own = get_type_hints(kind)
-        shown = [(f, own[f.name]) for f in fields(kind) if "help" in f.metadata]
-        groups[parameter.name] = kind, shown
-        parameters += [_parameter(*field) for field in shown]
     names = [parameter.name for parameter in parameters]
     assert len(names) == len(set(names)), f"{command.__name__}: two options dataclasses share a field"
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, (kind, own) in groups.items():
-            values[name] = kind(
-                **{field.name: _given(field, hint, values.pop(field.name)) for field, hint in own}
-            )
+            values[name] = kind(**{flag.name: flag.read(values.pop(flag.name)) for flag in own})
         command(**values)
 
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # whose signature typer would take
     return run
 
 
-def _parameter(field: Field[Any], kind: Any) -> inspect.Parameter:
-    names = field.metadata["flags"] or (f"--{field.name.replace('_', '-')}",)
-    if kind is bool and not any("/" in name for name in names) and field.default is True:
-        names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
-    default = None if field.default is MISSING else field.default
-    if default == ():
-        default = None
-    option = typer.Option(*names, help=field.metadata["help"], metavar=field.metadata["metavar"])
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[_on_the_line(kind), option],
-    )
+def _flags_of(kind: type[Any], given: Any, without: tuple[str, ...]) -> list[_Flag]:
+    hints, found = get_type_hints(kind), []
+    for field in fields(kind):
+        if "help" in field.metadata and field.name not in without:
+            default = None if field.default is MISSING else field.default
+            default = default if given is None else getattr(given, field.name)
+            found.append(_Flag(field.name, hints[field.name], default, field.metadata))
+    return found
 
 
 def _on_the_line(kind: Any) -> Any:
@@ -72,14 +102,3 @@ def _on_the_line(kind: Any) -> Any:
     if origin is tuple and len(inner) == 2 and inner[1] is ...:
         return Optional[types.GenericAlias(list, inner[:1])]  # noqa: UP045
     return kind
-
-
-def _given(field: Field[Any], kind: Any, value: Any) -> Any:
-    """What the dataclass is to have: tuples for lists, numbers where a field takes numbers and words."""
-    if value is None and field.default is not MISSING:
-        return field.default
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and int in get_args(kind) and value.lstrip("-").isdecimal():
-        return int(value)
-    return value

@@ -5,79 +5,97 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from encoder.errors import ArgumentError
-from encoder.maxsim import SHARPNESS
-from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
-from retriever.cli.options import AsJson, Idf, ModeOption, Sharpness, search_mode
+from encoder.options import option
+from retriever.cli.codesearch import print_code
+from retriever.cli.flags import flags
+from retriever.code.search import CodeOptions
 from retriever.explaining import Explanation
 from retriever.hits import Hit
-from retriever.ranking.folding import search_documents
+from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher
 
 __all__ = ["search_command"]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How hits are printed."""
+
+    code: bool = option(False, "Print hits as path:line, symbol and matching lines.")
+    explain: bool = option(False, "Show what each query token matched, and where.")
+    as_json: bool = option(False, "Print JSON.", "--json")
+
+
+@flags()
 def search_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")],
     query: Annotated[list[str], typer.Argument(help="What to look for; several are answered in turn.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    where: Annotated[
-        str | None,
-        typer.Option("--filter", help="Only passages whose metadata meet it: \"language = 'python'\"."),
-    ] = None,
-    mode: ModeOption = "late",
-    idf: Idf = True,
-    sharpness: Sharpness = SHARPNESS,
-    code: CodeOption = False,
-    languages: LanguageOption = None,
-    paths: PathOption = None,
-    regex: RegexOption = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each query token matched, and where.")
-    ] = False,
-    as_json: AsJson = False,
+    options: SearchOptions,
+    scoring: Scoring,
+    code: CodeOptions,
+    shown: Shown,
 ) -> None:
     """Search an index. --lang, --path and --regex imply --code.
 
     Example: latewood search --code src.index "where are sessions expired?" --lang py --path 'src/**'
     """
-    chosen_mode = search_mode(mode)
-    if explain and chosen_mode == "lexical":
+    if shown.explain and options.mode == "lexical":
         raise ArgumentError('--explain shows token vectors, which mode "lexical" has none of; leave one out')
-    if code or languages or paths or regex is not None:
-        if explain:
+    if shown.code or code != CodeOptions():
+        if shown.explain:
             raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
-        with Searcher.open(folder, idf=idf, sharpness=sharpness) as searcher:
-            print_code(searcher, query, k, languages or [], paths or [], regex, where, chosen_mode, as_json)
+        with Searcher.open(folder, scoring=scoring) as searcher:
+            print_code(searcher, query, options, code, shown.as_json)
         return
-    with _scipy_hidden(), Searcher.open(folder, idf=idf, sharpness=sharpness) as searcher:
-        answers = search_documents(
-            searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
-        )
-        shown = {text: [_explanation(h) if explain else None for h in hits] for text, hits in answers.items()}
-    if as_json:
-        found = [
-            {"query": text, "hits": [_hit_json(h, e) for h, e in zip(hits, shown[text], strict=True)]}
+    with _scipy_hidden(), Searcher.open(folder, scoring=scoring) as searcher:
+        answers = searcher.search_many({text: text for text in query}, options)
+        found = {
+            text: [(hit, _explanation(hit) if shown.explain else None) for hit in hits]
             for text, hits in answers.items()
-        ]
-        typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
-        return
-    for text, hits in answers.items():
-        if len(answers) > 1:
-            typer.echo(f"# {text}")
-        for hit, explanation in zip(hits, shown[text], strict=True):
-            typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {_where(hit)}")
-            snippet = _snippet(hit.text or "") if explanation is None else _explained(explanation)
-            for line in snippet:
-                typer.echo(f"       {line}")
-        if not hits:
-            typer.echo("no hits: " + ("nothing meets the filter" if where else "the index is empty"))
+        }
+        n = len(searcher.snapshot)
+    if shown.as_json:
+        as_json = [{"query": text, "hits": [_hit_json(*hit) for hit in hits]} for text, hits in found.items()]
+        typer.echo(
+            json.dumps(as_json[0]["hits"] if len(found) == 1 else as_json, indent=2, ensure_ascii=False)
+        )
+    else:
+        for text, some in found.items():
+            if len(found) > 1:
+                typer.echo(f"# {text}")
+            _print(some, _nothing(n, options))
+    if waiting := next(iter(answers.values())).unencoded:
+        typer.echo(
+            f"{n - waiting:,} of {n:,} documents are encoded; latewood index encodes the rest", err=True
+        )
+
+
+def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:
+    for hit, explanation in found:
+        typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {_where(hit)}")
+        text = hit.passage.text if hit.passage else ""
+        for line in _snippet(text) if explanation is None else _explained(explanation):
+            typer.echo(f"       {line}")
+    if not found:
+        typer.echo(f"no hits: {nothing}")
+
+
+def _nothing(n: int, options: SearchOptions) -> str:
+    """Why there is no hit."""
+    if n == 0:
+        return "the index is empty"
+    if options.filter is not None:
+        return "no document that meets the filter" + (
+            " has a word of the query" if options.mode == "lexical" else ""
+        )
+    return "no document has a word of the query" if options.mode == "lexical" else "no document has a vector"
 
 
 @contextmanager
@@ -101,6 +119,7 @@ def _explanation(hit: Hit) -> Explanation | None:
 def _hit_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:
     # JSON has no infinity; a passage without tokens has no score.
     found = asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
+    found["passage"] = None if hit.passage is None else asdict(hit.passage)
     if explanation is not None:
         window = asdict(explanation.best_window()) if explanation.spans else None
         found["explanation"] = {"window": window, "matches": [asdict(m) for m in explanation.matches]}
@@ -134,14 +153,13 @@ def _coloured(line: str, start: int, spans: list[tuple[int, int]]) -> str:
 
 
 def _where(hit: Hit) -> str:
-    """path:line for code, as editors and terminals make links of; else the doc_id, with the best window."""
-    meta = hit.metadata
+    """path:line for code, as editors and terminals make links of; else the doc_id, with the place of a passage."""
+    meta, passage = hit.metadata, hit.passage
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
         return f"{meta['path']}:{meta['start_line']}{symbol}"
-    match meta:
-        case {"window": int(window), "span": [int(start), int(stop)]}:  # else these keys are the user's own
-            return f"{hit.doc_id}  window {window}, characters {start}-{stop}"
+    if passage is not None and hit.text is not None and len(passage.text) < len(hit.text):
+        return f"{hit.doc_id}  lines {passage.first_line}-{passage.last_line}"
     return hit.doc_id
 
 

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import numpy as np
 from pathspec import GitIgnoreSpec
 from regex import finditer  # its \w has the vowel signs of India's scripts
 
 from encoder.errors import ArgumentError
-from indexing import Index
+from encoder.options import option
+from indexing import Snapshot
 from indexing.reading.languages import language_named
 from indexing.storage.filters import parse_filter
 from indexing.storage.fulltext import split_words
-from retriever.searcher import Hit, Mode, Searcher
+from retriever.hits import Hit
+from retriever.options import SearchOptions
+from retriever.searcher import Searcher
 
-__all__ = ["CodeHit", "MatchedLine", "code_filter", "search_code"]
+__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "code_filter", "search_code"]
 
-AT_ONCE = 1_000  # passages read together for a regular expression
 KEY = 5  # letters by which words are compared: expires, expired, expiry
 SHOWN = 3
 # What says nothing about code in a question.
@@ -100,55 +101,58 @@ class CodeHit:
     metadata: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class CodeOptions:
+    """Which passages of code are looked at.
+
+    languages: names or extensions, any of them. paths: patterns as in .gitignore, any of them, but for those that
+    begin with `!`, none of which may match: `src/**`, `*.py`, `!tests/`. regex: of Python's `re`, to be found within
+    the passage's text; `^` and `$` match at lines.
+    """
+
+    languages: tuple[str, ...] = option(
+        (), "Only this language: a name or an extension. Repeatable.", "--lang"
+    )
+    paths: tuple[str, ...] = option(
+        (), "Only these paths, as in .gitignore: 'src/**', '*.py', '!tests/'. Repeatable.", "--path"
+    )
+    regex: str | None = option(None, "Only passages whose text matches, ranked by meaning.")
+
+
+EVERYTHING, DEFAULTS = CodeOptions(), SearchOptions()
+
+
 def search_code(
-    searcher: Searcher,
-    query: str,
-    *,
-    k: int = 10,
-    languages: Sequence[str] = (),
-    paths: Sequence[str] = (),
-    regex: str | None = None,
-    filter: str | None = None,
-    mode: Mode = "late",
+    searcher: Searcher, query: str, options: SearchOptions = DEFAULTS, code: CodeOptions = EVERYTHING
 ) -> list[CodeHit]:
-    """The k best passages for a question, of those that `code_filter` lets through."""
-    pattern = _compiled(regex)
-    where = code_filter(searcher.index, languages=languages, paths=paths, regex=regex, filter=filter)
+    """The k best passages of code for a question, of those that `code_filter` lets through."""
+    where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
         return []
-    return [_code_hit(hit, query, pattern) for hit in searcher.search(query, k=k, filter=where, mode=mode)]
+    hits = searcher.search(query, options, filter=where)
+    return [_code_hit(hit, query, _compiled(code.regex)) for hit in hits]
 
 
-def code_filter(
-    index: Index,
-    *,
-    languages: Sequence[str] = (),
-    paths: Sequence[str] = (),
-    regex: str | None = None,
-    filter: str | None = None,
-) -> str | None:
-    """A filter (docs/filters.md) for passages that meet all of these; None for all, "" where none does.
-
-    languages: names or extensions, any of them. paths: patterns as in .gitignore, any of them, but for those
-    that begin with `!`, none of which may match: `src/**`, `*.py`, `!tests/`. regex: of Python's `re`, to be
-    found within the passage's text; `^` and `$` match at lines. filter: a filter of one's own.
+def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None) -> str | None:
+    """A filter (docs/filters.md) for passages that meet all of `code` and a filter of one's own; None for all, "" where
+    none does.
 
     Raises ArgumentError for a language, pattern or expression that cannot be read.
     """
     if filter is not None:
         parse_filter(filter)  # by itself, so that an error names the user's own position
     parts = [f"({filter})"] if filter is not None else []
-    if languages:
-        parts.append(f"language in ({_quoted([_language(name) for name in languages])})")
-    if paths:
-        among = _matching_paths([str(p) for p in index.values("path") if p is not None], paths)
+    if code.languages:
+        parts.append(f"language in ({_quoted([_language(name) for name in code.languages])})")
+    if code.paths:
+        among = _matching_paths([str(p) for p in snapshot.values("path") if p is not None], code.paths)
         if not among:
             return ""
         parts.append(f"path in ({_quoted(among)})")
     where = " and ".join(parts) or None
-    if (pattern := _compiled(regex)) is None:
+    if (pattern := _compiled(code.regex)) is None:
         return where
-    found = [doc_id for doc_id, text in _texts(index, where) if pattern.search(text)]
+    found = [doc_id for doc_id, text in snapshot.texts(where) if pattern.search(text)]
     return f"doc_id in ({_quoted(found)})" if found else ""
 
 
@@ -181,14 +185,6 @@ def _compiled(regex: str | None) -> re.Pattern[str] | None:
         raise ArgumentError(
             f"regex {regex!r} cannot be read: {error.msg}{at}; escape it by a backslash"
         ) from None
-
-
-def _texts(index: Index, where: str | None) -> Iterator[tuple[str, str]]:
-    for segment, bitmap in zip(index.segments, index.matching(where), strict=True):
-        pids = segment.pid_start + np.flatnonzero(bitmap)
-        for start in range(0, len(pids), AT_ONCE):
-            for document in index.documents(pids[start : start + AT_ONCE].tolist()):
-                yield document.doc_id, document.text or ""
 
 
 def _quoted(values: Sequence[str]) -> str:
