@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from encoder import Encoder
+from encoder.arguments import absolute
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness
 from encoder.progress import Progress
@@ -84,6 +85,8 @@ class LateInteraction:
     def __post_init__(self) -> None:
         Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
         check_sharpness(self.sharpness)
+        if self.index_folder is not None:
+            object.__setattr__(self, "index_folder", absolute(self.index_folder))
 
     @property
     def name(self) -> str:
