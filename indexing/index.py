@@ -1,7 +1,7 @@
 """Index: a folder of passages and their token vectors. Create or open it, add, delete, compact, read."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -269,12 +269,19 @@ class Index:
 
     # Writing ------------------------------------------------------------------------------------------------
 
-    def add(self, records: Iterable[Mapping[str, Any]], *, show_progress: bool = False) -> AddReport:
+    def add(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        show_progress: bool = False,
+        committed: Callable[[], object] = lambda: None,
+    ) -> AddReport:
         """Store passages {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
 
         A doc_id that exists is replaced; the last of several in the stream wins. What has not changed is not
         encoded again, so an interrupted add may simply be run again. Commits every settings.commit_tokens
         and at the end; after an error, what the last of these commits stored stays, and nothing after it.
+        committed: called after each commit; all that `records` has given by then is stored.
         Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing() as writer:
@@ -285,7 +292,7 @@ class Index:
 
             checked = read_records(records, hash_salt(encoder))
             with Progress(checked, desc="index", unit="passage", show=show_progress) as bar:
-                return writer.add(batches(bar), encode)
+                return writer.add(batches(bar), encode, committed)
 
     def add_embeddings(
         self,

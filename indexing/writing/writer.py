@@ -51,6 +51,7 @@ class Writer:
         self,
         stream: Iterable[list[Record]],
         vectors_of: Callable[[list[Record]], TokenEmbeddings],
+        committed: Callable[[], object] = lambda: None,
     ) -> AddReport:
         """See Index.add. stream: batches of records; vectors_of: the vectors of those that are new."""
         report, pending = AddReport(), Pending()
@@ -58,9 +59,11 @@ class Writer:
             self._take(pending, batch, vectors_of, report)
             if pending.tokens >= self.settings.commit_tokens:
                 self.commit(pending)
+                committed()
                 pending = Pending()  # its memory is wanted for training
                 self.settle(self.settings.segment_tokens)
         self.commit(pending)
+        committed()
         pending = Pending()
         self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
         return report

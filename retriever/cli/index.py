@@ -26,7 +26,7 @@ from retriever.cli.options import (
     encoder_arguments,
     windows_argument,
 )
-from retriever.cli.update import Exclude, update_and_print
+from retriever.cli.update import AllowEmpty, Exclude, Following
 
 __all__ = ["compact_command", "index_command", "info_command"]
 
@@ -48,6 +48,7 @@ def index_command(
     update: Annotated[
         bool, typer.Option("--update", help="Follow a folder: read what changed, drop what is gone.")
     ] = False,
+    allow_empty: AllowEmpty = False,
 ) -> None:
     """Index a corpus. Into an index that exists, passages are added or replaced by their ids, and those
     that have not changed cost nothing: an interrupted run is simply run again.
@@ -60,9 +61,13 @@ def index_command(
         raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
     if update and window is not None:
         raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
+    if allow_empty and not update:
+        raise ArgumentError("--allow-empty is of --update, which alone deletes; pass both, or leave it out")
     with keeping(lambda: index_kept(out)):
         if update:
-            update_and_print(source, out, model, chosen, exclude or [], memory)
+            asked = Following(source, out, model, chosen, memory, exclude or [], allow_empty)
+            with asked.open() as index:
+                asked.update_and_print(index)
             return
         report = FolderReport()
         passages = read_source(source, report=report, exclude=exclude or [])
