@@ -26,8 +26,8 @@ from indexing.reading.chunking import GRAMMARS, has_grammar
 from indexing.reading.corpus import Passage, file_passages
 from indexing.reading.files import MAX_FILE_BYTES, UNREADABLE, VANISHED, FolderReport, TextFile, text_files
 from indexing.reading.git import head_commit
-from indexing.storage.database import connect, damaged
-from indexing.storage.refusals import refusals
+from indexing.storage.database import connect
+from indexing.storage.refusals import damaged, refusals
 from indexing.writing.records import AddReport
 
 __all__ = ["UpdateReport", "update_folder"]
