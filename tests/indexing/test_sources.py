@@ -621,7 +621,7 @@ def test_watch_waits_for_another_writer_and_for_an_empty_folder(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("watchfiles.watch", changes)
-    lines = run("watch", source, "--out", out).splitlines()
+    lines = CliRunner().invoke(app, ["watch", str(source), "--out", str(out)]).output.splitlines()
     assert [line for line in lines if "is being written by process" in line] == [
         next(line for line in lines if line.startswith("waiting: "))
     ]
