@@ -1,20 +1,21 @@
 """The one reader of JSON lines: plain or gzipped files → objects, with file and line in every error."""
 
 import gzip
+import io
 import json
 import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import IO, Any, TypeVar, overload
 
 from encoder.errors import CorpusError
+from encoder.reading import marked_encoding, open_regular
 
 __all__ = ["Row", "read_rows"]
 
 T = TypeVar("T")
-BOM = b"\xef\xbb\xbf"
 _REQUIRED: Any = object()
 
 
@@ -57,24 +58,37 @@ class Row:
 def read_rows(path: Path) -> Iterator[Row]:
     """Every object of a .jsonl file, or of a .jsonl.gz, in order. Blank lines are passed over.
 
-    Raises CorpusError naming file and line for what is no JSON object in UTF-8, and the file where it cannot be read.
+    UTF-8, or what a byte order mark says. Raises CorpusError naming file and line for what is no JSON object, and
+    the file where it cannot be read or is no regular file.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(BOM)
+        with (
+            open_regular(path) as file,
+            io.BufferedReader(gzip.open(file) if path.suffix.lower() == ".gz" else file) as data,  # type: ignore[type-var]
+        ):
+            encoding = marked_encoding(data.peek(4))
+            for number, line in enumerate(_lines(data, encoding), start=1):
                 if line.strip():
                     yield _row(line, f"{path}:{number}")
+    except UnicodeError as error:
+        raise CorpusError(
+            f"{path} is not in {encoding}, as its mark says ({error}); write it in UTF-8"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"cannot read {path}: {reason}; check the file and its permissions") from error
 
 
-def _row(line: bytes, where: str) -> Row:
+def _lines(data: IO[bytes], encoding: str | None) -> Iterator[str | bytes]:
+    # In UTF-8 each line is decoded by itself, so that an error has its number.
+    return iter(data if encoding in (None, "utf-8-sig") else data.read().decode(encoding).split("\n"))
+
+
+def _row(line: str | bytes, where: str) -> Row:
     try:
-        record = json.loads(line)
-        if b"\\ud" in line.lower():
+        text = line if isinstance(line, str) else line.decode("utf-8-sig")
+        record = json.loads(text, parse_constant=_refuse)
+        if "\\ud" in text.lower():
             # Half of a surrogate pair is legal JSON but no text: SQLite and the tokenizers refuse it.
             whole = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
             record = json.loads(whole.decode("utf-16", "replace"))
@@ -94,6 +108,10 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer that no float holds
         return False
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 _NAMES = {

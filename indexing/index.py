@@ -1,7 +1,7 @@
 """Index: a folder of documents and their token vectors. Create or open it, add, encode, delete, compact, read."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -260,7 +260,12 @@ class Index:
     # Writing ------------------------------------------------------------------------------------------------
 
     def add(
-        self, records: Iterable[Mapping[str, Any]], *, encode: bool = True, show_progress: bool = False
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        encode: bool = True,
+        show_progress: bool = False,
+        committed: Callable[[], object] = lambda: None,
     ) -> AddReport:
         """Store documents {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
 
@@ -269,16 +274,16 @@ class Index:
         comes in windows, each a passage (IndexSettings.window). encode: False stores texts and words only, in
         seconds, and leaves the vectors to a later `encode`; True also encodes what an earlier add left.
         Commits every settings.commit_tokens and at the end; after an error, what the last of these commits stored
-        stays, and nothing after it.
+        stays, and nothing after it. committed: called after each commit; all that `records` has given by then is
+        stored.
         Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing() as writer:
             report = AddReport()
-            encoder = self._document_encoder() if encode else None
-            passages_of = None if encoder is None else self._encoding(encoder)
+            passages_of = self._encoding(self._document_encoder()) if encode else None
             checked = read_records(records, self._salt())
             with Progress(checked, desc="index", unit="document", show=show_progress) as shown:
-                writer.add(batches(shown), passages_of, report)
+                writer.add(batches(shown), passages_of, report, committed)
             if passages_of is not None and self.n_unencoded:
                 writer.encode(batches(self._waiting(None)), passages_of, report)
             return report

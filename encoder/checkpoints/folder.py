@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -131,8 +132,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """A safetensors file, aside and renamed: one that is there is whole. NaN and infinity are refused."""
     _finite(path, tensors)
     aside = path.with_name(path.name + ".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
-    aside.rename(path)
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
+        aside.rename(path)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written ({_reason(error)}); free some space") from error
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

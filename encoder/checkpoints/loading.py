@@ -267,7 +267,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
     longest = max(tokenizer.settings.query_length, tokenizer.settings.document_length)
     sbert = {"max_seq_length": longest, "do_lower_case": tokenizer.settings.do_lower_case}
     write_json(folder / "sentence_bert_config.json", sbert)
-    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", tokenizer_config(model.backbone.config, tokenizer))
 
 

@@ -160,5 +160,5 @@ def save_heads(
     )
     state = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", state, {"format": "pt"})
-    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", tokenizer_config(model.config, tokenizer))

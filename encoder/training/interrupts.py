@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 __all__ = ["Interrupts"]
@@ -10,14 +11,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Within `with`, a first signal is noted in `caught`; a second one, or any while `at_once`, acts as it would have.
+    """Within `with`, a signal is noted in `caught`; a second Ctrl-C, or any signal while `at_once`, ends at once.
 
+    The second is one that comes a second later: torchrun passes on what the terminal has sent to all already.
     A signal that is ignored (nohup) or that another thread would get stays as it is.
     """
 
     def __init__(self) -> None:
         self.caught: int | None = None
         self.at_once = False
+        self.since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -36,6 +39,10 @@ class Interrupts:
             signal.signal(number, before)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.caught = self.caught is not None, number
+        now = time.monotonic()
+        again = self.caught is not None and number == signal.SIGINT and now > self.since + 1
+        if self.caught is None:
+            self.caught, self.since = number, now
         if again or self.at_once:
+            self.at_once = False
             raise KeyboardInterrupt

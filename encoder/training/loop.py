@@ -88,7 +88,7 @@ def digests(paths: Iterable[Path]) -> list[str]:
 
 
 def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make a run's folder for these settings, or find that it is theirs. To be called before any work.
+    """Make a run's folder for these settings, or find that what is in it is theirs. To be called before any work.
 
     settings: what JSON takes; "steps" may be another, "data" is what `digests` gave.
     """
@@ -96,7 +96,8 @@ def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
     kept = folder / "settings.json"
     if not kept.is_file() and (folder / "state.safetensors").is_file():
         raise CheckpointError(f"{kept} is missing beside the state of a run; {REMEDY}")
-    if kept.is_file():
+    begun = any(folder.glob("*.safetensors")) or any(folder.glob("*.npz"))
+    if begun and kept.is_file():
         try:
             before = read_json(kept)
         except CheckpointError as error:

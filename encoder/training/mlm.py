@@ -217,7 +217,7 @@ def train_mlm(
     run = TrainingRun(run_folder, model, optimiser)
     if rank() == 0:  # with these a run's folder is all that the next phase needs
         write_json(run_folder / "config.json", model.config.to_hf())
-        tokenizer.tokenizer.save(str(run_folder / "tokenizer.json"))
+        (run_folder / "tokenizer.json").write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
         write_json(run_folder / "tokenizer_config.json", tokenizer_config(model.config, tokenizer))
     text = PackedText(sources, tokenizer, config.length, seed=config.seed, state=run.kept_data)
     run.data_state = text.state

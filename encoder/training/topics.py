@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoder.errors import MissingDependencyError
+from encoder.errors import CorpusError, MissingDependencyError
 from encoder.training.pairs import Example
 
 __all__ = ["Topics"]
@@ -29,9 +29,12 @@ class Topics:
         self.examples = examples
         self.tokenize: Any = partial(bm25s.tokenize, stopwords="en", show_progress=False)
         self.searcher: Any = bm25s.BM25()
-        self.searcher.index(
-            self.tokenize([self._text(e, WORDS_INDEXED) for e in examples]), show_progress=False
-        )
+        words = self.tokenize([self._text(e, WORDS_INDEXED) for e in examples])
+        if not any(words.ids):
+            raise CorpusError(
+                f"none of {len(examples)} examples has a word to tell its topic by; leave topics out"
+            )
+        self.searcher.index(words, show_progress=False)
 
     @staticmethod
     def _text(example: Example, words: int) -> str:

@@ -1,17 +1,17 @@
 """Readers: a JSONL file, a BEIR folder, a folder of text and code, or one file → a stream of passages."""
 
-import gzip
-import json
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from encoder.errors import CorpusError
+from encoder.jsonl import Row, read_rows
 from indexing.reading.chunking import MAX_CHARS, OVERLAP_CHARS, chunk_source
-from indexing.reading.files import MAX_FILE_BYTES, FolderReport, head_commit, read_text, text_files
+from indexing.reading.files import MAX_FILE_BYTES, FolderReport, read_text, text_files
+from indexing.reading.git import head_commit
 from indexing.reading.languages import language_of
+from indexing.reading.notebooks import Cell, is_notebook, notebook_cells
 
 __all__ = [
     "FolderReport",
@@ -43,17 +43,20 @@ def read_source(
     Raises CorpusError for a source that is missing, unreadable or holds nothing.
     """
     source = Path(path)
-    if not source.exists():
+    try:
+        source.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        fault = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise CorpusError(
-            f"{source} does not exist; pass a .jsonl file, a BEIR folder, or a folder of text or code"
-        )
+            f"{source} {fault}; pass a .jsonl file, a BEIR folder, or a folder of text or code"
+        ) from None
     if source.is_dir():
         if (corpus := beir_file(source, "corpus")) is not None:
             return read_jsonl(corpus)
         return read_folder(
             source, report=report, exclude=exclude, max_chars=max_chars, overlap_chars=overlap_chars
         )
-    if source.name.endswith((".jsonl", ".jsonl.gz")):
+    if source.name.lower().endswith((".jsonl", ".jsonl.gz")):
         return read_jsonl(source)
     return _read_file(source, report, max_chars, overlap_chars)
 
@@ -62,8 +65,9 @@ def read_source(
 
 
 def beir_file(folder: Path, stem: str) -> Path | None:
-    """folder/stem.jsonl or folder/stem.jsonl.gz, whichever exists."""
-    return next((p for p in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if p.is_file()), None)
+    """folder/stem.jsonl or folder/stem.jsonl.gz, whichever exists; their ends in capitals, too."""
+    names = [f"{stem}{end}" for end in (".jsonl", ".jsonl.gz", ".JSONL", ".JSONL.GZ")]
+    return next((folder / name for name in names if os.path.isfile(folder / name)), None)  # noqa: PTH113
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Passage]:
@@ -75,48 +79,24 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Passage]:
 
     Raises CorpusError naming file:line and what is wrong with it.
     """
-    source = Path(path)
-    try:
-        with gzip.open(source, "rb") if source.suffix == ".gz" else source.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield _passage(line, f"{source}:{number}")
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"cannot read {source}: {error}; check the file and its permissions") from error
+    return (_passage(row) for row in read_rows(Path(path)))
 
 
-def _passage(line: bytes, where: str) -> Passage:
-    try:
-        record = json.loads(line)
-        if b"\\ud" in line.lower():
-            # Half of a surrogate pair is legal JSON but no text: SQLite and the tokenizers refuse it.
-            whole = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
-            record = json.loads(whole.decode("utf-16", "replace"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise CorpusError(f"{where} is not JSON ({error}); write one JSON object a line, in UTF-8") from None
-    if not isinstance(record, dict):
-        raise CorpusError(f"{where} is a JSON {type(record).__name__}; write one JSON object a line")
-    key = next((k for k in ("_id", "doc_id", "id") if k in record), None)
+def _passage(row: Row) -> Passage:
+    key = next((k for k in ("_id", "doc_id", "id") if k in row.values), None)
     if key is None:
-        raise CorpusError(f"{where} has no id; give it '_id', 'doc_id' or 'id'")
-    doc_id = record.pop(key)
-    if isinstance(doc_id, bool) or not isinstance(doc_id, str | int) or doc_id == "":
-        raise CorpusError(f"{where} has {key}={doc_id!r}; an id is a string that is not empty, or an integer")
-    if "text" not in record:
-        raise CorpusError(f"{where} has no 'text'; give it one (an empty string will do)")
-    text = record.pop("text")
-    title = record.pop("title", None)
-    for name, value in (("text", text), ("title", title or "")):
-        if not isinstance(value, str):
-            raise CorpusError(f"{where} has {name}={value!r:.40}; make it a string")
-    extra = record.pop("metadata", None) or {}
-    if not isinstance(extra, dict):
-        raise CorpusError(f"{where} has metadata={extra!r:.40}; make it an object")
-    if title is not None:
-        text = f"{title} {text}".strip()
-    return {"doc_id": str(doc_id), "text": text, "metadata": {**record, **extra}}
+        raise CorpusError(f"{row.where} has no id; give it '_id', 'doc_id' or 'id'")
+    doc_id = row.get(key, (str, int))
+    if doc_id == "":
+        raise CorpusError(f"{row.where} has {key!r} = ''; give it an id that is not empty")
+    text, title = row.get("text", str), row.get("title", str, None)
+    extra: dict[str, Any] = row.get("metadata", dict, None) or {}
+    used = {key, "text", "title", "metadata"}
+    return {
+        "doc_id": str(doc_id),
+        "text": text if title is None else f"{title} {text}".strip(),
+        "metadata": {k: v for k, v in row.values.items() if k not in used} | extra,
+    }
 
 
 # Folders of text and code
@@ -136,16 +116,18 @@ def read_folder(
     doc_id is `relative/path.py::symbol`, or the path alone where there is no symbol, then `#2` and on where one
     file has it again: an edit above does not change it. metadata has path, language, kind, symbol, start_line
     and end_line; `lines` (pairs) where the text is not all of the lines from start to end, `columns` where it
-    is part of one line, and `commit`, the HEAD of the git work tree that the folder is in.
+    is part of one line, `cell` (from 1) where it is of a notebook, and `commit`, the HEAD of the git work tree
+    that the folder is in.
 
-    Passed over, and counted in `report`: what .gitignore files say (nested ones too, and those above the
-    folder in the same repository), `exclude` (patterns in .gitignore's form), hidden files and folders,
-    installed packages, vendored folders, caches, virtual environments, lock files, empty files, binaries,
-    files over max_file_bytes, minified files (by name, or code of very long lines), Latewood's own indexes,
-    links to folders, links to files of the folder itself.
+    Passed over, and counted in `report`: what git ignores (by nested .gitignore files, those above the folder in
+    the same repository, .git/info/exclude and the user's own excludes file), `exclude` (patterns in .gitignore's
+    form), hidden files and folders, installed packages, vendored folders, caches, virtual environments, lock files,
+    empty files, binaries, what is no regular file or cannot be read, files over max_file_bytes, minified files (by
+    name, or code of very long lines), Latewood's own indexes, links to folders, links to files of the folder itself.
 
     Files are read as UTF-8 or, by their byte order mark, UTF-16 or UTF-32; else a Python file by its coding
-    line, and what is none of these as Latin-1, which never fails.
+    line. What is none of these is passed over, and named in `report`. Of a notebook (.ipynb) the cells are read,
+    each for itself: its lines are those of the cell.
 
     Raises CorpusError when the folder cannot be listed or nothing in it can be indexed.
     """
@@ -154,8 +136,11 @@ def read_folder(
     before = report.passages
     commit = head_commit(root)
     for file in text_files(root, exclude, max_file_bytes, report):
-        if (text := file.read(report)) is not None:
-            yield from file_passages(file.relative, text, report, commit, max_chars, overlap_chars)
+        reading = file.read()
+        if reading.reason:
+            report.skip(reading.reason, file.relative)
+        else:
+            yield from file_passages(file.relative, reading.text, report, commit, max_chars, overlap_chars)
     if report.passages == before:
         raise CorpusError(f"{root} holds no text or code to index: {report}")
 
@@ -180,34 +165,41 @@ def file_passages(
 ) -> Iterator[Passage]:
     """The passages of one file, counted in `report`; see `read_folder`."""
     language = language_of(PurePosixPath(relative).name, text)
+    cells = notebook_cells(text) if is_notebook(relative) else None
+    parts = [Cell(0, language, text)] if cells is None else cells
     report.files += 1
     report.languages[language] += 1
-    chunks, reason = chunk_source(text, language, max_chars=max_chars, overlap_chars=overlap_chars)
-    if reason:
-        report.by_indentation[reason, language] += 1
     # So that no two files of any names have an id in common.
     stem = relative.replace("%", "%25").replace("#", "%23").replace("::", "%3A%3A")
     seen: set[str] = set()
-    for piece in chunks:
-        name = f"{stem}::{piece.symbol}" if piece.symbol else stem
-        doc_id, n = name, 1
-        while doc_id in seen:
-            n += 1
-            doc_id = f"{name}#{n}"
-        seen.add(doc_id)
-        metadata: dict[str, Any] = {
-            "path": relative,
-            "language": language,
-            "kind": piece.kind,
-            "symbol": piece.symbol,
-            "start_line": piece.start_line,
-            "end_line": piece.end_line,
-        }
-        if piece.lines != ((piece.start_line, piece.end_line),):
-            metadata["lines"] = [list(pair) for pair in piece.lines]
-        if piece.columns is not None:
-            metadata["columns"] = list(piece.columns)
-        if commit is not None:
-            metadata["commit"] = commit
-        report.passages += 1
-        yield {"doc_id": doc_id, "text": piece.text, "metadata": metadata}
+    for part in parts:
+        chunks, reason = chunk_source(
+            part.source, part.language, max_chars=max_chars, overlap_chars=overlap_chars
+        )
+        if reason:
+            report.by_indentation[reason, part.language] += 1
+        for piece in chunks:
+            name = f"{stem}::{piece.symbol}" if piece.symbol else stem
+            doc_id, n = name, 1
+            while doc_id in seen:
+                n += 1
+                doc_id = f"{name}#{n}"
+            seen.add(doc_id)
+            metadata: dict[str, Any] = {
+                "path": relative,
+                "language": part.language,
+                "kind": piece.kind,
+                "symbol": piece.symbol,
+                "start_line": piece.start_line,
+                "end_line": piece.end_line,
+            }
+            if piece.lines != ((piece.start_line, piece.end_line),):
+                metadata["lines"] = [list(pair) for pair in piece.lines]
+            if piece.columns is not None:
+                metadata["columns"] = list(piece.columns)
+            if part.number:
+                metadata["cell"] = part.number
+            if commit is not None:
+                metadata["commit"] = commit
+            report.passages += 1
+            yield {"doc_id": doc_id, "text": piece.text, "metadata": metadata}

@@ -1,26 +1,30 @@
 """The text files of a folder: which are read, which passed over and why, and in what encoding."""
 
-import codecs
+import errno
+import hashlib
 import io
 import os
 import re
 import stat
-import subprocess
+import time
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
-
 from encoder.errors import ArgumentError, CorpusError
+from encoder.reading import NOT_REGULAR, exists, marked_encoding, open_regular
+from indexing.reading.ignoring import Ignore, ignored, ignores_above, pattern_spec
+from indexing.reading.notebooks import is_notebook, notebook_cells
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "UNREADABLE",
+    "VANISHED",
     "FolderReport",
+    "Reading",
     "TextFile",
-    "head_commit",
     "read_text",
     "text_files",
 ]
@@ -28,6 +32,14 @@ __all__ = [
 MAX_FILE_BYTES = 5_000_000
 # Hand-written code averages 30-45 characters a line; bundles and data dumped as code average thousands.
 _MINIFIED_CHARS_A_LINE = 300
+UNREADABLE = "unreadable"
+VANISHED = "vanished"
+UNDECODED = "unknown encoding"
+BROKEN_NOTEBOOK = "broken notebook"
+# What a user would want to know of: the files are named wherever the report is shown.
+_NAMED = {UNREADABLE, UNDECODED, BROKEN_NOTEBOOK, NOT_REGULAR}
+# A file as young as this when it is read may change again and keep its time: clocks of file systems are coarse.
+_YOUNG_NS = 2_000_000_000
 
 
 @dataclass
@@ -35,8 +47,9 @@ class FolderReport:
     """What a folder's reading met, filled while the passages are consumed.
 
     skipped counts by reason; a folder that is skipped counts once, whatever it holds. examples has up to
-    three paths a reason. by_indentation counts by (reason, language) the files of code whose definitions were
-    not looked for; the reasons are those of `indexing.reading.chunking.chunk_source`.
+    three paths a reason. unreadable: all files and, with `/` at the end, folders that the system did not let read;
+    vanished: those that were gone when their turn came. by_indentation counts by (reason, language) the files of code
+    whose definitions were not looked for; the reasons are those of `indexing.reading.chunking.chunk_source`.
     """
 
     files: int = 0
@@ -45,25 +58,20 @@ class FolderReport:
     languages: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
+    vanished: set[str] = field(default_factory=set)
 
     def skip(self, reason: str, path: str) -> None:
         self.skipped[reason] += 1
         if self.skipped[reason] <= 3:
             self.examples.setdefault(reason, []).append(path)
-
-    def merge(self, other: "FolderReport") -> None:
-        """Add another's counts."""
-        self.files += other.files
-        self.passages += other.passages
-        self.by_indentation += other.by_indentation
-        self.languages += other.languages
-        for reason, paths in other.examples.items():
-            for path in paths:
-                self.skip(reason, path)
-            self.skipped[reason] += other.skipped[reason] - len(paths)
+        if reason == UNREADABLE:
+            self.unreadable.add(path)
+        if reason == VANISHED:
+            self.vanished.add(path)
 
     def __str__(self) -> str:
-        """One line: `12 files (python 10, markdown 2), 80 passages; skipped 3: hidden 2, binary 1`."""
+        """One line: `12 files (python 10, text 2), 80 passages; skipped 3: hidden 2, unreadable 1 (a.py)`."""
         line = f"{self.files:,} files"
         if self.languages:
             line += f" ({_counts(self.languages)})"
@@ -71,8 +79,16 @@ class FolderReport:
         if large := sum(n for (reason, _), n in self.by_indentation.items() if reason == "too large"):
             line += f"; {large:,} large files were cut by indentation"
         if self.skipped:
-            line += f"; skipped {self.skipped.total():,}: {_counts(self.skipped)}"
+            counts = (f"{r} {n:,}{self._names(r)}" for r, n in self.skipped.most_common())
+            line += f"; skipped {self.skipped.total():,}: {', '.join(counts)}"
         return line
+
+    def _names(self, reason: str) -> str:
+        if reason not in _NAMED:
+            return ""
+        names = [name if name.isprintable() else repr(name) for name in self.examples[reason]]
+        more = ["..."] if self.skipped[reason] > len(names) else []
+        return f" ({', '.join(names + more)})"
 
     @property
     def hint(self) -> str:
@@ -109,34 +125,55 @@ _LOCK_FILES = {
 _INSTALLED = {"node_modules", "site-packages", "dist-packages", "bower_components"}
 # Other people's code in one's own repository. To index it, name the folder itself.
 _VENDORED = {"vendor", "_vendor", "vendored", "third_party", "third-party", "thirdparty", "godeps", "pods"}
+_TELLING = ("index.db", "index.lock", "pyvenv.cfg", "conda-meta")
 _MINIFIED = re.compile(r"[.-]min\.(?:js|mjs|cjs|css)$|\.(?:js|mjs|cjs|css)\.map$", re.IGNORECASE)
 _PROSE = {".txt", ".text", ".md", ".markdown", ".mdx", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".log"}
-_BOMS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with UTF-16's, so comes first
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _CONTROL_BYTES = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What one read of a file gave.
+
+    text: empty where reason says why there is none to index. stamp: size and times, as `TextFile` has them before
+    the file is read; empty where they do not tell whether it changes from now on. digest: of its bytes.
+    """
+
+    text: str = ""
+    reason: str = ""
+    stamp: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TextFile:
-    """A file that the walk offers. relative: its path with `/`. size, mtime_ns: to tell whether it changed."""
+    """A file that the walk offers. relative: its path with `/`. stamp: its size and times."""
 
     path: Path
     relative: str
-    size: int
-    mtime_ns: int
+    stamp: str
 
-    def read(self, report: FolderReport) -> str | None:
-        """Its text; None, and a count in `report`, where it has none to index."""
-        text, reason = read_text(self.path)
-        if not reason and self.path.suffix.lower() not in _PROSE and _is_minified(text):
-            reason = "very long lines"
-        if reason:
-            report.skip(reason, self.relative)
-        return None if reason else text
+    def read(self) -> Reading:
+        """The one time that its bytes are read."""
+        now = time.time_ns()
+        try:
+            with open_regular(self.path) as file:
+                before = os.fstat(file.fileno())
+                data = file.read()
+                after = os.fstat(file.fileno())
+        except FileNotFoundError:
+            return Reading(reason=VANISHED)
+        except OSError as error:
+            return Reading(reason=NOT_REGULAR if error.strerror == NOT_REGULAR else UNREADABLE)
+        stamp = _stamp(before)
+        if stamp != _stamp(after) or len(data) != after.st_size or after.st_mtime_ns > now - _YOUNG_NS:
+            stamp = ""
+        return Reading(*_text(data, self.path), stamp, hashlib.sha256(data).hexdigest())
+
+
+def _stamp(status: os.stat_result) -> str:
+    # The third is set by no program, so it tells a change from a tool that sets the second back.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def text_files(
@@ -149,61 +186,55 @@ def text_files(
     for file, relative in _walk(root, exclude, report):
         try:
             status = file.stat()
-        except OSError:
-            report.skip("unreadable", relative)
+        except OSError as error:
+            report.skip(_refusal(error), relative)
             continue
         if status.st_size > max_file_bytes:
             report.skip("too large", relative)
         else:
-            yield TextFile(file, relative, status.st_size, status.st_mtime_ns)
-
-
-def head_commit(folder: Path) -> str | None:
-    """HEAD of the git work tree that holds a folder; None where there is none, or no git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    commit = done.stdout.strip()
-    return commit if done.returncode == 0 and commit else None
+            yield TextFile(file, relative, _stamp(status))
 
 
 def read_text(file: Path) -> tuple[str, str]:
     """(text, "") or ("", why there is none)."""
-    try:
-        data = file.read_bytes()
-    except OSError:
-        return "", "unreadable"
-    text = _decode(data, python=file.suffix in {".py", ".pyi", ".pyw"})
-    if text is None:
+    reading = TextFile(file, file.name, "").read()
+    return reading.text, reading.reason
+
+
+def _refusal(error: OSError) -> str:
+    return VANISHED if isinstance(error, FileNotFoundError | NotADirectoryError) else UNREADABLE
+
+
+def _text(data: bytes, path: Path) -> tuple[str, str]:
+    """(text, "") or ("", why there is none)."""
+    suffix = path.suffix.lower()
+    text, reason = _decode(data, python=suffix in {".py", ".pyi", ".pyw"})
+    if reason:
+        return "", reason
+    if not text.strip():
+        return "", "empty"
+    if is_notebook(path.name):
+        return ("", BROKEN_NOTEBOOK) if notebook_cells(text) is None else (text, "")
+    return ("", "very long lines") if suffix not in _PROSE and _is_minified(text) else (text, "")
+
+
+def _decode(data: bytes, *, python: bool) -> tuple[str, str]:
+    encoding = marked_encoding(data)
+    if encoding is None and b"\0" in data:
         return "", "binary"
-    return (text, "") if text.strip() else ("", "empty")
-
-
-def _decode(data: bytes, *, python: bool) -> str | None:
     try:
-        for mark, encoding in _BOMS:
-            if data.startswith(mark):
-                return data.decode(encoding)
-        if b"\0" in data:
-            return None
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
-    if python:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeError:
+        if encoding is None and _CONTROL_BYTES.search(data):  # a short archive or image may have no NUL
+            return "", "binary"
         try:
-            encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-            return data.decode(encoding)
+            if encoding is not None or not python:
+                return "", UNDECODED
+            text = data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0])
+            text.encode()  # some of Python's encodings give halves of surrogate pairs
         except (SyntaxError, LookupError, UnicodeError):
-            pass
-    # A short archive or image may have no NUL; Latin-1 text has no control characters.
-    return None if _CONTROL_BYTES.search(data) else data.decode("latin-1")
+            return "", UNDECODED
+    return ("", "binary") if "\0" in text else (text, "")
 
 
 def _is_minified(text: str) -> bool:
@@ -213,89 +244,58 @@ def _is_minified(text: str) -> bool:
 # The walk
 
 
-@dataclass(frozen=True, slots=True)
-class _Ignore:
-    """The patterns of one .gitignore; a path of the walk is, seen from there, prefix + path[cut:]."""
-
-    spec: GitIgnoreSpec
-    prefix: str
-    cut: int
-
-    @classmethod
-    def read(cls, folder: Path, prefix: str = "", cut: int = 0) -> list["_Ignore"]:
-        try:
-            lines = (folder / ".gitignore").read_text("utf-8", "replace").splitlines()
-        except OSError:
-            return []
-        return [cls(GitIgnoreSpec.from_lines(line for line in lines if _is_pattern(line)), prefix, cut)]
-
-
-def _is_pattern(line: str) -> bool:
-    try:
-        GitIgnoreSpec.from_lines([line])
-    except ValueError:
-        return False  # git passes over what it cannot read
-    return True
-
-
-def _ignored(path: str, ignores: Sequence[_Ignore]) -> bool:
-    """The deepest .gitignore that says anything of the path decides."""
-    for ignore in reversed(ignores):
-        decided = ignore.spec.check_file(ignore.prefix + path[ignore.cut :]).include
-        if decided is not None:
-            return decided
-    return False
-
-
-def _ignores_above(root: Path) -> list[_Ignore]:
-    """Of the repository around root, unless they say root itself is ignored: then the user knows better."""
-    folders = [root, *root.parents]
-    top = next((i for i, folder in enumerate(folders) if (folder / ".git").exists()), 0)
-    ignores = [
-        ignore
-        for folder in reversed(folders[1 : top + 1])
-        for ignore in _Ignore.read(folder, prefix=root.relative_to(folder).as_posix() + "/")
-    ]
-    return [] if _ignored("", ignores) else ignores
-
-
 def _walk(root: Path, exclude: Sequence[str], report: FolderReport) -> Iterator[tuple[Path, str]]:
     try:
-        excluded = GitIgnoreSpec.from_lines(exclude)
+        excluded = pattern_spec(exclude)
     except ValueError as error:
         raise ArgumentError(
             f"exclude={list(exclude)}: {error}; use .gitignore's form, as in 'tests/'"
         ) from None
     root = root.resolve()
 
-    def visit(folder: Path, above: str, ignores: list[_Ignore]) -> Iterator[tuple[Path, str]]:
+    def level(folder: Path, above: str, ignores: list[Ignore]) -> _Level:
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             if not above:
                 raise CorpusError(f"cannot list {root}: {error.strerror}; check its permissions") from error
-            report.skip("unreadable", above)
-            return
-        ignores = [*ignores, *_Ignore.read(folder, cut=len(above))]
-        for entry in entries:
-            # Bytes that are no UTF-8 in a name are escaped, so that the doc_id is storable text.
-            name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-            is_folder = _is_folder(entry)
-            relative = above + name + ("/" if is_folder else "")
-            reason = _folder_reason(entry) if is_folder else _file_reason(entry, root)
-            if not reason and excluded.match_file(relative):
-                reason = "excluded"
-            if not reason and _ignored(relative, ignores):
-                reason = "ignored by .gitignore"
-            if reason:
-                report.skip(reason, relative)
-            elif is_folder:
-                yield from visit(folder / entry.name, relative, ignores)
-            else:
-                yield folder / entry.name, relative
+            report.skip(_refusal(error), above)
+            entries = []
+        return _Level(above, [*ignores, *Ignore.read(folder, cut=len(above))], iter(entries))
 
-    yield from visit(root, "", _ignores_above(root))
+    # A list of levels, for a generator in a generator would end at a thousand nested folders.
+    levels = [level(root, "", ignores_above(root))]
+    while levels:
+        inside = levels[-1]
+        entry = next(inside.entries, None)
+        if entry is None:
+            levels.pop()
+            continue
+        # Bytes that are no UTF-8 in a name are escaped, so that the doc_id is storable text.
+        name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+        is_folder = _is_folder(entry)
+        relative = inside.above + name + ("/" if is_folder else "")
+        reason = _folder_reason(entry) if is_folder else _file_reason(entry, root)
+        if not reason and excluded.match_file(relative):
+            reason = "excluded"
+        if not reason and ignored(relative, inside.ignores):
+            reason = "ignored by .gitignore"
+        if reason:
+            report.skip(reason, relative)
+        elif is_folder:
+            levels.append(level(Path(entry.path), relative, inside.ignores))
+        else:
+            yield Path(entry.path), relative
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A folder of the walk. above: its path with `/` at the end. entries: those to come."""
+
+    above: str
+    ignores: list[Ignore]
+    entries: Iterator[os.DirEntry[str]]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -317,9 +317,10 @@ def _folder_reason(entry: os.DirEntry[str]) -> str:
         return "installed packages"
     if entry.name.lower() in _VENDORED:
         return "vendored"
-    if Path(entry.path, "index.db").exists() and Path(entry.path, "index.lock").exists():
+    holds = {name: exists(Path(entry.path, name)) for name in _TELLING}
+    if holds["index.db"] and holds["index.lock"]:
         return "Latewood index"
-    if Path(entry.path, "pyvenv.cfg").exists() or Path(entry.path, "conda-meta").exists():
+    if holds["pyvenv.cfg"] or holds["conda-meta"]:
         return "virtual environment"
     return ""
 
@@ -330,11 +331,13 @@ def _file_reason(entry: os.DirEntry[str], root: Path) -> str:
         return "hidden"
     try:
         if not stat.S_ISREG(entry.stat().st_mode):
-            return "not a regular file"
-        if entry.is_symlink() and Path(entry.path).resolve().is_relative_to(root):
+            return NOT_REGULAR
+        if entry.is_symlink() and Path(os.path.realpath(entry.path)).is_relative_to(root):
             return "link within the folder"
-    except OSError:
-        return "broken link"
+    except OSError as error:
+        if error.errno == errno.ELOOP or isinstance(error, FileNotFoundError):
+            return "broken link" if entry.is_symlink() else VANISHED
+        return UNREADABLE
     if entry.name.lower() in _LOCK_FILES:
         return "lock file"
     if _MINIFIED.search(entry.name):

@@ -47,6 +47,7 @@ _LANGUAGES = {
     "css": "css scss sass less",
     "xml": "xml xsd xsl",
     "json": "json json5 jsonc",
+    "notebook": "ipynb",
     "yaml": "yaml yml",
     "toml": "toml",
     "ini": "ini cfg conf properties",

@@ -1,42 +1,46 @@
 """An index that follows a folder: what changed is encoded, what is gone is dropped, what moved is renamed.
 
-`sources.db` in the index folder remembers each file's size, time and passages. It is no part of the index: lost,
-the next update reads every file again. It is ahead of the index, never behind: passages are noted before they are
-stored, so that whatever interrupts an update, the next one knows of all that may be there.
+`sources.db` in the index folder notes each file's size, times, hash and passages. It is ahead of the index, never
+behind: passages are noted before they are stored, and a file is noted as done only after the commit that holds the
+last of them. So whatever interrupts an update, the next one knows of all that may be there, and reads again what may
+not be.
 """
 
 import hashlib
 import json
 import os
+import sqlite3
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from sqlite_utils import Database
-
-from encoder.errors import ArgumentError
+from encoder.errors import ArgumentError, CorpusError, LatewoodError
+from encoder.progress import Progress
 from indexing.index import Index
-from indexing.reading.chunking import GRAMMARS, MAX_CHARS, OVERLAP_CHARS, has_grammar
+from indexing.reading.chunking import GRAMMARS, has_grammar
 from indexing.reading.corpus import Passage, file_passages
-from indexing.reading.files import MAX_FILE_BYTES, FolderReport, TextFile, head_commit, text_files
+from indexing.reading.files import MAX_FILE_BYTES, UNREADABLE, VANISHED, FolderReport, TextFile, text_files
+from indexing.reading.git import head_commit
+from indexing.storage.database import connect
+from indexing.storage.refusals import damaged, refusals
 from indexing.writing.records import AddReport
 
 __all__ = ["UpdateReport", "update_folder"]
 
-CHANGED = -1  # size of a file whose passages may be stored in part
-CHUNKING = 1  # raised when the same file would be cut otherwise
+CHUNKING = 2  # raised when the same file would be cut otherwise
 AT_ONCE = 500
 
 
 @dataclass
 class UpdateReport:
-    """unchanged: files not even opened. changed: files read. gone: files of the last update that are no more.
+    """unchanged: files as they were. changed: files read anew. gone: files of the last update that are no more.
 
     renamed: passages that kept their vectors under another doc_id. deleted: passages dropped. added: the rest.
-    folder: the whole walk, its counts of passages and languages those of the files read.
+    folder: the whole walk, its counts of passages and languages those of the files read anew.
     """
 
     folder: FolderReport = field(default_factory=FolderReport)
@@ -49,15 +53,20 @@ class UpdateReport:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A row of `files`. reason: why it has no passages. how: what else decides how it is cut."""
+class _Note:
+    """What is known of a file. stamp, digest: those of `indexing.reading.files.Reading`; without a stamp the file is
+    read again, without a digest cut again. how: what else decides how it is cut. reason: why it has no passages."""
 
     path: str
-    size: int
-    mtime_ns: int
+    stamp: str
+    digest: str
     how: str
     reason: str
     doc_ids: list[str]
+
+    def unsure(self, doc_ids: Iterable[str] = ()) -> "_Note":
+        """With passages that may soon be stored, too."""
+        return replace(self, stamp="", digest="", doc_ids=list(dict.fromkeys([*self.doc_ids, *doc_ids])))
 
 
 def update_folder(
@@ -65,84 +74,123 @@ def update_folder(
     folder: str | os.PathLike[str],
     *,
     exclude: Sequence[str] = (),
-    max_chars: int = MAX_CHARS,
-    overlap_chars: int = OVERLAP_CHARS,
-    max_file_bytes: int = MAX_FILE_BYTES,
+    allow_empty: bool = False,
+    tell: Callable[[str], None] | None = None,
     show_progress: bool = False,
 ) -> UpdateReport:
     """Bring a writable index up to date with a folder, as `read_folder` reads it.
 
-    A file of the same size and time as at the last update is not opened. Of the others a passage whose text is
+    A file of the same size and times as at the last update is not opened. Of the others a passage whose text is
     stored already, under its doc_id or under that of a passage that is gone, is not encoded: a renamed file costs
-    nothing. Passages that came into the index otherwise are left alone.
+    nothing. Passages that came into the index otherwise are left alone, and so are those of files and folders that
+    cannot be read now.
 
-    Raises ArgumentError where the index follows another folder, unless that is no more: then this one is taken
-    for it, moved.
+    tell: is called with a line before more than half of the index is deleted. allow_empty: take a folder that has
+    nothing to read for one whose files were all deleted.
+
+    Raises CorpusError for a folder with nothing to read, unless allow_empty: its disk may not be mounted;
+    ArgumentError where the index follows another folder, unless that is no more: then this one is taken for it,
+    moved; IndexFormatError for a damaged sources.db; StorageError for a full disk.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
         raise ArgumentError(f"{folder} is no folder; pass one, or index a file without --update")
-    with _State(index.folder / "sources.db") as state:
-        state.follow(root)
-        how = json.dumps([CHUNKING, max_chars, overlap_chars, sorted(filter(has_grammar, GRAMMARS))])
-        known = state.files()
-        report = UpdateReport()
-        changed: list[TextFile] = []
-        for file in text_files(root, exclude, max_file_bytes, report.folder):
-            row = known.pop(file.relative, None)
-            if row is not None and (row.size, row.mtime_ns, row.how) == (file.size, file.mtime_ns, how):
-                report.unchanged += 1
-                if row.reason:
-                    report.folder.skip(row.reason, file.relative)
-            else:
-                changed.append(file)
-                if row is not None:
-                    known[file.relative] = row
-        report.changed = len(changed)
-        report.gone = len(known.keys() - {file.relative for file in changed})
-        if not changed and not known:
+    report = UpdateReport()
+    with _Notes(index.folder / "sources.db") as notes, _Spool(index.folder) as spool:
+        notes.follow(root)
+        known = notes.read()
+        files = list(text_files(root, exclude, MAX_FILE_BYTES, report.folder))
+        if not (files or report.folder.unreadable or allow_empty):
+            n = sum(len(note.doc_ids) for note in known.values())
+            raise CorpusError(
+                f"{root} holds no text or code to index: {report.folder}; see that its disk is mounted, or allow it "
+                f"to be empty (--allow-empty), which deletes the {n:,} passages that the index has of it"
+            )
+        with Progress(files, desc="read", unit="file", show=show_progress) as bar:
+            same, new, digests = _read(root, bar, known, report, spool)
+        gone = _gone(files, known, report.folder)
+        report.gone = len(gone)
+        if not new and not gone:
+            notes.put(same)
             return report
 
-        commit = head_commit(root)
+        old = {path: known[path] for path in [*(note.path for note in new), *gone] if path in known}
+        unsure = {path: note.unsure() for path, note in old.items()}
+        unsure |= {note.path: old.get(note.path, note).unsure(note.doc_ids) for note in new}
+        notes.put([*same, *unsure.values()])
 
-        def passages(file: TextFile, told: FolderReport) -> Iterator[Passage]:
-            if (text := file.read(told)) is not None:
-                yield from file_passages(file.relative, text, told, commit, max_chars, overlap_chars)
-
-        old = [doc_id for row in known.values() for doc_id in row.doc_ids]
-        new: dict[str, bytes] = {}
-        noted: dict[str, list[str]] = {path: row.doc_ids for path, row in known.items()}
-        for file in changed:
-            own = {p["doc_id"]: _digest(p["text"]) for p in passages(file, FolderReport())}
-            new |= own
-            noted[file.relative] = list(dict.fromkeys([*noted.get(file.relative, []), *own]))
-        state.put(_Known(path, CHANGED, 0, how, "", doc_ids) for path, doc_ids in noted.items())
-
-        stored = {doc_id: _digest(text) for doc_id, text in _texts(index, old)}
-        moves = _moves(stored, new)
+        stored = {d: _digest(text) for d, text in _texts(index, (d for n in old.values() for d in n.doc_ids))}
+        moves = _moves(stored, digests)
         foreign = {doc_id for doc_id, _ in _texts(index, set(moves.values()) - stored.keys())}
         moves = {source: target for source, target in moves.items() if target not in foreign}
-        report.deleted = index.delete(
-            stored.keys() - new.keys() - moves.keys() | _in_the_way(stored, new, moves)
-        )
+        dropped = stored.keys() - digests.keys() - moves.keys() | _in_the_way(stored, moves)
+        if tell is not None and 2 * len(dropped) > len(index):
+            tell(f"deletes {len(dropped):,} of {len(index):,} passages, whose files are gone or changed")
+        report.deleted = index.delete(dropped)
         report.renamed = index.rename(moves)
 
-        rows: list[_Known] = []
+        done: list[_Note] = []
 
-        def read() -> Iterator[Passage]:
-            for file in changed:
-                doc_ids, told = [], FolderReport()
-                for passage in passages(file, told):
-                    doc_ids.append(passage["doc_id"])
-                    yield passage
-                reason = next(iter(told.skipped), "")
-                rows.append(_Known(file.relative, file.size, file.mtime_ns, how, reason, doc_ids))
-                report.folder.merge(told)
+        def passages() -> Iterator[Passage]:
+            spooled = iter(spool)
+            for note in new:
+                for _ in note.doc_ids:
+                    yield next(spooled)
+                done.append(note)
 
-        report.added = index.add(read(), show_progress=show_progress)
-        state.put(rows)
-        state.drop(known.keys() - {file.relative for file in changed})
+        def committed() -> None:
+            notes.put(done)
+            done.clear()
+
+        report.added = index.add(passages(), show_progress=show_progress, committed=committed)
+        notes.drop(gone)
         return report
+
+
+def _read(
+    root: Path, files: Iterable[TextFile], known: Mapping[str, _Note], report: UpdateReport, spool: "_Spool"
+) -> tuple[list[_Note], list[_Note], dict[str, bytes]]:
+    """Read what may have changed. Notes of files found unchanged by their hash; notes of the others, whose passages
+    are in the spool in this order; and {doc_id: digest of its text} of these passages."""
+    how = json.dumps([CHUNKING, sorted(filter(has_grammar, GRAMMARS))])
+    commit = head_commit(root)
+    same: list[_Note] = []
+    new: list[_Note] = []
+    digests: dict[str, bytes] = {}
+    for file in files:
+        note = known.get(file.relative)
+        if note is not None and note.how == how and note.stamp == file.stamp:
+            report.unchanged += 1
+            if note.reason:
+                report.folder.skip(note.reason, file.relative)
+            continue
+        reading = file.read()
+        if reading.reason:
+            report.folder.skip(reading.reason, file.relative)
+        if reading.reason in (UNREADABLE, VANISHED):
+            continue
+        fresh = _Note(file.relative, reading.stamp, reading.digest, how, reading.reason, [])
+        if note is not None and note.how == how and note.digest == reading.digest:
+            report.unchanged += 1
+            same.append(replace(fresh, doc_ids=note.doc_ids))
+            continue
+        if not reading.reason:
+            for passage in file_passages(file.relative, reading.text, report.folder, commit):
+                spool.put(passage)
+                digests[passage["doc_id"]] = _digest(passage["text"])
+                fresh.doc_ids.append(passage["doc_id"])
+        new.append(fresh)
+    report.changed = len(new)
+    return same, new, digests
+
+
+def _gone(files: Iterable[TextFile], known: Mapping[str, _Note], walked: FolderReport) -> set[str]:
+    """Files of the last update that are no more. Of what cannot be read nobody knows whether it is there."""
+    vanished = walked.vanished
+    there = {file.relative for file in files} - vanished
+    lost = walked.unreadable
+    folders = tuple(path for path in lost if path.endswith("/"))
+    return {path for path in known.keys() - there - set(lost) if not path.startswith(folders)}
 
 
 def _digest(text: str) -> bytes:
@@ -162,64 +210,99 @@ def _moves(stored: Mapping[str, bytes], new: Mapping[str, bytes]) -> dict[str, s
     }
 
 
-def _in_the_way(stored: Mapping[str, bytes], new: Mapping[str, bytes], moves: Mapping[str, str]) -> set[str]:
+def _in_the_way(stored: Mapping[str, bytes], moves: Mapping[str, str]) -> set[str]:
     """Those under a doc_id that another moves to, and that have nowhere to go themselves."""
     return {doc_id for doc_id in moves.values() if doc_id in stored and doc_id not in moves}
 
 
 def _texts(index: Index, doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(doc_id, text) of those that are stored."""
-    wanted = list(doc_ids)
-    for start in range(0, len(wanted), AT_ONCE):
-        quoted = ", ".join("'" + d.replace("'", "''") + "'" for d in wanted[start : start + AT_ONCE])
-        for segment, bitmap in zip(index.segments, index.matching(f"doc_id in ({quoted})"), strict=True):
-            for document in index.documents((segment.pid_start + np.flatnonzero(bitmap)).tolist()):
+    wanted = iter(doc_ids)
+    while some := list(islice(wanted, AT_ONCE)):
+        for document in index.get(some):
+            if document is not None:
                 yield document.doc_id, document.text or ""
 
 
-class _State:
-    """The file `sources.db`."""
+class _Spool:
+    """Passages between their one reading and the time that they are stored: a file without a name in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with refusals(folder):
+            self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):  # a full disk once more
+            self.file.close()
+
+    def put(self, passage: Passage) -> None:
+        with refusals(self.folder):
+            self.file.write(json.dumps(passage).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[Passage]:
+        with refusals(self.folder):
+            self.file.seek(0)
+        return map(json.loads, self.file)
+
+
+class _Notes:
+    """The file `sources.db`. Raises IndexFormatError where it is damaged, StorageError where the disk refuses."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __enter__(self) -> "_State":
-        self.db = Database(self.path)
-        self.db.execute("CREATE TABLE IF NOT EXISTS source (root TEXT)")
-        self.db.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
-            "how TEXT, reason TEXT, doc_ids TEXT)"
-        )
+    def __enter__(self) -> "_Notes":
+        with self._told():
+            self.db = connect(self.path, "rwc")
+        with self._told(), self.db.atomic():
+            # The name of a folder is bytes, which need not be UTF-8; a time may be beyond what an INTEGER holds.
+            self.db.execute("CREATE TABLE IF NOT EXISTS source (root BLOB)")
+            self.db.execute(
+                "CREATE TABLE IF NOT EXISTS files "
+                "(path TEXT PRIMARY KEY, stamp TEXT, digest TEXT, how TEXT, reason TEXT, doc_ids TEXT)"
+            )
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.db.close()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            with refusals(self.path):
+                yield
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            if isinstance(error, LatewoodError):
+                raise
+            raise damaged(self.path, error) from error
+
     def follow(self, root: Path) -> None:
-        rows = self.db.execute("SELECT root FROM source").fetchall()
-        if rows and rows[0][0] != str(root) and Path(rows[0][0]).exists():
+        with self._told():
+            rows = self.db.execute("SELECT root FROM source").fetchall()
+            before = Path(os.fsdecode(rows[0][0])) if rows else root
+        if before != root and before.exists():
             raise ArgumentError(
-                f"{self.path.parent} follows {rows[0][0]}; use an index of its own for {root}, "
-                "or add it without --update"
+                f"{self.path.parent} follows {before}; use an index of its own for {root}, or add it without --update"
             )
-        with self.db.atomic():
-            self.db.execute("DELETE FROM source")
-            self.db.execute("INSERT INTO source VALUES (?)", [str(root)])
+        if not rows or before != root:
+            with self._told(), self.db.atomic():
+                self.db.execute("DELETE FROM source")
+                self.db.execute("INSERT INTO source VALUES (?)", [os.fsencode(root)])
 
-    def files(self) -> dict[str, _Known]:
-        rows = self.db.execute("SELECT path, size, mtime_ns, how, reason, doc_ids FROM files").fetchall()
-        return {
-            path: _Known(path, size, mtime_ns, how, reason, json.loads(doc_ids))
-            for path, size, mtime_ns, how, reason, doc_ids in rows
-        }
+    def read(self) -> dict[str, _Note]:
+        with self._told():
+            rows = self.db.execute("SELECT path, stamp, digest, how, reason, doc_ids FROM files").fetchall()
+            return {path: _Note(path, *rest, json.loads(doc_ids)) for path, *rest, doc_ids in rows}  # type: ignore[call-arg]
 
-    def put(self, rows: Iterable[_Known]) -> None:
-        with self.db.atomic():
-            self.db.conn.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-                ((r.path, r.size, r.mtime_ns, r.how, r.reason, json.dumps(r.doc_ids)) for r in rows),
-            )
+    def put(self, notes: Iterable[_Note]) -> None:
+        with self._told(), self.db.atomic():
+            rows = ((n.path, n.stamp, n.digest, n.how, n.reason, json.dumps(n.doc_ids)) for n in notes)
+            self.db.conn.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def drop(self, paths: Iterable[str]) -> None:
-        with self.db.atomic():
+        with self._told(), self.db.atomic():
             self.db.conn.executemany("DELETE FROM files WHERE path = ?", ([path] for path in paths))

@@ -53,7 +53,13 @@ class Writer:
             if path.relative_to(self.folder).as_posix() not in known:
                 remove(path)
 
-    def add(self, stream: Iterable[list[Record]], passages_of: PassagesOf | None, report: AddReport) -> None:
+    def add(
+        self,
+        stream: Iterable[list[Record]],
+        passages_of: PassagesOf | None,
+        report: AddReport,
+        committed: Callable[[], object] = lambda: None,
+    ) -> None:
         """See Index.add. stream: batches of records; passages_of: what makes the passages of those that are new or
         changed, and counts them in the report; None to leave them for later."""
         pending = Pending()
@@ -61,9 +67,11 @@ class Writer:
             self._take(pending, batch, passages_of, report)
             if self._is_full(pending):
                 self.commit(pending)
+                committed()
                 pending = Pending()  # its memory is wanted for training
                 self.settle(self.settings.segment_tokens)
         self.commit(pending)
+        committed()
         pending = Pending()
         self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
 

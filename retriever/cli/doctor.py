@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from encoder.checkpoints.doctor import examine
-from retriever.cli.options import AsJson, DocumentLength, parse_document_length
+from retriever.cli.flags import flags
+from retriever.cli.options import AsJson, ModelOptions
 
 __all__ = ["doctor_command"]
 
 
+@flags("model", "pool_factor", "precision", "workers")
 def doctor_command(
+    options: ModelOptions,
     model: Annotated[str, typer.Argument(help='"bundled", a model folder, or a hub name.')] = "bundled",
-    document_length: DocumentLength = None,
     code: Annotated[bool, typer.Option("--code", help="The corpus will be code.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -21,5 +23,5 @@ def doctor_command(
 
     Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
     """
-    report = examine(model, document_length=parse_document_length(document_length), code=code)
+    report = examine(model, document_length=options.document_length, code=code)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))

@@ -7,64 +7,41 @@ from typing import Annotated
 
 import typer
 
-from encoder import Encoder
 from encoder.progress import Progress
 from indexing.reading.corpus import read_source
-from indexing.reading.windows import Windows
 from indexing.writing.estimate import estimate
-from retriever.cli.options import (
-    AsJson,
-    DocumentLength,
-    Memory,
-    Model,
-    Overlap,
-    PoolFactor,
-    Precision,
-    Window,
-    Workers,
-    encoder_arguments,
-    windows_argument,
-)
-from retriever.cli.update import Exclude
+from retriever.cli.flags import flags
+from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
 
 __all__ = ["estimate_command"]
 
 
+@flags("allow_empty")
 def estimate_command(
     source: Annotated[
         Path, typer.Argument(help="A .jsonl file, a BEIR folder, or a folder of text or code.")
     ],
-    model: Model = "bundled",
-    document_length: DocumentLength = None,
-    pool_factor: PoolFactor = 1,
-    precision: Precision = None,
-    workers: Workers = None,
-    memory: Memory = None,
-    exclude: Exclude = None,
-    window: Window = None,
-    overlap: Overlap = 0,
+    model: ModelOptions,
+    windows: WindowOptions,
+    reading: SourceOptions,
     as_json: AsJson = False,
 ) -> None:
     """Say what `latewood index` with these options would take: it reads the source, encodes a sample, keeps nothing.
 
     Example: latewood estimate ./src --document-length 1024
     """
-    passages = read_source(source, exclude=exclude or [])
-    encoder = Encoder.load(
-        model, **encoder_arguments(document_length, pool_factor, precision, workers, window)
-    )
-    if windows := Windows.chosen(encoder.tokenizer, windows_argument(window, document_length), overlap):
-        passages = windows.cut(passages)
+    documents = read_source(source, exclude=reading.exclude)
+    encoder = model.load(windows)
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
-        with Progress(passages, desc="estimate", unit="passage", show=True) as bar:
-            found = estimate(bar, encoder, memory=memory, resident=_resident)
+        with Progress(documents, desc="estimate", unit="document", show=True) as bar:
+            found = estimate(bar, encoder, reading.memory, resident=_resident, **model.windows(windows))
     finally:
         encoder.close()
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"seconds": found.seconds}, indent=2))
         return
-    typer.echo(f"{found.passages:,} passages, about {found.tokens:,} token vectors")
+    typer.echo(f"{found.documents:,} documents, about {found.tokens:,} token vectors")
     kind = "kept as float16" if found.nlist is None else f"coded with {found.nlist:,} centroids"
     typer.echo(
         f"time    {found.seconds:,.0f} s on this machine as busy as it is now "

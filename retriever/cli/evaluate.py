@@ -8,25 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
-from encoder.maxsim import SHARPNESS
+from encoder.options import option
+from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
-from retriever.cli.options import (
-    AsJson,
-    DocumentLength,
-    Idf,
-    Model,
-    Overlap,
-    PoolFactor,
-    Precision,
-    Sharpness,
-    Window,
-    Workers,
-    encoder_arguments,
-    search_mode,
-    windows_argument,
-)
+from retriever.cli.options import ModelOptions, WindowOptions
 from retriever.evaluation import METRICS, EvaluationSet
 from retriever.evaluation.baselines import BASELINES, baseline
 from retriever.evaluation.datasets import beir_folders
@@ -36,10 +22,43 @@ from retriever.evaluation.qrels import qrels_files
 from retriever.evaluation.results import markdown, side_by_side
 from retriever.evaluation.runner import evaluate_all
 from retriever.evaluation.systems import LateInteraction, System
+from retriever.options import Scoring, SearchOptions
 
 __all__ = ["evaluate_command"]
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is measured, and where what was found goes."""
+
+    split: str | None = option(
+        None, "Which qrels/SPLIT.tsv; test (else dev), or what a named set is measured on."
+    )
+    modes: tuple[str, ...] = option(
+        (), "late (the default), lexical or hybrid; repeatable, with one index for all.", "--mode"
+    )
+    baselines: tuple[str, ...] = option((), "Also bm25, or dense (mean pooling); repeatable.", "--baseline")
+    flat: bool = option(False, "Keep vectors as float16 and score all, exactly.")
+    out: Path | None = option(
+        None, "Folder for report.json, report.md and runs/. Run again, it does only what is not there."
+    )
+    report_file: Path | None = option(None, "Only the JSON report, here; resumed likewise.", "--report")
+    plot_file: Path | None = option(None, "Quality against latency and size, as PNG.", "--plot")
+    index_folder: Path | None = option(
+        None, "Keep the index here, or use the one that is here (one data set).", "--index"
+    )
+    run_file: Path | None = option(None, "Write the run here, in TREC form (one data set).", "--run")
+    cache: Path = option(DEFAULT_CACHE, "Where named data sets are kept.")
+    as_json: bool = option(False, "Print JSON.", "--json")
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.baselines if name not in BASELINES]:
+            raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
+        if self.out is not None and self.report_file is not None:
+            raise ArgumentError("--out writes the report too; pass --out or --report, not both")
+
+
+@flags("by", "mode", "weights", "filter", "ncandidates")
 def evaluate_command(
     sources: Annotated[
         list[str],
@@ -49,55 +68,11 @@ def evaluate_command(
             "nanobeir, mldr, longembed, coir, codesearchnet, or one set, as scifact or mldr-de.",
         ),
     ],
-    model: Model = "bundled",
-    split: Annotated[
-        str | None,
-        typer.Option(help="Which qrels/SPLIT.tsv; test (else dev), or what a named set is measured on."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=10, help="Depth of the run; R@100 needs 100.")] = 100,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for report.json, report.md and runs/. Run again, it does only what is not there."
-        ),
-    ] = None,
-    report_file: Annotated[
-        Path | None, typer.Option("--report", help="Only the JSON report, here; resumed likewise.")
-    ] = None,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", help="Quality against latency and size, as PNG.")
-    ] = None,
-    baselines: Annotated[
-        list[str] | None, typer.Option("--baseline", help="Also bm25, or dense (mean pooling); repeatable.")
-    ] = None,
-    index_folder: Annotated[
-        Path | None,
-        typer.Option("--index", help="Keep the index here, or use the one that is here (one data set)."),
-    ] = None,
-    run_file: Annotated[
-        Path | None, typer.Option("--run", help="Write the run here, in TREC form (one data set).")
-    ] = None,
-    document_length: DocumentLength = None,
-    pool_factor: PoolFactor = 1,
-    precision: Precision = None,
-    workers: Workers = None,
-    flat: Annotated[
-        bool, typer.Option("--flat", help="Keep vectors as float16 and score all, exactly.")
-    ] = False,
-    nprobe: Annotated[int | None, typer.Option(min=1, help="Centroids looked up a query token.")] = None,
-    nrerank: Annotated[int | None, typer.Option(min=1, help="Passages scored on their residuals.")] = None,
-    modes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mode", help="late (the default), lexical or hybrid; repeatable, with one index for all."
-        ),
-    ] = None,
-    window: Window = None,
-    overlap: Overlap = 0,
-    idf: Idf = True,
-    sharpness: Sharpness = SHARPNESS,
-    cache: Annotated[Path, typer.Option(help="Where named data sets are kept.")] = DEFAULT_CACHE,
-    as_json: AsJson = False,
+    asked: EvaluateOptions,
+    model: ModelOptions,
+    windows: WindowOptions,
+    scoring: Scoring,
+    search: SearchOptions = SearchOptions(k=100),  # noqa: B008  (frozen)
 ) -> None:
     """Index test collections, run their queries, print nDCG@10, R@100 and RR@10.
 
@@ -106,38 +81,28 @@ def evaluate_command(
 
     Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
     """
-    chosen_modes = [search_mode(mode) for mode in dict.fromkeys(modes or ["late"])]
-    if unknown := [name for name in baselines or () if name not in BASELINES]:
-        raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
-    if out is not None and report_file is not None:
-        raise ArgumentError("--out writes the report too; pass --out or --report, not both")
-    targets = _targets(sources, split, cache)
-    if len(targets) > 1 and (index_folder or run_file):
-        option = "--index" if index_folder else "--run"
-        raise ArgumentError(
-            f"{option} is of one data set, here are {len(targets)}; pass --out for runs of all"
-        )
-    windows = windows_argument(window, document_length)
-    encoder = Encoder.load(
-        model, **encoder_arguments(document_length, pool_factor, precision, workers, window)
-    )
+    searches = [replace(search, mode=mode) for mode in dict.fromkeys(asked.modes or ("late",))]
+    targets = _targets(sources, asked.split, asked.cache)
+    if len(targets) > 1 and (asked.index_folder or asked.run_file):
+        name = "--index" if asked.index_folder else "--run"
+        raise ArgumentError(f"{name} is of one data set, here are {len(targets)}; pass --out for runs of all")
+    encoder = model.load(windows)
     systems: list[System] = [
-        LateInteraction(
-            encoder, k, mode, flat, nprobe, nrerank, index_folder, idf, sharpness, windows, overlap
-        )
-        for mode in chosen_modes
+        LateInteraction(encoder, one, scoring, asked.flat, asked.index_folder, **model.windows(windows))
+        for one in searches
     ]
-    systems += [baseline(name, encoder, k) for name in dict.fromkeys(baselines or ())]
+    systems += [baseline(name, encoder, search.k) for name in dict.fromkeys(asked.baselines)]
+    out = asked.out
     done: list[dict[str, Any]] = []
 
     def say(result: dict[str, Any], found: bool) -> None:
-        if not as_json:
+        if not asked.as_json:
             _say(result, found)
         done.append(result)
         if out is not None:  # after each, so that a run of hours can be read before its end
             (out / "report.md").write_text(_tables(done), encoding="utf-8")
 
-    report = report_file if out is None else out / "report.json"
+    report = asked.report_file if out is None else out / "report.json"
 
     def kept() -> str:
         if report is None:
@@ -147,17 +112,17 @@ def evaluate_command(
     with keeping(kept):
         results = evaluate_all(
             systems,
-            (target.load(cache) for target in targets),
+            (target.load(asked.cache) for target in targets),
             report_file=report,
             run_folder=None if out is None else out / "runs",
-            run_file=run_file,
+            run_file=asked.run_file,
             show_progress=True,
             say=say,
         )
-    if plot_file is not None:
-        plot(plot_file, results)
-    if as_json:
-        typer.echo(json.dumps(_as_json(results, len(targets), len(chosen_modes)), indent=2))
+    if asked.plot_file is not None:
+        plot(asked.plot_file, results)
+    if asked.as_json:
+        typer.echo(json.dumps(_as_json(results, len(targets), len(searches)), indent=2))
     elif len(results) > 1:
         typer.echo("\n" + _tables(results), nl=False)
 
@@ -230,7 +195,7 @@ def _say(result: dict[str, Any], found: bool) -> None:
         size = f"{result['tokens']:,} tokens, {result['kind']}, {result['bytes_per_token']:.1f} bytes/token"
     typer.echo(
         f"{result['dataset']} ({result['split']}), {result['system']}: {result['queries']:,} queries, "
-        f"{result['passages']:,} passages, {size}; index {result['index_seconds']:.1f} s, search "
+        f"{result['documents']:,} documents, {size}; index {result['index_seconds']:.1f} s, search "
         f"{result['search_seconds']:.1f} s" + (" (from the report)" if found else "")
     )
     if result.get("cut"):

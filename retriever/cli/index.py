@@ -7,100 +7,65 @@ from typing import Annotated
 
 import typer
 
-from encoder import Encoder
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.reading.corpus import FolderReport, read_source
-from indexing.reading.windows import Windows
+from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
-from retriever.cli.options import (
-    AsJson,
-    DocumentLength,
-    Memory,
-    Model,
-    Overlap,
-    PoolFactor,
-    Precision,
-    Window,
-    Workers,
-    encoder_arguments,
-    windows_argument,
-)
-from retriever.cli.update import Exclude, update_and_print
+from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
+from retriever.cli.update import Following, open_index
 
 __all__ = ["compact_command", "index_command", "info_command"]
 
 
+@flags()
 def index_command(
     source: Annotated[
         Path, typer.Argument(help="A .jsonl file, a BEIR folder, or a folder of text or code.")
     ],
     out: Annotated[Path, typer.Option(help="The index folder.")],
-    model: Model = "bundled",
-    document_length: DocumentLength = None,
-    pool_factor: PoolFactor = 1,
-    precision: Precision = None,
-    workers: Workers = None,
-    memory: Memory = None,
-    exclude: Exclude = None,
-    window: Window = None,
-    overlap: Overlap = 0,
+    model: ModelOptions,
+    windows: WindowOptions,
+    reading: SourceOptions,
     update: Annotated[
         bool, typer.Option("--update", help="Follow a folder: read what changed, drop what is gone.")
     ] = False,
 ) -> None:
-    """Index a corpus. Into an index that exists, passages are added or replaced by their ids, and those
+    """Index a corpus. Into an index that exists, documents are added or replaced by their ids, and those
     that have not changed cost nothing: an interrupted run is simply run again.
 
     Example: latewood index ./src --out src.index
     """
-    chosen = encoder_arguments(document_length, pool_factor, precision, workers, window)
-    wanted = windows_argument(window, document_length)
-    if overlap and window is None:
-        raise ArgumentError(f"--overlap {overlap} is of windows; pass --window too, or leave it out")
-    if update and window is not None:
-        raise ArgumentError("--window is for JSONL and BEIR, --update for folders; pass one of them")
+    if reading.allow_empty and not update:
+        raise ArgumentError("--allow-empty is of --update, which alone deletes; pass both, or leave it out")
     with keeping(lambda: index_kept(out)):
         if update:
-            update_and_print(source, out, model, chosen, exclude or [], memory)
+            asked = Following(source, out, model, windows, reading)
+            with asked.open() as index:
+                asked.update_and_print(index)
             return
         report = FolderReport()
-        passages = read_source(source, report=report, exclude=exclude or [])
-        encoder = Encoder.load(model, **chosen)
-        exists = (out / "index.db").is_file()
-        opened = (
-            Index.open(out, encoder, writable=True, memory=memory)
-            if exists
-            else Index.create(out, encoder, memory=memory)
-        )
-        with opened as index:
+        documents = read_source(source, report=report, exclude=reading.exclude)
+        with open_index(out, model, windows, reading.memory) as index:
             started = time.perf_counter()
-            if windows := Windows.chosen(encoder.tokenizer, wanted, overlap):
-                passages = windows.cut(passages)
-            added = index.add(passages, show_progress=True)
-            if windows and exists:
-                windows.drop_stale(index)
+            added = index.add(documents, show_progress=True)
             seconds = time.perf_counter() - started
             if report.files:
                 typer.echo(str(report))
             if report.hint:
                 typer.echo(report.hint)
             typer.echo(
-                f"{added.added:,} passages added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
+                f"{added.added:,} documents added, {added.replaced:,} replaced, {added.unchanged:,} unchanged; "
                 f"{added.tokens:,} tokens in {seconds:.1f} s"
             )
             if added.truncated:
                 typer.echo(
-                    f"{added.truncated:,} passages were longer than {encoder.document_length} tokens and were cut; "
+                    f"{added.truncated:,} documents were longer than the model reads and were cut; "
                     "leave --document-length out, or pass --window, to keep all"
                 )
-            elif windows and (n := windows.n_cut):
-                longer = encoder.document_length if windows.whole else windows.window
-                typer.echo(
-                    f"{n:,} documents were longer than {longer:,} tokens and are stored in windows of "
-                    f"{windows.window:,}"
-                )
-            typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
+            elif added.windowed:
+                typer.echo(f"{added.windowed:,} documents were long and are stored in several passages each")
+            typer.echo(f"{out}: {len(index):,} documents, {index.n_tokens:,} tokens")
 
 
 def info_command(
@@ -134,7 +99,7 @@ def info_command(
 def compact_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")],
 ) -> None:
-    """Rewrite an index without its deleted passages, in few segments. Takes as much free disk as the index.
+    """Rewrite an index without its deleted documents, in few segments. Takes as much free disk as the index.
 
     Where the corpus has outgrown its centroids they are trained anew on what is stored, which costs a little
     precision; indexing everything anew does not.
@@ -146,4 +111,4 @@ def compact_command(
         index.compact(show_progress=True)
         after = index.info()
     sizes = [f"{sum(i['bytes'].values()):,} bytes, {i['segments']:,} segments" for i in (before, after)]
-    typer.echo(f"{folder}: {sizes[0]} before, {sizes[1]} now; {after['passages']:,} passages")
+    typer.echo(f"{folder}: {sizes[0]} before, {sizes[1]} now; {after['documents']:,} documents")

@@ -22,6 +22,6 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
 def index_kept(folder: Path) -> str:
     try:
         with Index.open(folder) as index:
-            return f"{folder} is whole and holds {len(index):,} passages; run the same again to go on"
+            return f"{folder} is whole and holds {len(index):,} documents; run the same again to go on"
     except LatewoodError:  # no index yet
         return "nothing was kept"

@@ -11,12 +11,18 @@ from encoder.options import option
 if TYPE_CHECKING:
     from encoder import Encoder
 
-__all__ = ["AsJson", "Memory", "ModelOptions", "WindowOptions"]
+__all__ = ["AsJson", "ModelOptions", "SourceOptions", "WindowOptions"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Memory = Annotated[
-    str | None, typer.Option(help="About the most memory to take, as in 2GB, however large the corpus.")
-]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read, and with how much memory it is indexed."""
+
+    memory: str | None = option(None, "About the most memory to take, as in 2GB, however large the corpus.")
+    exclude: tuple[str, ...] = option((), "Pattern to leave out, as in .gitignore. Repeatable.")
+    allow_empty: bool = option(False, "With --update: a folder with nothing to read empties the index of it.")
 
 
 @dataclass(frozen=True)

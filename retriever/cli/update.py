@@ -1,69 +1,106 @@
 """`latewood index --update` and `latewood watch`: an index that follows a folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from encoder import Encoder
-from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.errors import ArgumentError, CorpusError, IndexLockedError, MissingDependencyError
 from indexing import Index
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli.interrupts import index_kept, keeping
-from retriever.cli.options import DocumentLength, Memory, Model, encoder_arguments
+from retriever.cli.flags import flags
+from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
 
-__all__ = ["Exclude", "update_and_print", "watch_command"]
+__all__ = ["Following", "open_index", "watch_command"]
 
-Exclude = Annotated[list[str] | None, typer.Option(help="Pattern to leave out, as in .gitignore.")]
+WAIT_SECONDS = 1.0
 
 
-def update_and_print(
-    source: Path, out: Path, model: str, chosen: Mapping[str, Any], exclude: Sequence[str], memory: str | None
-) -> None:
-    """chosen: what the user asked of the encoder, as arguments of `Encoder.load`."""
-    started = time.perf_counter()
-    with _open(source, out, model, chosen, memory) as index:
-        report = update_folder(index, source, exclude=exclude, show_progress=True)
+def open_index(out: Path, model: ModelOptions, windows: WindowOptions, memory: str | None) -> Index:
+    """The index there, or a new one, for writing."""
+    if not (out / "index.db").is_file():
+        return Index.create(out, model.load(windows), memory=memory, **model.windows(windows))
+    index = Index.open(out, writable=True, memory=memory)
+    there, asked = index.settings, model.windows(windows)
+    if windows != WindowOptions() and (there.window, there.overlap) != tuple(asked.values()):
+        index.close()
+        raise ArgumentError(
+            f"{out} was made with --window {there.window} --overlap {there.overlap}; leave them out, or index anew"
+        )
+    # The index's own encoder, which it loads when there is something to encode, unless another is meant.
+    if model.model == index.encoder_name and not model.arguments(windows):
+        return index
+    index.close()
+    return Index.open(out, model.load(windows), writable=True, memory=memory)
+
+
+@dataclass(frozen=True)
+class Following:
+    """What was asked for."""
+
+    source: Path
+    out: Path
+    model: ModelOptions
+    windows: WindowOptions
+    reading: SourceOptions
+
+    def open(self) -> Index:
+        if not self.source.is_dir():
+            raise ArgumentError(f"{self.source} is no folder; pass one, or index a file without --update")
+        return open_index(self.out, self.model, self.windows, self.reading.memory)
+
+    def open_when_free(self) -> Index:
+        told = False
+        while True:
+            try:
+                return self.open()
+            except IndexLockedError as error:
+                if not told:
+                    typer.echo(f"waiting: {error}", err=True)
+                told = True
+                time.sleep(WAIT_SECONDS)
+
+    def update(self, index: Index, *, show_progress: bool = False) -> UpdateReport:
+        return update_folder(
+            index,
+            self.source,
+            exclude=self.reading.exclude,
+            allow_empty=self.reading.allow_empty,
+            tell=lambda line: typer.echo(f"{self.out}: {line}", err=True),
+            show_progress=show_progress,
+        )
+
+    def update_and_print(self, index: Index) -> None:
+        started = time.perf_counter()
+        report = self.update(index, show_progress=True)
         if report.changed or report.folder.skipped:
             typer.echo(str(report.folder))
         if report.folder.hint:
             typer.echo(report.folder.hint)
         typer.echo(f"{_summary(report)} in {time.perf_counter() - started:.1f} s")
-        typer.echo(f"{out}: {len(index):,} passages, {index.n_tokens:,} tokens")
-
-
-def _open(source: Path, out: Path, model: str, chosen: Mapping[str, Any], memory: str | None) -> Index:
-    if not source.is_dir():
-        raise ArgumentError(f"{source} is no folder; pass one, or index a file without --update")
-    if not (out / "index.db").is_file():
-        return Index.create(out, Encoder.load(model, **chosen), memory=memory)
-    index = Index.open(out, writable=True, memory=memory)
-    # The index's own encoder, which it loads when there is something to encode, unless another is meant.
-    if model == index.encoder_name and not chosen:
-        return index
-    index.close()
-    return Index.open(out, Encoder.load(model, **chosen), writable=True, memory=memory)
+        typer.echo(f"{self.out}: {len(index):,} documents, {index.n_tokens:,} tokens")
 
 
 def _summary(report: UpdateReport) -> str:
     added = report.added
     return (
-        f"{report.unchanged:,} files unchanged, {report.changed:,} read, {report.gone:,} gone; passages: "
+        f"{report.unchanged:,} files unchanged, {report.changed:,} read, {report.gone:,} gone; documents: "
         f"{added.added:,} added, {added.replaced:,} replaced, {report.renamed:,} renamed, "
         f"{report.deleted:,} deleted; {added.tokens:,} tokens"
     )
 
 
+@flags()
 def watch_command(
     source: Annotated[Path, typer.Argument(help="A folder of text or code.")],
     out: Annotated[Path, typer.Option(help="The index folder.")],
-    model: Model = "bundled",
-    document_length: DocumentLength = None,
-    memory: Memory = None,
-    exclude: Exclude = None,
+    model: ModelOptions,
+    windows: WindowOptions,
+    reading: SourceOptions,
     debounce: Annotated[
         int, typer.Option(min=50, help="Milliseconds to wait for more changes, at most.")
     ] = 1600,
@@ -86,13 +123,24 @@ def watch_command(
         # Our own writing, where the index lies in the folder, is no change of the folder.
         return path != own and not path.startswith(own + "/") and ordinary(change, path)
 
-    chosen = encoder_arguments(document_length)
+    asked = Following(source.absolute(), out.absolute(), model, windows, reading)
     with keeping(lambda: f"stopped watching; {index_kept(out)}"):
-        update_and_print(source, out, model, chosen, exclude or [], memory)
+        with asked.open_when_free() as index:
+            asked.update_and_print(index)
         typer.echo(f"watching {source}; Ctrl-C ends it")
         for _ in watchfiles.watch(source, watch_filter=wanted, debounce=debounce, step=50):
-            # Closed again after each update, so that other writers get their turn.
-            with _open(source, out, model, chosen, memory) as index:
-                report = update_folder(index, source, exclude=exclude or [])
-            if report.changed or report.gone:
-                typer.echo(f"{datetime.now():%H:%M:%S}  {_summary(report)}")
+            _update(asked)
+
+
+def _update(asked: Following) -> None:
+    try:
+        # Closed again after each update, so that other writers get their turn.
+        with asked.open_when_free() as index:
+            report = asked.update(index)
+    except (CorpusError, ArgumentError) as error:  # the folder is empty or not there at present
+        typer.echo(f"{datetime.now():%H:%M:%S}  {error}", err=True)
+        return
+    unreadable = len(report.folder.unreadable)
+    if report.changed or report.gone or unreadable:
+        named = f"; {report.folder}" if unreadable else ""
+        typer.echo(f"{datetime.now():%H:%M:%S}  {_summary(report)}{named}")

@@ -87,7 +87,7 @@ class Dense:
     name: str = "dense"
 
     def identity(self, data: EvaluationSet) -> dict[str, Any]:
-        identity = LateInteraction(self.encoder, self.k).identity(data)
+        identity = LateInteraction.of(self.encoder, k=self.k).identity(data)
         kept = ("k", "query_length", "document_length", "skiplist_words", "precision", "pool_factor")
         return identity | {"settings": {key: identity["settings"][key] for key in kept}}
 

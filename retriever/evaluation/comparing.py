@@ -6,12 +6,13 @@ CIKM 2007, who found the two to agree and to be the ones to use).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from encoder.arguments import as_list
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from retriever.evaluation.metrics import METRICS
 
@@ -41,13 +42,14 @@ class Comparison:
 
 
 def compare(
-    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], *, test: Test = "t-test", seed: int = 0
+    a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], *, test: Test = "t-test", seed: int = 0
 ) -> list[Comparison]:
     """Compare the results of two systems on the data sets that both have, for each of METRICS.
 
     a, b: results with `per_query`, at most one for each data set and split. Raises CorpusError where they
     have no data set in common, or one of the same name was not the same data.
     """
+    a, b = as_list(a, "a", "results, as Report.results"), as_list(b, "b", "results, as Report.results")
     of_b = {(r["dataset"], r["split"]): r for r in b}
     pairs = [(r, of_b[r["dataset"], r["split"]]) for r in a if (r["dataset"], r["split"]) in of_b]
     if not pairs:

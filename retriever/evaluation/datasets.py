@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from encoder.arguments import absolute
 from encoder.errors import CorpusError
 from encoder.jsonl import read_rows
 from indexing.reading.corpus import Passage, beir_file, read_jsonl
 from indexing.storage.durable import hash_file
+from retriever.evaluation.metrics import Ranking, checked_run
 from retriever.evaluation.qrels import Qrels, qrels_files, read_qrels
 
 __all__ = ["EvaluationSet", "Qrels", "Run", "beir_folders", "query_length"]
@@ -68,7 +70,7 @@ class EvaluationSet:
         Raises CorpusError where a file is missing (for a split: with the splits there are) or has a bad line, an id
         comes twice, a query is judged that has no text, or no judged document is in the corpus.
         """
-        root = Path(folder)
+        root = absolute(folder)
         corpus = beir_file(root, "corpus")
         if not root.is_dir() or corpus is None:
             raise CorpusError(
@@ -143,11 +145,11 @@ class EvaluationSet:
         """Whether a hit on the query's own id must not count (arguana, quora): then ask for one hit more."""
         return _plain(self.name) in _SELF_HITS
 
-    def drop_self_hits(self, run: Mapping[str, Mapping[str, float]]) -> Run:
+    def drop_self_hits(self, run: Mapping[str, Ranking]) -> Run:
         """The run without hits on the query's own id where the set asks for it, else the same run."""
         return {
             qid: {doc: score for doc, score in hits.items() if not (self.drops_self_hits and doc == qid)}
-            for qid, hits in run.items()
+            for qid, hits in checked_run(run).items()
         }
 
     def unknown_documents(self, doc_ids: Iterable[str]) -> int:

@@ -21,11 +21,12 @@ _MEASURES = (nDCG @ 10, R @ 100, RR @ 10)
 METRICS = tuple(str(measure) for measure in _MEASURES)
 
 
-def trec_order(scores: Mapping[str, float]) -> list[str]:
+def trec_order(scores: Ranking) -> list[str]:
     """doc_ids as trec_eval ranks them: by score in float32, ties by doc_id, the greater first.
 
-    Raises ArgumentError on a NaN.
+    Raises ArgumentError on a NaN, and for what is no ranking.
     """
+    scores = _scores("the ranking", scores)
     with np.errstate(over="ignore"):
         singles = np.fromiter(scores.values(), np.float64, len(scores)).astype(np.float32).tolist()
     for doc, single in zip(scores, singles, strict=True):

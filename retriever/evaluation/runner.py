@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder import Encoder
+from encoder.arguments import as_list
 from encoder.errors import ArgumentError
 from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
@@ -74,7 +75,7 @@ def evaluate_system(
 
 
 def evaluate_all(
-    systems: Sequence[System],
+    systems: Iterable[System],
     sets: Iterable[EvaluationSet],
     *,
     report_file: str | os.PathLike[str] | None = None,
@@ -93,6 +94,7 @@ def evaluate_all(
     cannot hold, the result says so under `run_error`. run_file: for the first system's run instead.
     say: told each result, and whether it was in the report.
     """
+    systems = as_list(systems, "systems", "systems")  # walked once for each data set
     report = Report()
     if report_file is not None and Path(report_file).exists():
         report = Report.load(report_file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from encoder import Encoder
+from encoder.arguments import absolute
 from encoder.errors import ArgumentError
 from encoder.options import updated
 from encoder.progress import Progress
@@ -70,6 +71,8 @@ class LateInteraction:
 
     def __post_init__(self) -> None:
         Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
+        if self.index_folder is not None:
+            object.__setattr__(self, "index_folder", absolute(self.index_folder))
 
     @classmethod
     def of(cls, encoder: Encoder, **options: Any) -> "LateInteraction":

@@ -1,8 +1,11 @@
 """What is written: folders and files that are checked before any work, and are whole or not there."""
 
-import pytest
+import resource
 
-from encoder.checkpoints.folder import output_file, output_folder
+import pytest
+import torch
+
+from encoder.checkpoints.folder import output_file, output_folder, read_tensors, write_tensors
 from encoder.errors import ArgumentError, StorageError
 
 
@@ -48,3 +51,20 @@ def test_an_output_file_is_there_when_it_is_whole(tmp_path):
         aside.write_text("three")
     assert link.is_symlink()
     assert (tmp_path / "target.txt").read_text() == "three"
+
+
+def test_a_disk_without_room_for_weights_is_one_line_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {"a": torch.ones(3)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a real failure to write, of a real file
+    try:
+        with pytest.raises(
+            StorageError, match=r"safetensors cannot be written .*; free some space"
+        ) as refusal:
+            write_tensors(path, {"a": torch.ones(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(refusal.value)
+    assert torch.equal(read_tensors(path)["a"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

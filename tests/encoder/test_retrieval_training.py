@@ -265,6 +265,14 @@ def test_topics_are_examples_with_the_same_words():
     assert sorted(topics.grown([3], 60)) == list(range(60))  # more than are alike
 
 
+def test_topics_of_examples_without_words():
+    with pytest.raises(CorpusError, match="none of 3 examples has a word to tell its topic by"):
+        Topics([Example("the", ("",))] * 3)
+    some = Topics([Example("the", ("",)), Example("oak", ("an oak",)), Example("?", ("!",))])
+    assert sorted(some.grown([0], 3)) == [0, 1, 2]
+    assert some.grown([2], 1) == [2]
+
+
 def test_batches_without_labels_ask_with_words_of_the_documents():
     rows = [Example(f"q{i}", (" ".join(f"w{i}_{j}" for j in range(30)),)) for i in range(40)]
     batch = next(batches([Source(rows, labelled=False)], size=40, n_negatives=0, seed=0))

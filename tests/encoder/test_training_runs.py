@@ -225,9 +225,12 @@ def test_ctrl_c_in_an_evaluation_does_not_wait_for_its_end(models, data, tmp_pat
 def test_signals_are_noted_once_and_left_alone_where_they_are_ignored():
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # torchrun's, of the same key
+        signal.raise_signal(signal.SIGTERM)
         assert interrupts.caught == signal.SIGINT
+        interrupts.since -= 2
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and `&` leave it
     try:
@@ -282,9 +285,29 @@ def test_a_state_without_its_numbers_is_one_line(models, data, tmp_path):
         run_mlm(models, data, tmp_path / "out", tmp_path / "run", steps=3)
 
 
+def test_a_run_that_failed_before_its_first_save_may_be_begun_again(models, data, tmp_path):
+    with pytest.raises(ArgumentError, match="need examples with scores"):
+        run_retrieval(models, data, tmp_path / "out", tmp_path / "run", kl_weight=1.0)
+    run_retrieval(models, data, tmp_path / "out", tmp_path / "run")
+    assert read_json(tmp_path / "run" / "settings.json")["kl_weight"] == 0.0
+
+
+def test_what_is_made_once_a_run_holds_its_settings_too(models, data, tmp_path, monkeypatch):
+    def stops(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("encoder.training.distill.token_cosine_loss", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run_distill(models, data, tmp_path / "out", tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"lr=0\.001, now 0\.5"):
+        run_distill(models, data, tmp_path / "out", tmp_path / "run", lr=0.5)
+
+
 def test_settings_may_differ_in_steps_alone(tmp_path, data):
     settings = {"lr": 1.0, "steps": 5, "shape": (1, 2), "data": digests([data])}
     claim_run(tmp_path / "run", settings)
+    (tmp_path / "run" / "state.safetensors").touch()
     claim_run(tmp_path / "run", settings | {"steps": 9})
     assert read_json(tmp_path / "run" / "settings.json")["steps"] == 9
     for changes, message in (({"lr": 2.0}, "lr=1.0, now 2.0"), ({"lr": 2.0, "data": []}, "lr=1.0, now 2.0")):

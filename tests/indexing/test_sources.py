@@ -1,23 +1,34 @@
 """An index that follows a folder: after any edits it holds what a new one would, and encodes only what is new."""
 
+import errno
+import io
 import os
 import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlite_utils import Database
 from typer.testing import CliRunner
 
 import retriever.cli.update
-from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.errors import ArgumentError, CorpusError, IndexFormatError, MissingDependencyError, StorageError
+from encoder.reading import open_regular
 from indexing import Index
 from indexing.reading.corpus import read_folder
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli import app
 from retriever.cli.commands import PastTyperError
 from tests.helpers.fakes import FakeEncoder
+from tests.indexing.test_corpus import refuses
 
 TWO = "def one():\n    return w1\n\n\ndef two():\n    return w2\n"
 CLOCK = iter(range(10**9, 10**10))
@@ -116,7 +127,7 @@ def test_passages_of_other_origin_are_left_alone(followed: Followed) -> None:
         index.add([{"doc_id": "mine", "text": "w5"}])
     followed.update()
     (followed.folder / "a.py").unlink()
-    followed.update()
+    followed.update(allow_empty=True)
     assert followed.holds() == {"mine": ("w5", {})}
 
 
@@ -139,6 +150,343 @@ def test_an_interrupted_update_is_made_good(followed: Followed, monkeypatch: pyt
     followed.update()
     followed.check()
     assert followed.update().changed == 0
+
+
+def read_by(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object]) -> list[str]:
+    """The names of files read from now on; `then` is done to each right after its bytes were read."""
+    opened: list[str] = []
+
+    @contextmanager
+    def open_and_tell(path: Path) -> Iterator[Any]:
+        with open_regular(path) as file:
+
+            def read() -> bytes:
+                data = file.read()
+                opened.append(path.name)
+                then(path)
+                return data
+
+            yield SimpleNamespace(fileno=file.fileno, read=read)
+
+    monkeypatch.setattr("indexing.reading.files.open_regular", open_and_tell)
+    return opened
+
+
+def test_a_file_is_read_once_and_one_that_changes_meanwhile_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.py", "b.py"):
+        write(followed.folder / name, "x = 1\n")
+
+    def changes(path: Path) -> None:
+        if path.name == "b.py":
+            os.utime(path, ns=(10**18, 10**18))  # so that only the text is new
+            path.write_text("y = 2\n")
+            os.utime(path, ns=(10**18, 10**18))
+
+    with monkeypatch.context() as patch:
+        os.utime(followed.folder / "b.py", ns=(10**18, 10**18))
+        opened = read_by(patch, changes)
+        followed.update()
+        assert sorted(opened) == ["a.py", "b.py"]
+    assert followed.holds()["b.py"][0] == "x = 1"  # what was read
+    report = followed.update()
+    assert (report.unchanged, report.changed) == (1, 1)
+    followed.check()
+
+
+def test_a_change_that_keeps_size_and_time_is_found(followed: Followed) -> None:
+    file = followed.folder / "a.py"
+    write(file, "x = 1\n")
+    time = file.stat().st_mtime_ns
+    followed.update()
+    file.write_text("x = 2\n")
+    os.utime(file, ns=(time, time))
+    assert followed.update().changed == 1
+    followed.check()
+
+
+@pytest.mark.parametrize("age", [0.0, 1.5, -3600.0])
+def test_a_young_file_is_read_again_and_costs_nothing(
+    followed: Followed, age: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = followed.folder / "a.py"
+    write(file, "x = 1\n")
+    when = time.time() - age
+    os.utime(file, (when, when))
+    # A clock so coarse that no time tells.
+    monkeypatch.setattr(
+        "indexing.reading.files._stamp", lambda status: f"{status.st_size} {status.st_mtime_ns}"
+    )
+    followed.update()
+    report = followed.update()
+    assert (report.unchanged, report.changed, followed.encoder.encoded) == (1, 0, [])
+    file.write_text("x = 2\n")
+    os.utime(file, (when, when))
+    assert followed.update().changed == 1
+    followed.check()
+    # Grown old, it is not opened any more.
+    os.utime(file, (when - 7200, when - 7200))
+    opened = read_by(monkeypatch, lambda _: None)
+    followed.update()
+    assert (followed.update().unchanged, opened) == (1, ["a.py"])
+
+
+@pytest.mark.parametrize("year", ["2400-01-01", "1900-01-01", "9999-12-31"])
+def test_any_time_that_a_file_system_gives(
+    followed: Followed, year: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(followed.folder / "a.py", TWO)
+    write(followed.folder / "b.py", "x = 1\n")
+    seconds = int(datetime.fromisoformat(year).replace(tzinfo=timezone.utc).timestamp())
+    real = os.fstat
+
+    def strange(status: os.stat_result) -> Any:  # not every file system here has such times
+        values = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return SimpleNamespace(**{**values, "st_mtime_ns": seconds * 10**9})
+
+    monkeypatch.setattr("os.fstat", lambda descriptor: strange(real(descriptor)))
+    assert followed.update().added.added == 3
+    for _ in range(2):
+        report = followed.update()
+        assert (report.unchanged, report.changed, report.added.tokens) == (2, 0, 0)
+    (followed.folder / "b.py").unlink()
+    followed.update()
+    followed.check()
+
+
+@pytest.mark.parametrize("name", ["b.py", "c"])
+def test_what_cannot_be_read_stays_and_is_tried_again(
+    followed: Followed, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("a.py", "b.py", "c/d.py"):
+        write(followed.folder / file, f"x = '{file}'\n")
+    followed.update()
+    before = followed.holds()
+    for file in ("b.py", "c/d.py"):
+        write(followed.folder / file, "y = 2\n")
+    with monkeypatch.context() as patch:
+        refuses(patch, name, PermissionError(13, "Permission denied"))
+        for _ in range(2):
+            report = followed.update()
+            kept = "b.py" if name == "b.py" else "c/d.py"
+            assert followed.holds()[kept] == before[kept]
+            assert f"unreadable 1 ({'b.py' if name == 'b.py' else 'c/'})" in str(report.folder)
+            assert report.gone == 0
+    assert followed.update().changed == 1
+    followed.check()
+
+
+def test_a_file_never_read_is_tried_again(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(followed.folder / "a.py", "x = 1\n")
+    with monkeypatch.context() as patch:
+        refuses(patch, "a.py", OSError(5, "Input/output error"))
+        for _ in range(2):
+            report = followed.update()
+            assert (report.changed, report.folder.unreadable) == (0, {"a.py"})
+    assert followed.update().added.added == 1
+    followed.check()
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_gone(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.py", "b.py", "c.py"):
+        write(followed.folder / name, f"{name[0]} = 1\n")
+    followed.update()
+    write(followed.folder / "a.py", "y = 2\n")
+    for name in ("b.py", "new.py"):
+        write(followed.folder / name, "x = 2\n")
+
+    def vanish(path: Path) -> None:
+        if path.name == "a.py":
+            (followed.folder / "b.py").unlink()
+            (followed.folder / "new.py").unlink()
+
+    with monkeypatch.context() as patch:
+        read_by(patch, vanish)
+        report = followed.update()
+    assert (report.changed, report.gone, report.folder.unreadable) == (1, 1, set())
+    followed.check()
+
+
+def test_an_empty_folder_is_refused(followed: Followed) -> None:
+    with pytest.raises(CorpusError, match="holds no text or code to index"):
+        followed.update()
+    for name in ("a.py", "b.py"):
+        write(followed.folder / name, TWO)
+    followed.update()
+    before = followed.holds()
+    for name in ("a.py", "b.py"):
+        (followed.folder / name).unlink()
+    with pytest.raises(CorpusError, match=r"which deletes the 4 passages that the index has of it$"):
+        followed.update()
+    assert followed.holds() == before
+    told: list[str] = []
+    assert followed.update(allow_empty=True, tell=told.append).deleted == 4
+    assert told == ["deletes 4 of 4 passages, whose files are gone or changed"]
+    assert followed.holds() == {}
+
+
+def test_a_deletion_of_more_than_half_is_told_before(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcde":
+        write(followed.folder / f"{name}.py", f"{name} = 1\n")
+    followed.update()
+    told: list[str] = []
+    for name in "ab":
+        (followed.folder / f"{name}.py").unlink()
+    followed.update(tell=told.append)
+    assert told == []
+    for name in "cd":
+        (followed.folder / f"{name}.py").unlink()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        assert len(followed.holds()) == 3
+
+    followed.update(tell=tell)
+    assert told == ["deletes 2 of 3 passages, whose files are gone or changed"]
+    followed.check()
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    followed = Followed(tmp_path)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        followed.folder = followed.folder.rename(odd)
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    write(odd / "a.py", TWO)
+    assert followed.update().changed == 1
+    assert followed.update().unchanged == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"no database at all, but of some length" * 99),
+        lambda path: path.write_bytes(path.read_bytes()[:5000]),
+        lambda path: sql(path, "DROP TABLE files", "CREATE TABLE files (path)"),
+        lambda path: sql(path, "UPDATE files SET doc_ids = '[1'"),
+        lambda path: sql(path, "UPDATE source SET root = NULL"),
+    ],
+)
+def test_a_damaged_sources_db_is_told_in_a_line(followed: Followed, damage: Callable[[Path], object]) -> None:
+    write(followed.folder / "a.py", TWO)
+    followed.update()
+    before = followed.holds()
+    damage(followed.out / "sources.db")
+    write(followed.folder / "a.py", "x = 1\n")
+    with pytest.raises(IndexFormatError, match=r"sources\.db is damaged \(.*\); ") as caught:
+        followed.update()
+    assert "\n" not in str(caught.value)
+    assert followed.holds() == before
+
+
+def sql(path: Path, *statements: str) -> None:
+    db = sqlite3.connect(path)
+    for statement in statements:
+        db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def test_a_full_disk_at_any_write_of_the_notes(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(followed.folder / "a.py", TWO)
+    write(followed.folder / "b.py", "x = 1\n")
+    followed.update()
+    left = 0
+
+    class Failing(sqlite3.Connection):
+        def execute(self, statement: str, *rest: Any) -> sqlite3.Cursor:
+            fail(statement)
+            return super().execute(statement, *rest)
+
+        def executemany(self, statement: str, *rest: Any) -> sqlite3.Cursor:
+            fail(statement)
+            return super().executemany(statement, *rest)
+
+    def fail(statement: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def failing(path: Path, mode: str) -> Database:
+        return Database(sqlite3.connect(path, factory=Failing))
+
+    failures = 0
+    for n in range(1, 100):
+        write(followed.folder / "a.py", TWO.replace("w2", f"w{n % 9 + 3}"))
+        (followed.folder / "b.py").rename(followed.folder / "c.py")
+        with monkeypatch.context() as patch:
+            patch.setattr("indexing.writing.sources.connect", failing)
+            left = n
+            try:
+                followed.update()
+                break
+            except StorageError as error:
+                told = str(error)
+        failures += 1
+        assert "sources.db cannot be used (database or disk is full); free space" in told
+        followed.update()
+        followed.check()
+        (followed.folder / "c.py").rename(followed.folder / "b.py")
+        followed.update()
+        followed.check()
+        assert followed.update().changed == 0
+    assert failures > 12
+
+
+def test_no_room_for_the_passages_between_reading_and_storing(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(followed.folder / "a.py", TWO)
+
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+        with pytest.raises(StorageError, match=r"code\.index cannot be .*; free space"):
+            followed.update()
+    followed.update()
+    followed.check()
+    assert sorted(p.name for p in followed.out.iterdir() if "index" not in p.name) == [
+        "segments",
+        "sources.db",
+    ]
+
+
+def test_files_are_noted_by_the_commit_that_holds_them(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(followed.out)
+    Index.create(followed.out, followed.encoder, commit_tokens=10).close()
+    monkeypatch.setattr("indexing.writing.records.BATCH_RECORDS", 3)
+    for n in range(6):
+        write(followed.folder / f"{n}.py", f"def a():\n    return w{n}\n\n\ndef b():\n    return x{n}\n")
+    real = followed.encoder.encode_documents
+    calls = 0
+
+    def breaks(texts: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(texts, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(followed.encoder, "encode_documents", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            followed.update()
+    assert len(followed.holds()) == 9
+    report = followed.update()
+    assert (report.unchanged, report.changed, report.added.unchanged) == (4, 2, 1)
+    followed.check()
 
 
 edits = st.lists(
@@ -241,6 +589,61 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(watched.exception, PastTyperError)
     assert str(watched.exception.error).startswith(f"stopped watching; {out} is whole and holds ")
     assert run("search", "--code", out, "one", "-k", 1).startswith("b.py:")
+
+
+def test_watch_waits_for_another_writer_and_for_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "code", tmp_path / "own.index"
+    write(source / "a.py", TWO)
+    run("index", source, "--out", out, "--update")
+    others = []
+    waited = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal waited
+        waited += 1
+        if waited == 3:
+            others.pop().close()
+
+    monkeypatch.setattr(
+        retriever.cli.update, "time", SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter)
+    )
+
+    def changes(*_: object, **__: object) -> Any:
+        others.append(Index.open(out, writable=True))
+        (source / "a.py").rename(source / "b.py")
+        yield {(1, "b.py")}
+        (source / "b.py").rename(tmp_path / "b.py")
+        yield {(1, "b.py")}
+        (tmp_path / "b.py").rename(source / "c.py")
+        yield {(1, "c.py")}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("watchfiles.watch", changes)
+    lines = CliRunner().invoke(app, ["watch", str(source), "--out", str(out)]).output.splitlines()
+    assert [line for line in lines if "is being written by process" in line] == [
+        next(line for line in lines if line.startswith("waiting: "))
+    ]
+    assert waited == 3
+    assert sum("2 renamed" in line for line in lines) == 2
+    assert sum("holds no text or code to index" in line for line in lines) == 1
+    assert run("search", "--code", out, "one", "-k", 1).startswith("c.py:")
+
+
+def test_an_empty_folder_empties_an_index_only_where_it_is_told_to(tmp_path: Path) -> None:
+    source, out = tmp_path / "code", tmp_path / "own.index"
+    write(source / "a.py", TWO)
+    run("index", source, "--out", out, "--update")
+    (source / "a.py").unlink()
+    result = CliRunner().invoke(app, ["index", str(source), "--out", str(out), "--update"])
+    assert isinstance(result.exception, CorpusError)
+    assert "(--allow-empty), which deletes the 2 passages" in str(result.exception)
+    text = run("index", source, "--out", out, "--update", "--allow-empty")
+    assert f"{out}: deletes 2 of 2 passages" in text
+    assert f"{out}: 0 passages" in text
+    result = CliRunner().invoke(app, ["index", str(source), "--out", str(out), "--allow-empty"])
+    assert isinstance(result.exception, ArgumentError)
 
 
 def test_watch_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

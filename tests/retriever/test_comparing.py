@@ -98,6 +98,12 @@ def test_the_command(tmp_path: Path) -> None:
         assert message in str(run(*arguments).exception)
 
 
+def test_results_may_come_from_a_generator_and_a_report_is_none() -> None:
+    assert compare((result(A) for _ in "a"), (result(B) for _ in "b")) == compare([result(A)], [result(B)])
+    with pytest.raises(ArgumentError, match=r"a is Report; pass a list of results, as Report.results"):
+        compare(Report([result(A)]), [result(B)])  # type: ignore[arg-type]
+
+
 def test_markdown_says_what_p_is() -> None:
     text = comparison_markdown(compare([result(A)], [result(B)]), "one", "two", "t-test")
     assert text.startswith("A: one\nB: two\n")

@@ -24,6 +24,7 @@ from retriever.evaluation import (
     LateInteraction,
     Report,
     evaluate,
+    evaluate_all,
     evaluate_folder,
     evaluate_system,
     read_run,
@@ -233,6 +234,26 @@ def test_windows_are_folded_into_documents(bundled: Encoder, tmp_path: Path, mod
         assert set(found[qid]) <= LONG.keys()
     assert result["system"] == ("latewood-w48" if mode == "late" else f"latewood-{mode}-w48")
     assert (result["settings"]["window"], result["settings"]["overlap"], result["cut"]) == (48, 8, 0)
+
+
+def test_systems_from_a_generator_are_measured_on_every_data_set(tmp_path: Path) -> None:
+    sets = [EvaluationSet.load(collection(tmp_path / name)) for name in ("a", "b")]
+    results = evaluate_all((Bm25(k) for k in (10, 20)), sets)
+    assert [(r["dataset"], r["settings"]["k"]) for r in results] == [
+        ("a", 10),
+        ("a", 20),
+        ("b", 10),
+        ("b", 20),
+    ]
+
+
+def test_an_index_folder_stays_where_it_was_when_the_process_moves(
+    bundled: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    system = LateInteraction(bundled, index_folder=Path("x"))
+    monkeypatch.chdir("/")
+    assert system.index_folder == tmp_path / "x"
 
 
 def test_windows_that_cannot_be_are_refused_before_anything_is_read(bundled: Encoder) -> None:

@@ -94,6 +94,17 @@ def test_the_first_line_of_qrels_is_read_for_what_it_is(
     assert EvaluationSet.load(root, "dev").digest() != data.digest()
 
 
+def test_a_data_set_stays_where_it_was_when_the_process_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beir_folder(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    data = EvaluationSet.load("mine")
+    digest = data.digest()
+    monkeypatch.chdir("/")
+    assert (len(list(data.passages())), data.digest()) == (4, digest)
+
+
 def test_numbers_in_another_order_are_read_by_their_header(tmp_path: Path) -> None:
     root = tmp_path / "numbers"
     (root / "qrels").mkdir(parents=True)
@@ -179,6 +190,7 @@ def test_beir_conventions(tmp_path: Path) -> None:
     for name in ("arguana", "Quora", "nano-quora"):
         data = EvaluationSet.load(root, name=name)
         assert data.drop_self_hits(run) == {"q0": {"d0": 2.0}, "q2": {"d1": 1.0}}
+        assert list(data.drop_self_hits({"q0": ["q0", "d0"]})["q0"]) == ["d0"]
     assert EvaluationSet.load(root).drop_self_hits(run) == run
 
 
@@ -303,6 +315,7 @@ def test_a_run_may_be_lists_of_doc_ids_or_of_hits() -> None:
     hits = {qid: [Hit(i, 9.0 - i, doc, None, {}) for i, doc in enumerate(ids)] for qid, ids in lists.items()}
     assert wanted["RR@10"] == 0.75
     assert evaluate(qrels, lists) == evaluate(qrels, hits) == wanted
+    assert trec_order(lists["q1"]) == trec_order(hits["q1"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ def chunk_source(
             except SyntaxError:
                 reason = "no parse"
         if has_grammar(language):
-            return chunk_tree(source, language, **sizes), ""
+            try:
+                return chunk_tree(source, language, **sizes), ""
+            except RecursionError:  # definitions in definitions, some hundred deep
+                return chunk_blocks(source, **sizes), "no parse"
         reason = reason or "no grammar"
     return chunk_blocks(source, **sizes), reason
