@@ -256,6 +256,10 @@ class Searcher:
                 recalls.append(float(np.mean([hit.score >= exact[-1].score for hit in found])))
         return float(np.mean(recalls)) if recalls else 1.0
 
+    def encode(self, texts: Sequence[str]) -> TokenEmbeddings:
+        """Token vectors of queries as searches use them: weighted by `Scoring.idf`, their lengths being the weights."""
+        return self._encode(list(texts), self.snapshot)
+
     # Inside --------------------------------------------------------------------------------------------------
 
     def _encode(self, texts: list[str], snapshot: Snapshot) -> TokenEmbeddings:

@@ -54,28 +54,27 @@ class Estimate:
 
 
 def estimate(
-    passages: Iterable[Mapping[str, Any]],
+    documents: Iterable[Mapping[str, Any]],
     encoder: DocumentEncoder,
-    *,
     memory: int | str | None = None,
+    *,
     clock: Callable[[], float] = time.perf_counter,
     resident: Callable[[], int] = lambda: 0,
+    **settings: Any,
 ) -> Estimate:
-    """Read the passages once, encode and store a sample of them aside, and work out what all would take.
+    """Read the documents once, encode and store a sample of them aside, and work out what all would take.
 
-    memory: as at Index.create. clock: seconds, as time.perf_counter or time.process_time. resident: asked once
-    the sample is encoded for the bytes that the process then takes; memory_bytes counts from there.
-    Raises CorpusError where there is no passage.
+    memory, settings: as at Index.create. clock: seconds, as time.perf_counter or time.process_time. resident: asked
+    once the sample is encoded for the bytes that the process then takes; memory_bytes counts from there.
+    Raises CorpusError where there is no document.
     """
-    sample, n, chars = _reservoir(passages)
-    texts = [str(record["text"]) for record in sample]
+    sample, n, chars = _reservoir(documents)
     dim = encoder.dim
-    settings, most_rows = limit(
-        IndexSettings(dim=dim, m=choose_m(dim), encoder=encoder.load_arguments), memory
-    )
+    fixed, most_rows = limit(IndexSettings.made(encoder, None, settings), memory)
+    windows = windows_of(encoder, fixed)
+    texts = [str(record["text"]) for record in sample]
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
-    vectors, encode_seconds = _timed_encoding(texts, encoder, clock)
-    timed = len(vectors)
+    vectors, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
     taken = resident()
     tokens = round(n * len(vectors.vectors) / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from encoder.errors import ArgumentError, CorpusError
-from encoder.options import option
+from encoder.options import option, updated
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
 from retriever.cli.options import ModelOptions, WindowOptions
@@ -81,7 +81,7 @@ def evaluate_command(
 
     Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
     """
-    searches = [replace(search, mode=mode) for mode in dict.fromkeys(asked.modes or ("late",))]
+    searches = [updated(search, {"mode": mode}) for mode in dict.fromkeys(asked.modes or ("late",))]
     targets = _targets(sources, asked.split, asked.cache)
     if len(targets) > 1 and (asked.index_folder or asked.run_file):
         name = "--index" if asked.index_folder else "--run"

@@ -40,7 +40,7 @@ def tune_command(
     if plot is not None and importlib.util.find_spec("matplotlib") is None:  # before, not after, measuring
         raise MissingDependencyError("--plot needs matplotlib; run: pip install 'latewood[plot]'")
     with Searcher.open(folder) as searcher:
-        texts = sample_queries(searcher.index, n) if queries is None else _lines(queries)[:n]
+        texts = sample_queries(searcher.snapshot, n) if queries is None else _lines(queries)[:n]
         trials = tune(searcher, texts, k=k, show_progress=True)
     chosen = best(trials, recall, k)
     if not dry_run:

@@ -11,8 +11,8 @@ import typer
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError, MissingDependencyError
 from indexing import Index
 from indexing.writing.sources import UpdateReport, update_folder
-from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.flags import flags
+from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
 
 __all__ = ["Following", "open_index", "watch_command"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.progress import Progress
-from indexing import Index
+from indexing import Snapshot
 from indexing.settings import TunedSearch
 from indexing.storage.fulltext import word_spans
 from retriever.ranking.knobs import SearchSettings
@@ -50,18 +50,19 @@ def tune(
     The last try looks at every passage, so that some setting always has recall 1. Raises ArgumentError
     where there is nothing to tune: no query, no passage, or no compressed segment.
     """
-    codec = searcher.index.codec
-    if codec is None or not any(segment.kind == "compressed" for segment in searcher.index.segments):
-        raise ArgumentError(f"{searcher.index.folder} is flat and scored exactly; there is nothing to tune")
+    now = searcher.snapshot
+    codec = now.codec
+    if codec is None or not any(segment.kind == "compressed" for segment in now.segments):
+        raise ArgumentError(f"{now.folder} is flat and scored exactly; there is nothing to tune")
     if not queries:
         raise ArgumentError("there are no queries to tune with; pass some that are typical of your searches")
-    vectors = list(searcher._encode(list(queries)))  # weighted, as they will be searched
-    n = max(len(searcher.index), k)
+    vectors = list(searcher.encode(list(queries)))  # weighted, as they will be searched
+    n = max(len(now), k)
     everything = SearchSettings(codec.nlist, n, n)
-    search = partial(searcher.search_embeddings, k=k, sharpness=searcher.sharpness)
+    search = partial(searcher.search_embeddings, k=k, sharpness=searcher.scoring.sharpness)
     exact = [search(v, **vars(everything)) for v in vectors]
     if not exact[0]:
-        raise ArgumentError(f"{searcher.index.folder} has no passage; add some first")
+        raise ArgumentError(f"{now.folder} has no vectors; add some documents first")
     trials = []
     for settings in Progress(_grid(k, codec.nlist, n), desc="tune", unit="setting", show=show_progress):
         recalls, seconds = [], []
@@ -99,17 +100,16 @@ def _grid(k: int, nlist: int, n: int) -> list[SearchSettings]:
     return sorted(wanted, key=lambda s: (s.nprobe, s.ncandidates, s.nrerank))
 
 
-def sample_queries(index: Index, n: int, seed: int = 0) -> list[str]:
-    """A sentence or line of each of n passages, both drawn by the seed; passages without text give none."""
+def sample_queries(snapshot: Snapshot, n: int, seed: int = 0) -> list[str]:
+    """A sentence or line of each of n documents, both drawn by the seed; documents without text give none."""
     random = np.random.default_rng(seed)
-    pids = np.concatenate(
-        [np.zeros(0, np.int64), *(s.pid_start + np.flatnonzero(index.live(s)) for s in index.segments)]
-    )
-    chosen = random.choice(pids, min(n, len(pids)), replace=False)
+    ids = list(snapshot.ids())
+    chosen = [ids[i] for i in random.choice(len(ids), min(n, len(ids)), replace=False)] if ids else []
     queries = []
-    for document in index.documents(chosen.tolist()):
-        pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", document.text or "")]
-        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [document.text or ""]
+    for document in snapshot.get(chosen):
+        text = (document.text if document is not None else None) or ""
+        pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", text)]
+        pieces = [piece for piece in pieces if len(piece.split()) >= WORDS] or [text]
         if pieces[0].strip():
             queries.append(pieces[int(random.integers(len(pieces)))])
     return queries
