@@ -1,4 +1,4 @@
-"""What building an index will take: tokens, time, disk and memory, foretold from a sample of the passages."""
+"""What building an index will take: tokens, time, disk and memory, foretold from a sample of the documents."""
 
 import random
 import tempfile
@@ -14,17 +14,20 @@ import numpy.typing as npt
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.coding.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
-from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
+from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
 from indexing.index import Index
+from indexing.reading.windows import Windows
 from indexing.settings import DocumentEncoder, IndexSettings
+from indexing.writing.encoding import encode_records, windows_of
 from indexing.writing.memory import ROW_BYTES, limit
-from indexing.writing.records import BATCH_CHARS, BATCH_RECORDS
+from indexing.writing.records import BATCH_CHARS, BATCH_RECORDS, AddReport, Record
 
 __all__ = ["Estimate", "estimate"]
 
-SAMPLE = 1000  # passages whose tokens are counted and whose texts are stored for a trial
+SAMPLE = 1000  # documents whose tokens are counted and whose texts are stored for a trial
 TIMED_TOKENS = 16_384  # encoded for a trial
+PASSAGE_BYTES = 24  # of a passage beside its tokens: offset, owner and span
 LIST_BYTES = 2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/index.md)
 FAISS_BYTES = 15_000_000  # resident once it is imported, which a flat index does without
 BATCH_BYTES = 6  # of a token that was just encoded, a dimension: in float32, then in float16
@@ -33,11 +36,12 @@ MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passa
 
 @dataclass(frozen=True)
 class Estimate:
-    """passages and chars are counted, the rest foretold. tokens: vectors stored. nlist: None where the index stays
+    """documents and chars are counted, the rest foretold. tokens: vectors stored. nlist: None where the index stays
     flat. *_seconds: of this machine, as busy as it is. disk_bytes: of the finished index; disk_peak_bytes: of the
     index while it is built, when float16 vectors lie beside their codes. memory_bytes: peak of the process.
     """
 
+    documents: int
     passages: int
     chars: int
     tokens: int
@@ -74,9 +78,9 @@ def estimate(
     windows = windows_of(encoder, fixed)
     texts = [str(record["text"]) for record in sample]
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
-    vectors, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
+    vectors, timed, passages, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
     taken = resident()
-    tokens = round(n * len(vectors.vectors) / timed)
+    tokens, n_passages = round(n * len(vectors) / timed), round(n * passages / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)
     database, index_seconds = stored_bytes * n / len(sample), stored_seconds * n / len(sample)
     flat = tokens < max(settings.flat_tokens, PQ_CENTROIDS)
@@ -84,25 +88,32 @@ def estimate(
     half = 2 * dim
     pending = min(tokens, settings.commit_tokens) * half
     if flat:
-        nlist, disk = None, tokens * half + 8 * n + database
+        nlist, disk = None, tokens * half + PASSAGE_BYTES * n_passages + database
         # A batch that was just encoded lies beside what is pending.
         batch = min(tokens, BATCH_RECORDS * tokens // n, BATCH_CHARS * tokens // max(chars, 1))
         memory_peak, disk_peak = pending + BATCH_BYTES * dim * batch, disk
     else:
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
-        index_seconds += _codec_seconds(vectors.vectors, nlist, rows, tokens, clock)
+        index_seconds += _codec_seconds(vectors, nlist, rows, tokens, clock)
         stored_dim = dim + dim // settings.m  # the scales are one more sub-vector
         codec = nlist * 2 * stored_dim + PQ_CENTROIDS * stored_dim * 4
         segments = 1 + (tokens - held) // settings.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
-        disk = tokens * (id_bytes(nlist) + settings.m + 1) + lists + 8 * n + codec + database
+        disk = (
+            tokens * (id_bytes(nlist) + settings.m + 1)
+            + lists
+            + PASSAGE_BYTES * n_passages
+            + codec
+            + database
+        )
         training = held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held)
         # What pending vectors took stays resident while the codec is trained: see indexing/writing/memory.py.
         memory_peak = FAISS_BYTES + pending + training
         disk_peak = disk + held * half
     return Estimate(
-        passages=n,
+        documents=n,
+        passages=n_passages,
         chars=chars,
         tokens=tokens,
         nlist=nlist,
@@ -114,12 +125,12 @@ def estimate(
     )
 
 
-def _reservoir(passages: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int, int]:
-    """SAMPLE passages drawn evenly in one reading, how many there are, and their characters."""
+def _reservoir(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int, int]:
+    """SAMPLE documents drawn evenly in one reading, how many there are, and their characters."""
     draw = random.Random(0)
     sample: list[Mapping[str, Any]] = []
     n = chars = 0
-    for record in passages:
+    for record in documents:
         n += 1
         chars += len(record["text"])
         if len(sample) < SAMPLE:
@@ -127,26 +138,25 @@ def _reservoir(passages: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str,
         elif (place := draw.randrange(n)) < SAMPLE:
             sample[place] = record
     if not n:
-        raise CorpusError("the source holds no passages; pass one that does")
+        raise CorpusError("the source holds no documents; pass one that does")
     draw.shuffle(sample)  # the part that is encoded is a fair one, too
     return sample, n, chars
 
 
 def _timed_encoding(
-    texts: list[str], encoder: DocumentEncoder, clock: Callable[[], float]
-) -> tuple[TokenEmbeddings, float]:
-    """Vectors of as many of the texts as give TIMED_TOKENS, and the seconds that they took."""
-    parts: list[npt.NDArray[np.float32]] = []
-    tokens, at, size, seconds = 0, 0, 32, 0.0
-    while at < len(texts) and tokens < TIMED_TOKENS:
-        some = texts[at : at + size]
+    texts: list[str], encoder: DocumentEncoder, windows: Windows | None, clock: Callable[[], float]
+) -> tuple[npt.NDArray[np.float32], int, int, float]:
+    """Vectors of as many of the texts as give TIMED_TOKENS, how many texts and passages those are, and the seconds."""
+    parts: list[npt.NDArray[Any]] = []
+    report, at, size, seconds = AddReport(), 0, 32, 0.0
+    while at < len(texts) and report.tokens < TIMED_TOKENS:
+        some = [Record(i, "", text, "", "") for i, text in enumerate(texts[at : at + size])]
         started = clock()
-        found = encoder.encode_documents(some)
+        parts += [passages.vectors for passages in encode_records(encoder, windows, some, report)]
         seconds += clock() - started
-        parts += [found[i] for i in range(len(found))]
-        tokens, at = tokens + len(found.vectors), at + len(some)
-        size = max(32, (TIMED_TOKENS - tokens) * at // max(tokens, 1))
-    return TokenEmbeddings.from_list(parts, encoder.dim), seconds
+        at += len(some)
+        size = max(32, (TIMED_TOKENS - report.tokens) * at // max(report.tokens, 1))
+    return np.concatenate(parts).astype(np.float32), at, report.passages, seconds
 
 
 def _trial(sample: list[Mapping[str, Any]], dim: int, clock: Callable[[], float]) -> tuple[int, float]:
