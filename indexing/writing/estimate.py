@@ -83,10 +83,10 @@ def estimate(
     tokens, n_passages = round(n * len(vectors) / timed), round(n * passages / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)
     database, index_seconds = stored_bytes * n / len(sample), stored_seconds * n / len(sample)
-    flat = tokens < max(settings.flat_tokens, PQ_CENTROIDS)
-    held = min(tokens, settings.segment_tokens)  # float16 on disk before a codec is trained
+    flat = tokens < max(fixed.flat_tokens, PQ_CENTROIDS)
+    held = min(tokens, fixed.segment_tokens)  # float16 on disk before a codec is trained
     half = 2 * dim
-    pending = min(tokens, settings.commit_tokens) * half
+    pending = min(tokens, fixed.commit_tokens) * half
     if flat:
         nlist, disk = None, tokens * half + PASSAGE_BYTES * n_passages + database
         # A batch that was just encoded lies beside what is pending.
@@ -96,12 +96,12 @@ def estimate(
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
         index_seconds += _codec_seconds(vectors, nlist, rows, tokens, clock)
-        stored_dim = dim + dim // settings.m  # the scales are one more sub-vector
+        stored_dim = dim + dim // fixed.m  # the scales are one more sub-vector
         codec = nlist * 2 * stored_dim + PQ_CENTROIDS * stored_dim * 4
-        segments = 1 + (tokens - held) // settings.commit_tokens
+        segments = 1 + (tokens - held) // fixed.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
         disk = (
-            tokens * (id_bytes(nlist) + settings.m + 1)
+            tokens * (id_bytes(nlist) + fixed.m + 1)
             + lists
             + PASSAGE_BYTES * n_passages
             + codec
