@@ -93,10 +93,10 @@ class Encoder:
         """
         folder = resolve_folder(name, revision)
         settings = {
-            "query_length": _whole(query_length, "query_length"),
+            "query_length": _integer(query_length, "query_length"),
             "document_length": document_length
             if document_length == "max"
-            else _whole(document_length, "document_length"),
+            else _integer(document_length, "document_length"),
             "skiplist_words": None
             if skiplist_words is None
             else tuple(as_strings(skiplist_words, "skiplist_words")),
@@ -107,7 +107,7 @@ class Encoder:
         )
         own = checkpoint.tokenizer.settings
         for key in ("query_length", "document_length"):
-            _length(checkpoint.model, key, getattr(own, key))
+            _check_length(checkpoint.model, key, getattr(own, key))
         again: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
         # What is kept of a document is named even where the model's folder says it: an index stays as it is when the
         # folder changes, and a value given is the same as that value by default.
@@ -153,7 +153,8 @@ class Encoder:
 
         Raises ArgumentError for a length out of range.
         """
-        query_length = _length(self.model, "query_length", query_length)
+        query_length = as_integer(query_length, "query_length")
+        _check_length(self.model, "query_length", query_length)
         other = copy.copy(self)
         if self._workers is not None:
             self._workers.users.add(other)
@@ -289,15 +290,14 @@ def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
     return TokenEmbeddings(out, offsets, truncated)
 
 
-def _whole(length: int | None, name: str) -> int | None:
-    return None if length is None else as_integer(length, name)
+def _integer(value: int | None, name: str) -> int | None:
+    return None if value is None else as_integer(value, name)
 
 
-def _length(model: LateInteractionModel, key: str, value: int) -> int:
+def _check_length(model: LateInteractionModel, key: str, value: int) -> None:
     positions = model.backbone.config.max_positions
-    if as_integer(value, key) > positions:
+    if value > positions:
         raise ArgumentError(f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}")
-    return int(value)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -154,7 +154,8 @@ class WorkerPool:
         jobs = iter(jobs)
         groups = iter(lambda: list(islice(jobs, self.threads)), [])
         try:
-            for group, found in _in_order(partial(self._executor.submit, _run), groups, 3 * self.n_workers):
+            submit: Callable[[list[Job]], Future[list[Vectors]]] = partial(self._executor.submit, _run)
+            for group, found in _in_order(submit, groups, 3 * self.n_workers):
                 yield from zip(group, found, strict=True)
         except BrokenProcessPool as error:
             raise LatewoodError(

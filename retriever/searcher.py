@@ -1,7 +1,6 @@
 """Searcher: a query → hits. Candidates from compressed segments, then MaxSim decides; or words do, or both."""
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -78,9 +77,6 @@ class Searcher:
         self.sharpness = check_sharpness(sharpness)
         self._encoder = encoder
         self._loading = threading.Lock()
-        # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
-        # have them get in each other's way.
-        self._encoding = threading.Semaphore(max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
         self._device = None if device is None else _on_device(index, device)
         if encoder is not None:
             _check(index, encoder)
@@ -253,8 +249,7 @@ class Searcher:
 
     def _encode(self, texts: list[str]) -> TokenEmbeddings:
         encoder = self.encoder
-        with self._encoding:
-            encoded = encoder.encode_queries(texts)
+        encoded = encoder.encode_queries(texts)
         tokens = getattr(encoder, "query_tokens", None)
         if not self.idf or tokens is None:
             return encoded
