@@ -77,7 +77,8 @@ def run_jobs(
     alone = len(first) == 1 and _product(model, first[0]) > SHARED_PRODUCT
     if threads == 1 or alone:
         return ((job, run(job)) for job in chain(first, jobs))
-    return _in_order(partial(computing_threads(threads).submit, run), chain(first, jobs), 2 * threads)
+    pool = computing_threads(threads)
+    return _in_order(lambda job: pool.submit(run, job), chain(first, jobs), 2 * threads)
 
 
 def _product(model: LateInteractionModel, job: Job) -> int:
@@ -154,8 +155,9 @@ class WorkerPool:
         jobs = iter(jobs)
         groups = iter(lambda: list(islice(jobs, self.threads)), [])
         try:
-            submit: Callable[[list[Job]], Future[list[Vectors]]] = partial(self._executor.submit, _run)
-            for group, found in _in_order(submit, groups, 3 * self.n_workers):
+            for group, found in _in_order(
+                lambda g: self._executor.submit(_run, g), groups, 3 * self.n_workers
+            ):
                 yield from zip(group, found, strict=True)
         except BrokenProcessPool as error:
             raise LatewoodError(
