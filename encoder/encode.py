@@ -2,14 +2,16 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from encoder.arguments import as_integer, as_strings
 from encoder.checkpoints.loading import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
@@ -19,7 +21,7 @@ from encoder.model.precision import apply_precision, default_precision
 from encoder.pooling import check_pool_factor
 from encoder.progress import Progress
 from encoder.tokenizer import Token, TokenizedTexts
-from encoder.workers import Job, Vectors, WorkerPool, run_job, worker_devices
+from encoder.workers import Job, Vectors, WorkerPool, batches_at_once, run_jobs, worker_devices
 
 __all__ = ["Encoder"]
 
@@ -45,7 +47,7 @@ class Encoder:
         pool_factor: int = 1,
         load_arguments: dict[str, Any] | None = None,
     ) -> None:
-        check_pool_factor(pool_factor)
+        self.pool_factor = check_pool_factor(pool_factor)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = checkpoint.tokenizer
         self.name = name
@@ -54,7 +56,6 @@ class Encoder:
         self.load_arguments = {"name": name, **(load_arguments or {})}
         self.fingerprint = fingerprint(checkpoint)
         self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
-        self.pool_factor = pool_factor
         self.precision = precision or default_precision(self.device)
         self.model = apply_precision(checkpoint.model, self.precision, self.device)
         self._workers: WorkerPool | None = None
@@ -92,23 +93,27 @@ class Encoder:
         """
         folder = resolve_folder(name, revision)
         settings = {
-            "query_length": query_length,
-            "document_length": document_length,
-            "skiplist_words": None if skiplist_words is None else tuple(skiplist_words),
+            "query_length": _integer(query_length, "query_length"),
+            "document_length": document_length
+            if document_length == "max"
+            else _integer(document_length, "document_length"),
+            "skiplist_words": None
+            if skiplist_words is None
+            else tuple(as_strings(skiplist_words, "skiplist_words")),
             "do_query_expansion": do_query_expansion,
         }
         checkpoint = load_checkpoint(
             folder, projection=None if projection is None else Path(projection), settings=settings
         )
+        own = checkpoint.tokenizer.settings
         for key in ("query_length", "document_length"):
-            _check_length(checkpoint.model, key, getattr(checkpoint.tokenizer.settings, key))
-        again: dict[str, Any] = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if v is not None
-        }
-        if document_length == "max":
-            again["document_length"] = checkpoint.model.backbone.config.max_positions
+            _check_length(checkpoint.model, key, getattr(own, key))
+        again: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
+        # What is kept of a document is named even where the model's folder says it: an index stays as it is when the
+        # folder changes, and a value given is the same as that value by default.
+        again |= {"document_length": own.document_length, "skiplist_words": sorted(set(own.skiplist_words))}
         if pool_factor != 1:
-            again["pool_factor"] = pool_factor
+            again["pool_factor"] = check_pool_factor(pool_factor)
         if revision is not None:
             again["revision"] = revision
         if projection is not None:
@@ -130,22 +135,29 @@ class Encoder:
         )
         if len(places) > 1:
             arguments = encoder.load_arguments | {"precision": precision}
-            encoder._workers = WorkerPool(places, arguments)
+            encoder._workers = WorkerPool(places, partial(cls.load, **arguments))
+            encoder._workers.users.add(encoder)
         return encoder
 
     def close(self) -> None:
-        """End the worker processes, if there are any; documents are then encoded by this one."""
+        """Do without the worker processes, if there are any; documents are then encoded by this one.
+
+        They end when the last of the encoders that share them (`with_query_length`) is closed.
+        """
         if self._workers is not None:
-            self._workers.close()
+            self._workers.leave(self)
             self._workers = None
 
     def with_query_length(self, query_length: int) -> "Encoder":
-        """An encoder for queries of another length, in tokens; it shares the weights of this one.
+        """An encoder for queries of another length, in tokens; it shares the weights and worker processes of this one.
 
         Raises ArgumentError for a length out of range.
         """
+        query_length = as_integer(query_length, "query_length")
         _check_length(self.model, "query_length", query_length)
         other = copy.copy(self)
+        if self._workers is not None:
+            self._workers.users.add(other)
         other.tokenizer = self.tokenizer.with_query_length(query_length)
         other.load_arguments = {**self.load_arguments, "query_length": query_length}
         return other
@@ -171,24 +183,27 @@ class Encoder:
         return self.tokenizer.settings.document_length
 
     def encode_documents(
-        self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens.
 
+        texts: any iterable of strings; a generator is read to its end first.
+        batch_tokens: at most so many tokens are computed together; a processor works on as many batches at a time as
+            torch has threads (docs/encoder.md).
         vectors (total_tokens, dim) float32, offsets (n + 1,) int64, truncated: how many were cut.
         With a pool_factor there are fewer vectors than tokens.
         """
         return self._encode(self.tokenizer.documents, texts, batch_tokens, show_progress, documents=True)
 
     def encode_queries(
-        self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
         return self._encode(self.tokenizer.queries, texts, batch_tokens, show_progress, documents=False)
 
     def query_tokens(self, text: str) -> list[Token]:
         """What each vector of a query stands for: the token and its place in the text."""
-        return self.tokenizer.query_tokens(text)
+        return self.tokenizer.query_tokens(*as_strings([text], "text"))
 
     def document_tokens(self, text: str) -> list[Token]:
         """What each vector of a document stands for, as `encode_documents` gives them.
@@ -199,20 +214,22 @@ class Encoder:
             raise ArgumentError(
                 f"pool_factor={self.pool_factor}: a vector stands for several tokens; index without pooling"
             )
-        return self.tokenizer.document_tokens(text)
+        return self.tokenizer.document_tokens(*as_strings([text], "text"))
 
     def _encode(
         self,
         tokenise: Callable[[Sequence[str]], TokenizedTexts],
-        texts: Sequence[str],
+        texts: Iterable[str],
         batch_tokens: int,
         show_progress: bool,
         *,
         documents: bool,
     ) -> TokenEmbeddings:
-        texts = _strings(texts)
-        if batch_tokens < 1:
-            raise ArgumentError(f"batch_tokens={batch_tokens}; pass at least 1")
+        texts = as_strings(texts, "texts")
+        batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
+        workers = self._workers if documents else None
+        pool_factor = self.pool_factor if documents else 1
+        at_once = workers.batches_at_once if workers is not None else batches_at_once(self.device)
         vectors: Vectors = [np.empty((0, self.dim), np.float32)] * len(texts)
         truncated = 0
 
@@ -220,12 +237,12 @@ class Encoder:
             nonlocal truncated
             for start, block in _tokenised(tokenise, texts):
                 truncated += block.truncated
-                yield from _jobs(block, start, batch_tokens, self.pool_factor if documents else 1)
+                n_tokens = [len(ids) for ids in block.ids]
+                # So that there is a batch for each thread where the texts are few.
+                budget = min(batch_tokens, sum(n_tokens) // at_once + max(n_tokens))
+                yield from _jobs(block, start, budget, pool_factor)
 
-        if documents and self._workers is not None:
-            results = self._workers.run(jobs())
-        else:
-            results = ((job, run_job(self.model, self.device, job)) for job in jobs())
+        results = run_jobs(self.model, self.device, jobs()) if workers is None else workers.run(jobs())
         with Progress[str](desc="encode", unit="text", show=show_progress, total=len(texts)) as bar:
             for job, found in results:
                 for i, rows in zip(job.places, found, strict=True):
@@ -273,19 +290,14 @@ def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
     return TokenEmbeddings(out, offsets, truncated)
 
 
+def _integer(value: int | None, name: str) -> int | None:
+    return None if value is None else as_integer(value, name)
+
+
 def _check_length(model: LateInteractionModel, key: str, value: int) -> None:
     positions = model.backbone.config.max_positions
     if value > positions:
         raise ArgumentError(f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}")
-
-
-def _strings(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise ArgumentError("texts is one string; pass a list of strings")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ArgumentError(f"text {i} is {type(text).__name__}; pass strings")
-    return texts
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

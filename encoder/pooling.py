@@ -5,7 +5,8 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.arguments import as_integer
+from encoder.errors import MissingDependencyError
 
 __all__ = ["check_pool_factor", "pool_tokens"]
 
@@ -36,12 +37,12 @@ def pool_tokens(vectors: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np
     return np.concatenate([own, sums])
 
 
-def check_pool_factor(factor: int) -> None:
+def check_pool_factor(factor: int) -> int:
     """Raise ArgumentError for a factor that is none, MissingDependencyError where scipy is wanted and missing."""
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-        raise ArgumentError(f"pool_factor={factor!r}; pass a whole number, 1 to keep every token")
+    factor = as_integer(factor, "pool_factor", least=1)
     if factor > 1:
         _scipy()
+    return factor
 
 
 def _scipy() -> tuple[ModuleType, ModuleType]:

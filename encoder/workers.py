@@ -1,28 +1,40 @@
-"""Batches encoded by several processes, one a device, with results in the order of the batches."""
+"""Batches encoded side by side, by threads or by one process a device, with results in the order of the batches."""
 
 import multiprocessing
+import os
+import signal
+import threading
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from multiprocessing.queues import Queue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.errors import ArgumentError, LatewoodError
+from encoder.arguments import as_integer
+from encoder.errors import LatewoodError
+from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
 from encoder.pooling import pool_tokens
+from encoder.threads import computing_threads
 
-if TYPE_CHECKING:
-    from encoder.model.late_interaction import LateInteractionModel
-
-__all__ = ["Job", "Vectors", "WorkerPool", "run_job", "worker_devices"]
+__all__ = ["Job", "Vectors", "WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
 
 Vectors = list[npt.NDArray[np.float32]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Multiplications of one layer's largest product in a batch, about 3 ms on one core: with less to do, torch's threads
+# gain little on an idle machine and lose much on a busy one.
+SHARED_PRODUCT = 150_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Job:
 
 
 @torch.inference_mode()
-def run_job(model: "LateInteractionModel", device: torch.device, job: Job) -> Vectors:
+def run_job(model: LateInteractionModel, device: torch.device, job: Job) -> Vectors:
     """The vectors of each text of a batch: (n_tokens, dim) float32."""
     rows = model(pack(job.ids, job.n_keys).to(device)).cpu().numpy()
     vectors = np.split(rows, np.cumsum([len(i) for i in job.ids])[:-1])
@@ -48,13 +60,57 @@ def run_job(model: "LateInteractionModel", device: torch.device, job: Job) -> Ve
     return vectors
 
 
+def batches_at_once(device: torch.device) -> int:
+    """How many batches `run_jobs` works on at a time: as many as the caller's torch has threads on a processor."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def run_jobs(
+    model: LateInteractionModel, device: torch.device, jobs: Iterable[Job]
+) -> Iterator[tuple[Job, Vectors]]:
+    """Each job with its result, in order. On a processor each is computed by one thread (encoder/threads.py), but for
+    a job that comes alone and is large: torch's threads share that one."""
+    run = partial(run_job, model, device)
+    threads = batches_at_once(device)
+    jobs = iter(jobs)
+    first = list(islice(jobs, 2))
+    alone = len(first) == 1 and _product(model, first[0]) > SHARED_PRODUCT
+    if threads == 1 or alone:
+        return ((job, run(job)) for job in chain(first, jobs))
+    pool = computing_threads(threads)
+    return _in_order(lambda job: pool.submit(run, job), chain(first, jobs), 2 * threads)
+
+
+def _product(model: LateInteractionModel, job: Job) -> int:
+    return 3 * model.backbone.config.hidden_size**2 * sum(map(len, job.ids))
+
+
+def _in_order(
+    submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order. Only `ahead` are under way at once, whatever the corpus."""
+    under_way: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            under_way.append((item, submit(item)))
+            if len(under_way) > ahead:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        while under_way:
+            first, future = under_way.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
 def worker_devices(device: str | torch.device | None, workers: int | None) -> list[str]:
     """The device of each process; [] or one entry where this process does the work itself.
 
     "cuda" without a number means every GPU, in turn.
     """
-    if workers is not None and workers < 1:
-        raise ArgumentError(f"workers={workers}; pass at least 1")
+    if workers is not None:
+        workers = as_integer(workers, "workers", least=1)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     n_gpus = torch.cuda.device_count() if place.type == "cuda" and place.index is None else 0
     if workers is None:
@@ -62,61 +118,80 @@ def worker_devices(device: str | torch.device | None, workers: int | None) -> li
     return [f"cuda:{i % n_gpus}" if n_gpus else str(place) for i in range(workers)]
 
 
+class LoadedEncoder(Protocol):
+    """What a worker process needs of the encoder that it loads."""
+
+    model: LateInteractionModel
+    device: torch.device
+
+
 class WorkerPool:
     """One process a device, each with the whole model; started by the first job.
 
-    Processes are spawned, so a script that uses them keeps its own work under `if __name__ == "__main__"`.
+    Processes are spawned, so a script that uses them keeps its own work under `if __name__ == "__main__"`. They end
+    with the process that started them, however that ends, and when none of the `users` is left.
     """
 
-    def __init__(self, devices: Sequence[str], arguments: dict[str, Any]) -> None:
+    def __init__(self, devices: Sequence[str], load: Callable[..., LoadedEncoder]) -> None:
+        """load(device=...) gives a process its encoder."""
         context = multiprocessing.get_context("spawn")
         waiting: Queue[str] = context.Queue()
         for device in devices:
             waiting.put(device)
         n_cpu = sum(torch.device(device).type == "cpu" for device in devices)
-        threads = max(1, torch.get_num_threads() // max(1, n_cpu))
+        self.threads = max(1, torch.get_num_threads() // n_cpu) if n_cpu else 1
         self.n_workers = len(devices)
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._executor = ProcessPoolExecutor(
-            self.n_workers, context, initializer=_start, initargs=(waiting, threads, arguments)
+            self.n_workers, context, initializer=_start, initargs=(waiting, self.threads, load)
         )
 
+    @property
+    def batches_at_once(self) -> int:
+        return self.n_workers * self.threads
+
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Vectors]]:
-        """Each job with its result, in order. Only a few are under way at once, whatever the corpus."""
-        under_way: deque[tuple[Job, Future[Vectors]]] = deque()
+        """Each job with its result, in order. A process takes as many at once as it has threads."""
+        jobs = iter(jobs)
+        groups = iter(lambda: list(islice(jobs, self.threads)), [])
         try:
-            for job in jobs:
-                under_way.append((job, self._executor.submit(_run, job)))
-                if len(under_way) > 3 * self.n_workers:
-                    first, future = under_way.popleft()
-                    yield first, future.result()
-            while under_way:
-                first, future = under_way.popleft()
-                yield first, future.result()
+            for group, found in _in_order(
+                lambda g: self._executor.submit(_run, g), groups, 3 * self.n_workers
+            ):
+                yield from zip(group, found, strict=True)
         except BrokenProcessPool as error:
             raise LatewoodError(
                 f"one of {self.n_workers} encoding processes ended early (out of memory, or a script without "
                 '`if __name__ == "__main__"`); pass fewer devices, or none'
             ) from error
-        finally:
-            for _, future in under_way:
-                future.cancel()
 
-    def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+    def leave(self, user: object) -> None:
+        """The processes end when their last user leaves."""
+        self.users.discard(user)
+        if not self.users:
+            self._executor.shutdown(cancel_futures=True)
 
 
 # In a worker process ----------------------------------------------------------------------------------------
 
-_worker: dict[str, Any] = {}
+_worker: dict[str, LoadedEncoder] = {}
 
 
-def _start(waiting: "Queue[str]", threads: int, arguments: dict[str, Any]) -> None:
-    from encoder.encode import Encoder  # it imports this module
-
+def _start(waiting: "Queue[str]", threads: int, load: Callable[..., LoadedEncoder]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     torch.set_num_threads(threads)
-    _worker["encoder"] = Encoder.load(**arguments, device=waiting.get())
+    _worker["encoder"] = load(device=waiting.get())
 
 
-def _run(job: Job) -> Vectors:
+def _end_with_parent() -> None:
+    # The pipe of the jobs tells nothing: each worker holds both its ends.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(jobs: list[Job]) -> list[Vectors]:
     encoder = _worker["encoder"]
-    return run_job(encoder.model, encoder.device, job)
+    return [vectors for _, vectors in run_jobs(encoder.model, encoder.device, jobs)]

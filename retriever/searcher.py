@@ -1,7 +1,6 @@
 """Searcher: a query → hits. Candidates from compressed segments, then MaxSim decides; or words do, or both."""
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -74,9 +73,6 @@ class Searcher:
         self._device = device
         self._encoder = encoder
         self._loading = threading.Lock()
-        # Encoding takes as many threads as torch has; more texts at a time than cores / threads would only
-        # have them get in each other's way.
-        self._encoding = threading.Semaphore(max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
         self._own = not isinstance(index, Snapshot)
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()
         try:
@@ -264,8 +260,7 @@ class Searcher:
 
     def _encode(self, texts: list[str], snapshot: Snapshot) -> TokenEmbeddings:
         encoder = self.encoder
-        with self._encoding:
-            encoded = encoder.encode_queries(texts)
+        encoded = encoder.encode_queries(texts)
         tokens = getattr(encoder, "query_tokens", None)
         if not self.scoring.idf or tokens is None:
             return encoded

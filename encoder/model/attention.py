@@ -1,12 +1,13 @@
 """Attention over packed sequences, one function for every device.
 
 `varlen_attention(qkv, plan, window)` takes queries, keys and values of all sequences end to end and
-never pads the batch. On a GPU in half precision it is one call of flash-attn, or of torch's own
-`varlen_attn` where flash-attn is not installed. Elsewhere it is torch's SDPA, a run of equally long
+never pads the batch. On a GPU (compute capability 8.0 or later) in half precision it is one call of flash-attn, or
+of torch's own `varlen_attn` where flash-attn is not installed. Elsewhere it is torch's SDPA, a run of equally long
 sequences at a time; a local layer cuts long sequences into chunks of w queries that meet the 3w keys
 around them, so that its cost grows with the length and not with its square.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +25,7 @@ __all__ = ["AttentionPlan", "varlen_attention"]
 DENSE_WINDOWS = 4
 # From this length on, copying each head's rows side by side costs less than attention saves on reading them.
 LONG = 1024
+OLDEST_GPU = (8, 0)  # Ampere: what the packed kernels are made for
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def varlen_attention(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Te
     # The GPU kernels align a window by the end of the keys, so a sequence with unseen tokens (query
     # expansion; short) goes the general way: the same numbers on every device.
     if half and plan.every_token_seen:
-        kernel = gpu_kernel()
-        if kernel is not None:
+        kernel = gpu_kernel(local=window is not None)
+        if kernel is not None and torch.cuda.get_device_capability(qkv.device) >= OLDEST_GPU:
             return kernel(qkv, plan.cu_seqlens, plan.max_seqlen, window)
     return sdpa_varlen(qkv, plan, window)
 
@@ -168,8 +170,11 @@ Kernel = Callable[[Tensor, Tensor, int, int | None], Tensor]
 
 
 @cache
-def gpu_kernel() -> Kernel | None:
-    """The best packed kernel that is installed: flash-attn, torch's varlen_attn (2.10 and later), or none."""
+def gpu_kernel(*, local: bool) -> Kernel | None:
+    """The best packed kernel that is installed: flash-attn, torch's varlen_attn, or none.
+
+    The first torch versions with varlen_attn have no window: there it serves global layers only.
+    """
     try:
         from flash_attn import flash_attn_varlen_qkvpacked_func
     except ImportError:
@@ -179,6 +184,8 @@ def gpu_kernel() -> Kernel | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return None
+    if local and "window_size" not in inspect.signature(varlen_attn).parameters:
         return None
     return torch_kernel(varlen_attn)
 
@@ -194,9 +201,9 @@ def flash_kernel(function: Callable[..., Any]) -> Kernel:
 
 def torch_kernel(function: Callable[..., Any]) -> Kernel:
     def attend(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
-        both = (-1, -1) if window is None else (window, window)
         q, k, v = qkv.unbind(1)
-        out: Tensor = function(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=both)
+        local = {} if window is None else {"window_size": (window, window)}
+        out: Tensor = function(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **local)
         return out
 
     return attend

@@ -1,13 +1,23 @@
 """Packed attention against a dense masked softmax, and the GPU kernels' arguments against a stand-in."""
 
+import functools
 import inspect
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from encoder.model.attention import AttentionPlan, flash_kernel, sdpa_varlen, torch_kernel, varlen_attention
+from encoder.model.attention import (
+    AttentionPlan,
+    flash_kernel,
+    gpu_kernel,
+    sdpa_varlen,
+    torch_kernel,
+    varlen_attention,
+)
 from encoder.model.packing import pack
 
 HEADS, DIM = 2, 8
@@ -131,24 +141,64 @@ def test_gpu_kernels_are_called_with_what_they_take(kernel, window):
     )
 
 
-def test_stand_in_has_the_parameters_of_torch():
-    """The stand-in names no parameter that this torch's varlen_attn lacks."""
-    varlen = pytest.importorskip("torch.nn.attention.varlen")
-    theirs = inspect.signature(varlen.varlen_attn).parameters
-    ours = inspect.signature(varlen_attn_stand_in).parameters
-    if "window_size" not in theirs:
-        pytest.skip("this torch's varlen_attn has no window")
-    assert set(ours) <= set(theirs)
-    assert list(ours)[:7] == list(theirs)[:7]
-    # The very call that the kernel makes fits the real function.
-    qkv, plan = make([3, 5])
-    calls = []
-    torch_kernel(lambda *a, **k: calls.append((a, k)) or varlen_attn_stand_in(*a, **k))(
-        qkv, plan.cu_seqlens, plan.max_seqlen, 4
+@pytest.fixture
+def kernels(monkeypatch):
+    """A machine with a GPU of that compute capability and without flash-attn."""
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    gpu_kernel.cache_clear()
+    yield lambda major, minor: monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: (major, minor)
     )
-    ((args, kwargs),) = calls
-    bound = inspect.signature(varlen.varlen_attn).bind(*args, **kwargs).arguments
-    assert (bound["max_q"], bound["max_k"], bound["window_size"]) == (5, 5, (4, 4))
+    gpu_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_torchs_own_kernel_takes_what_a_gpu_gives_it(kernels, monkeypatch, window, dtype):
+    """The real function, on tensors that have a device and a shape and no numbers."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    kernels(9, 0)
+    monkeypatch.setattr("encoder.model.attention.sdpa_varlen", None)
+    calls, real = [], varlen.varlen_attn
+
+    @functools.wraps(real)
+    def noted(*args, **kwargs):
+        calls.append(inspect.signature(real).bind(*args, **kwargs).arguments)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(varlen, "varlen_attn", noted)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        qkv = torch.empty(12, 3, 2, 64, dtype=dtype, device="cuda")
+        cu_seqlens = torch.empty(3, dtype=torch.int32, device="cuda")
+        out = varlen_attention(qkv, AttentionPlan(cu_seqlens, 7, (), every_token_seen=True), window)
+    assert (out.shape, out.dtype, out.device) == ((12, 2, 64), dtype, torch.device("cuda:0"))
+    [call] = calls
+    assert (call["max_q"], call["max_k"]) == (7, 7)
+    assert call.get("window_size", (-1, -1)) == ((-1, -1) if window is None else (4, 4))
+
+
+def test_without_a_window_torchs_kernel_serves_global_layers_alone(kernels, monkeypatch):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+
+    def older(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+        return varlen_attn_stand_in(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    monkeypatch.setattr(varlen, "varlen_attn", older)
+    assert gpu_kernel(local=True) is None
+    qkv, plan = make([3, 50, 17])
+    found = gpu_kernel(local=False)(qkv, plan.cu_seqlens, plan.max_seqlen, None)
+    torch.testing.assert_close(found, sdpa_varlen(qkv, plan, None), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_gpu_that_the_kernels_are_not_made_for_takes_the_portable_branch(kernels, monkeypatch, window):
+    kernels(7, 5)
+    monkeypatch.setattr("encoder.model.attention.sdpa_varlen", lambda *_: "portable")
+    with FakeTensorMode():
+        qkv = torch.empty(12, 3, 2, 64, dtype=torch.float16, device="cuda")
+        cu_seqlens = torch.empty(3, dtype=torch.int32, device="cuda")
+    plan = AttentionPlan(cu_seqlens, 7, (), every_token_seen=True)
+    assert varlen_attention(qkv, plan, window) == "portable"
 
 
 def test_stand_in_has_the_parameters_of_flash_attn():

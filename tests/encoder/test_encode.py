@@ -141,6 +141,48 @@ def test_load_arguments_load_the_same_encoder():
     )
 
 
+@pytest.mark.parametrize("kind", ["documents", "queries"])
+def test_any_iterable_of_texts_is_encoded(bundled, kind):
+    encode = getattr(bundled, f"encode_{kind}")
+    expected = encode(TEXTS)
+    for texts in (
+        (text for text in TEXTS),
+        tuple(TEXTS),
+        dict.fromkeys(TEXTS),
+        np.array(TEXTS, dtype=object),
+    ):
+        out = encode(texts if not isinstance(texts, dict) else texts.keys())
+        np.testing.assert_array_equal(out.vectors, expected.vectors)
+        np.testing.assert_array_equal(out.offsets, expected.offsets)
+    assert len(encode(iter([]))) == 0
+
+
+def test_skiplist_words_and_lengths_of_any_kind_are_taken(bundled):
+    encoder = Encoder.load(
+        skiplist_words=(word for word in ("the", ".")),
+        document_length=np.int64(64),
+        query_length=np.int32(24),
+        pool_factor=np.int64(2),
+    )
+    assert encoder.tokenizer.settings.skiplist_words == ("the", ".")
+    assert json.loads(json.dumps(encoder.load_arguments)) == encoder.load_arguments
+    assert bundled.with_query_length(np.int64(20)).query_length == 20
+
+
+@pytest.mark.parametrize("own", [[], ["the", ","]])
+def test_a_value_given_is_the_same_as_by_default(tmp_path, own):
+    """By load_arguments an index knows whether a text has to be encoded again."""
+    pylate(tmp_path, document_length=180, skiplist_words=own)
+    plain = Encoder.load(tmp_path).load_arguments
+    assert (plain["document_length"], plain["skiplist_words"]) == (180, sorted(own))
+    assert Encoder.load(tmp_path, document_length=180).load_arguments == plain
+    assert Encoder.load(tmp_path, skiplist_words=own[::-1] * 2).load_arguments == plain
+    assert Encoder.load(tmp_path, pool_factor=1, document_length=180).load_arguments == plain
+    assert Encoder.load(tmp_path, document_length=60).load_arguments != plain
+    longest = Encoder.load(tmp_path, document_length="max")
+    assert longest.load_arguments == Encoder.load(tmp_path, document_length=512).load_arguments
+
+
 def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):
     assert Encoder.load(document_length=99).fingerprint == bundled.fingerprint
     bundled.save(tmp_path)
@@ -155,9 +197,21 @@ def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e: e.encode_documents("text"), "one string"),
-        (lambda e: e.encode_queries(["a", 3]), "text 1 is int"),
+        (lambda e: e.encode_documents("text"), "texts is the string 'text'"),
+        (lambda e: e.encode_documents({"a": "text"}), "texts is dict"),
+        (lambda e: e.encode_documents(None), "texts is NoneType"),
+        (lambda e: e.encode_queries(["a", 3]), r"texts\[1\] is 3 \(int\)"),
+        (lambda e: e.encode_queries(t for t in ["a", b"b"]), r"texts\[1\] is b'b' \(bytes\)"),
         (lambda e: e.encode_queries(["a"], batch_tokens=0), "batch_tokens=0"),
+        (lambda e: e.encode_queries(["a"], batch_tokens=1e4), "batch_tokens=10000.0 is float"),
+        (lambda e: e.query_tokens(None), r"text\[0\] is None"),
+        (lambda e: e.document_tokens(["a"]), r"text\[0\] is \['a'\]"),
+        (lambda e: e.with_query_length("32"), "query_length='32' is str"),
+        (lambda e: Encoder.load(skiplist_words="the"), "skiplist_words is the string 'the'"),
+        (lambda e: Encoder.load(skiplist_words=["the", 1]), r"skiplist_words\[1\] is 1"),
+        (lambda e: Encoder.load(query_length=32.0), "query_length=32.0 is float"),
+        (lambda e: Encoder.load(document_length="most"), "document_length='most' is str"),
+        (lambda e: Encoder.load(device="cpu", workers=2.0), "workers=2.0 is float"),
         (lambda e: Encoder.load(document_length=100_000), "exceeds the model's"),
         (lambda e: Encoder.load(document_length=2), "document_length=2"),
     ],

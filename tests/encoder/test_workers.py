@@ -1,4 +1,12 @@
-"""Worker processes: two on the CPU give what one process gives, in its order."""
+"""Worker processes: two on the CPU give what one process gives, in its order, and end when they should."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +42,79 @@ def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         two.encode_documents(texts, batch_tokens=64).vectors, expected.vectors
     )  # by this process
+
+
+def running(pid):
+    """Whether a process lives; one that nobody waited for, which has ended, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def ended(pids, seconds=30):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(map(running, pids)):
+        time.sleep(0.1)
+    return not any(map(running, pids))
+
+
+SCRIPT = """
+import json, sys, time
+from encoder import Encoder
+
+if __name__ == "__main__":
+    encoder = Encoder.load(sys.argv[1], device="cpu", workers=2)
+    encoder.encode_documents(["the old oak", "late wood"] * 20, batch_tokens=16)
+    print(json.dumps(list(encoder._workers._executor._processes)), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_their_parent(tmp_path, how):
+    pylate(tmp_path / "model")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = str(Path(__file__).parent.parent.parent)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "model")],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        pids = json.loads(parent.stdout.readline())
+        assert len(pids) == 2
+        assert all(map(running, pids))
+        parent.send_signal(getattr(signal, how))
+        parent.wait(timeout=30)
+        assert ended(pids)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        for pid in filter(running, pids):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_closing_an_encoder_leaves_the_workers_to_another(tmp_path):
+    pylate(tmp_path, document_length=40)
+    first = Encoder.load(tmp_path, device="cpu", workers=2)
+    second, third = first.with_query_length(20), first.with_query_length(24)
+    try:
+        expected = first.encode_documents(TEXTS).vectors
+        pids = list(first._workers._executor._processes)
+        for closed in (first, first):
+            closed.close()
+            np.testing.assert_array_equal(second.encode_documents(TEXTS).vectors, expected)
+            assert list(second._workers._executor._processes) == pids
+            assert first._workers is None
+        del third  # never closed, and gone
+        second.close()
+        assert ended(pids)
+    finally:
+        second.close()
 
 
 def test_where_processes_run(monkeypatch):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import indexing.writing.rewriting
+from encoder import Encoder
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import (
     ArgumentError,
@@ -510,3 +511,18 @@ def test_an_emptied_index_goes_on(path: Path, encoder: FakeEncoder) -> None:
         assert index.info()["bytes_per_token"] == 0
         index.add(corpus(2))
         assert len(index) == 2
+
+
+def test_a_length_given_as_it_is_by_default_encodes_nothing_again(path: Path) -> None:
+    plain = Encoder.load()
+    docs = [{"doc_id": f"d{i}", "text": f"text number {i}"} for i in range(3)]
+    with Index.create(path, plain) as index:
+        index.add(docs)
+    same = Encoder.load(document_length=plain.document_length, skiplist_words=[], pool_factor=1)
+    for encoder, report in (
+        (same, AddReport(unchanged=3)),
+        (Encoder.load(document_length=64), AddReport(replaced=3)),
+    ):
+        with Index.open(path, encoder, writable=True) as index:
+            found = index.add(docs)
+        assert (found.unchanged, found.replaced) == (report.unchanged, report.replaced)

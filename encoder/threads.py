@@ -1,0 +1,66 @@
+"""Python threads that each compute on one torch thread, and torch in a process that was forked.
+
+torch shares out every single operation among its threads, which wait for each other by spinning: where another
+program takes turns with one of them, two are several times slower than one. Threads that each take whole batches
+wait for nobody.
+"""
+
+import functools
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+__all__ = ["computing_threads"]
+
+_starting = threading.Lock()
+
+
+def computing_threads(count: int) -> ThreadPoolExecutor:
+    """The process's `count` threads with one torch thread each; all callers share them."""
+    # By process: after a fork the child has the pool's record but none of its threads.
+    return _pool(os.getpid(), count)
+
+
+@functools.cache
+def _pool(pid: int, count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="encode", initializer=_compute_alone)
+
+
+def _compute_alone() -> None:
+    """One torch thread for this thread; nothing changes for others.
+
+    torch keeps the number for each thread, and the one set last for threads to come: that is set again by a
+    thread which ends then.
+    """
+    with _starting:
+        to_come = torch.get_num_threads()  # of a thread that never set it
+        turn = threading.Event()
+
+        def set_again() -> None:
+            turn.wait()
+            torch.set_num_threads(to_come)
+
+        other = threading.Thread(target=set_again)
+        other.start()
+        torch.set_num_threads(1)
+        turn.set()
+        other.join()
+
+
+def _after_fork() -> None:
+    """A forked process has the records of its parent's OpenMP threads and not the threads: the next operation that
+    is shared out would wait for them for ever. With one thread none is. Threads that the child starts have
+    records of their own; torch.set_num_threads there is safe."""
+    global _starting
+    _starting = threading.Lock()  # a thread that is not here may hold the old one
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+    if faiss := sys.modules.get("faiss"):  # it comes with an OpenMP of its own
+        faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)
