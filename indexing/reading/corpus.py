@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from encoder.arguments import absolute
 from encoder.errors import CorpusError
 from encoder.jsonl import Row, read_rows
 from indexing.reading.chunking import MAX_CHARS, OVERLAP_CHARS, chunk_source
@@ -42,7 +43,7 @@ def read_source(
 
     Raises CorpusError for a source that is missing, unreadable or holds nothing.
     """
-    source = Path(path)
+    source = absolute(path)
     try:
         source.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeHit, MatchedLine, search_code
 from retriever.searcher import Mode, Searcher
 
@@ -60,7 +61,10 @@ def print_code(
             for line in _printed(hit):
                 typer.echo(line)
         if not hits:
-            typer.echo("no hits: no passage is in that language, at that path, with that text")
+            if len(searcher.index) and (languages or paths or regex is not None):
+                typer.echo("no hits: no passage is in that language, at that path, with that text")
+            else:
+                typer.echo(f"no hits: {why_nothing(searcher.index, where, mode)}")
 
 
 def _json(hit: CodeHit) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from encoder import Encoder
+from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.maxsim import SHARPNESS
 from retriever.cli.interrupts import keeping
@@ -111,6 +112,8 @@ def evaluate_command(
         raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
     if out is not None and report_file is not None:
         raise ArgumentError("--out writes the report too; pass --out or --report, not both")
+    if plot_file is not None:
+        output_folder(plot_file.resolve().parent)  # before hours of work, not after
     targets = _targets(sources, split, cache)
     if len(targets) > 1 and (index_folder or run_file):
         option = "--index" if index_folder else "--run"
@@ -135,7 +138,7 @@ def evaluate_command(
             _say(result, found)
         done.append(result)
         if out is not None:  # after each, so that a run of hours can be read before its end
-            (out / "report.md").write_text(_tables(done), encoding="utf-8")
+            output_folder(out).joinpath("report.md").write_text(_tables(done), encoding="utf-8")
 
     report = report_file if out is None else out / "report.json"
 

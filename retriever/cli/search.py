@@ -14,6 +14,7 @@ import typer
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS
 from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
+from retriever.cli.nothing import why_nothing
 from retriever.cli.options import AsJson, Idf, ModeOption, Sharpness, search_mode
 from retriever.explaining import Explanation
 from retriever.hits import Hit
@@ -60,6 +61,7 @@ def search_command(
         answers = search_documents(
             searcher, {text: text for text in query}, k=k, filter=where, mode=chosen_mode
         )
+        nothing = "" if all(answers.values()) else why_nothing(searcher.index, where, chosen_mode)
         shown = {text: [_explanation(h) if explain else None for h in hits] for text, hits in answers.items()}
     if as_json:
         found = [
@@ -77,7 +79,7 @@ def search_command(
             for line in snippet:
                 typer.echo(f"       {line}")
         if not hits:
-            typer.echo("no hits: " + ("nothing meets the filter" if where else "the index is empty"))
+            typer.echo(f"no hits: {nothing}")
 
 
 @contextmanager
