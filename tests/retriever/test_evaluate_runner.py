@@ -32,7 +32,6 @@ from retriever.evaluation import (
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
 from retriever.evaluation.results import averages, markdown, side_by_side
-from retriever.evaluation.runner import evaluate_all
 from retriever.ranking.folding import search_documents
 from retriever.searcher import Searcher
 
