@@ -80,7 +80,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Passage]:
 
     Raises CorpusError naming file:line and what is wrong with it.
     """
-    return (_passage(row) for row in read_rows(Path(path)))
+    return (_passage(row) for row in read_rows(absolute(path)))
 
 
 def _passage(row: Row) -> Passage:
@@ -132,18 +132,22 @@ def read_folder(
 
     Raises CorpusError when the folder cannot be listed or nothing in it can be indexed.
     """
-    root = Path(path)
-    report = FolderReport() if report is None else report
-    before = report.passages
-    commit = head_commit(root)
-    for file in text_files(root, exclude, max_file_bytes, report):
-        reading = file.read()
-        if reading.reason:
-            report.skip(reading.reason, file.relative)
-        else:
-            yield from file_passages(file.relative, reading.text, report, commit, max_chars, overlap_chars)
-    if report.passages == before:
-        raise CorpusError(f"{root} holds no text or code to index: {report}")
+    root = absolute(path)
+    told = FolderReport() if report is None else report
+
+    def passages() -> Iterator[Passage]:
+        before = told.passages
+        commit = head_commit(root)
+        for file in text_files(root, exclude, max_file_bytes, told):
+            reading = file.read()
+            if reading.reason:
+                told.skip(reading.reason, file.relative)
+            else:
+                yield from file_passages(file.relative, reading.text, told, commit, max_chars, overlap_chars)
+        if told.passages == before:
+            raise CorpusError(f"{root} holds no text or code to index: {told}")
+
+    return passages()
 
 
 def _read_file(
