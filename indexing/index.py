@@ -100,7 +100,7 @@ class Index:
                 raise ArgumentError(f"{folder} is a file; pass another path")
             if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
                 raise ArgumentError(f"{folder} is not empty; pass a new path")
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.resolve().mkdir(parents=True, exist_ok=True)  # also the target of a link that has none
         lock = WriterLock(folder / LOCK)
         try:
             if tables.exists(folder / DATABASE):

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from encoder.arguments import absolute
 from encoder.checkpoints.folder import not_finite, read_json, read_tensors, write_json, write_tensors
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.training.distributed import any_says, average, rank, say, world_size
@@ -134,7 +135,7 @@ class TrainingRun:
     """
 
     def __init__(self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer):
-        self.folder = folder
+        self.folder = absolute(folder)
         self.model = model
         self.optimiser = optimiser
         self.step = 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from encoder.arguments import absolute
 from encoder.errors import CorpusError
 from encoder.jsonl import Row, read_rows
 from indexing.reading.chunking import MAX_CHARS, OVERLAP_CHARS, chunk_source
@@ -42,7 +43,7 @@ def read_source(
 
     Raises CorpusError for a source that is missing, unreadable or holds nothing.
     """
-    source = Path(path)
+    source = absolute(path)
     try:
         source.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -79,7 +80,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Passage]:
 
     Raises CorpusError naming file:line and what is wrong with it.
     """
-    return (_passage(row) for row in read_rows(Path(path)))
+    return (_passage(row) for row in read_rows(absolute(path)))
 
 
 def _passage(row: Row) -> Passage:
@@ -131,18 +132,22 @@ def read_folder(
 
     Raises CorpusError when the folder cannot be listed or nothing in it can be indexed.
     """
-    root = Path(path)
-    report = FolderReport() if report is None else report
-    before = report.passages
-    commit = head_commit(root)
-    for file in text_files(root, exclude, max_file_bytes, report):
-        reading = file.read()
-        if reading.reason:
-            report.skip(reading.reason, file.relative)
-        else:
-            yield from file_passages(file.relative, reading.text, report, commit, max_chars, overlap_chars)
-    if report.passages == before:
-        raise CorpusError(f"{root} holds no text or code to index: {report}")
+    root = absolute(path)
+    told = FolderReport() if report is None else report
+
+    def passages() -> Iterator[Passage]:
+        before = told.passages
+        commit = head_commit(root)
+        for file in text_files(root, exclude, max_file_bytes, told):
+            reading = file.read()
+            if reading.reason:
+                told.skip(reading.reason, file.relative)
+            else:
+                yield from file_passages(file.relative, reading.text, told, commit, max_chars, overlap_chars)
+        if told.passages == before:
+            raise CorpusError(f"{root} holds no text or code to index: {told}")
+
+    return passages()
 
 
 def _read_file(

@@ -101,11 +101,7 @@ def estimate(
         segments = 1 + (tokens - held) // fixed.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
         disk = (
-            tokens * (id_bytes(nlist) + fixed.m + 1)
-            + lists
-            + PASSAGE_BYTES * n_passages
-            + codec
-            + database
+            tokens * (id_bytes(nlist) + fixed.m + 1) + lists + PASSAGE_BYTES * n_passages + codec + database
         )
         training = held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held)
         # What pending vectors took stays resident while the codec is trained: see indexing/writing/memory.py.

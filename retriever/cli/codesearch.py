@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
+from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeHit, CodeOptions, MatchedLine, search_code
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["print_code"]
+__all__ = ["cell_of", "print_code"]
 
 WIDTH = 160
 
@@ -31,15 +33,24 @@ def print_code(
             for line in _printed(hit):
                 typer.echo(line)
         if not hits:
-            typer.echo("no hits: no passage is in that language, at that path, with that text")
+            if len(searcher.snapshot) and code != CodeOptions():
+                typer.echo("no hits: no passage is in that language, at that path, with that text")
+            else:
+                typer.echo(f"no hits: {why_nothing(searcher.snapshot, options)}")
 
 
 def _json(hit: CodeHit) -> dict[str, object]:
     return asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
 
 
+def cell_of(metadata: Mapping[str, Any]) -> str:
+    """Of a notebook, whose line numbers count from the beginning of a cell."""
+    return f":cell {metadata['cell']}" if isinstance(metadata.get("cell"), int) else ""
+
+
 def _printed(hit: CodeHit) -> list[str]:
-    where = typer.style(hit.path, fg="magenta") + ":" + typer.style(str(hit.line), fg="green")
+    path = typer.style(hit.path + cell_of(hit.metadata), fg="magenta")
+    where = path + ":" + typer.style(str(hit.line), fg="green")
     symbol = "  " + typer.style(hit.symbol, bold=True) if hit.symbol else ""
     return [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError, CorpusError
 from retriever.cli.options import AsJson
 from retriever.evaluation.baselines import BASELINES
@@ -36,6 +37,9 @@ def compare_command(
     chosen = next((name for name in get_args(Test) if name == test), None)
     if chosen is None:
         raise ArgumentError(f"test={test!r}; pass one of {', '.join(get_args(Test))}")
+    for file in (out, plot_file):
+        if file is not None:
+            output_folder(file.resolve().parent)
     (name_a, results_a), (name_b, results_b) = _side(a), _side(b)
     comparisons = compare(results_a, results_b, test=chosen)
     text = comparison_markdown(comparisons, name_a, name_b, chosen)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.options import option, updated
 from retriever.cli.flags import flags
@@ -56,6 +57,8 @@ class EvaluateOptions:
             raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
         if self.out is not None and self.report_file is not None:
             raise ArgumentError("--out writes the report too; pass --out or --report, not both")
+        if self.plot_file is not None:
+            output_folder(self.plot_file.resolve().parent)  # before hours of work, not after
 
 
 @flags("by", "mode", "weights", "filter", "ncandidates")
@@ -100,7 +103,7 @@ def evaluate_command(
             _say(result, found)
         done.append(result)
         if out is not None:  # after each, so that a run of hours can be read before its end
-            (out / "report.md").write_text(_tables(done), encoding="utf-8")
+            output_folder(out).joinpath("report.md").write_text(_tables(done), encoding="utf-8")
 
     report = asked.report_file if out is None else out / "report.json"
 

@@ -13,8 +13,9 @@ import typer
 
 from encoder.errors import ArgumentError
 from encoder.options import option
-from retriever.cli.codesearch import print_code
+from retriever.cli.codesearch import cell_of, print_code
 from retriever.cli.flags import flags
+from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeOptions
 from retriever.explaining import Explanation
 from retriever.hits import Hit
@@ -61,6 +62,7 @@ def search_command(
             for text, hits in answers.items()
         }
         n = len(searcher.snapshot)
+        nothing = "" if all(answers.values()) else why_nothing(searcher.snapshot, options)
     if shown.as_json:
         as_json = [{"query": text, "hits": [_hit_json(*hit) for hit in hits]} for text, hits in found.items()]
         typer.echo(
@@ -70,7 +72,7 @@ def search_command(
         for text, some in found.items():
             if len(found) > 1:
                 typer.echo(f"# {text}")
-            _print(some, _nothing(n, options))
+            _print(some, nothing)
     if waiting := next(iter(answers.values())).unencoded:
         typer.echo(
             f"{n - waiting:,} of {n:,} documents are encoded; latewood index encodes the rest", err=True
@@ -85,17 +87,6 @@ def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:
             typer.echo(f"       {line}")
     if not found:
         typer.echo(f"no hits: {nothing}")
-
-
-def _nothing(n: int, options: SearchOptions) -> str:
-    """Why there is no hit."""
-    if n == 0:
-        return "the index is empty"
-    if options.filter is not None:
-        return "no document that meets the filter" + (
-            " has a word of the query" if options.mode == "lexical" else ""
-        )
-    return "no document has a word of the query" if options.mode == "lexical" else "no document has a vector"
 
 
 @contextmanager
@@ -157,7 +148,7 @@ def _where(hit: Hit) -> str:
     meta, passage = hit.metadata, hit.passage
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
-        return f"{meta['path']}:{meta['start_line']}{symbol}"
+        return f"{meta['path']}{cell_of(meta)}:{meta['start_line']}{symbol}"
     if passage is not None and hit.text is not None and len(passage.text) < len(hit.text):
         return f"{hit.doc_id}  lines {passage.first_line}-{passage.last_line}"
     return hit.doc_id

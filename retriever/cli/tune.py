@@ -30,6 +30,7 @@ def tune_command(
 
     Example: latewood tune src.index --recall 0.99
     """
+    from encoder.checkpoints.folder import output_folder
     from indexing import Index
     from retriever.ranking.tuning import best, sample_queries, tune
     from retriever.ranking.tuning import plot as draw
@@ -39,6 +40,8 @@ def tune_command(
         raise ArgumentError(f"recall={recall}; pass 0 < recall <= 1")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:  # before, not after, measuring
         raise MissingDependencyError("--plot needs matplotlib; run: pip install 'latewood[plot]'")
+    if plot is not None:
+        output_folder(plot.resolve().parent)
     with Searcher.open(folder) as searcher:
         texts = sample_queries(searcher.snapshot, n) if queries is None else _lines(queries)[:n]
         trials = tune(searcher, texts, k=k, show_progress=True)

@@ -37,7 +37,7 @@ def _plain(name: str) -> str:
 
 def beir_folders(folder: str | os.PathLike[str]) -> list[Path]:
     """The folder itself where it is a BEIR folder with judgements, else those in it, by name; maybe none."""
-    root = Path(folder)
+    root = absolute(folder)
     if beir_file(root, "corpus") is not None:
         return [root]
     inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encoder.arguments import absolute
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from indexing.storage.durable import remove
 from retriever.evaluation.datasets import EvaluationSet
@@ -162,7 +163,7 @@ def fetch(one: Published, cache: str | os.PathLike[str] = DEFAULT_CACHE) -> Eval
 
     Raises MissingDependencyError without mteb, CorpusError where the download fails.
     """
-    folder = Path(cache).expanduser() / one.name
+    folder = absolute(cache).resolve() / one.name
     if not folder.is_dir():
         aside = folder.with_name(folder.name + ".aside")
         remove(aside)

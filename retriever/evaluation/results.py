@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from encoder.arguments import absolute
 from encoder.errors import CorpusError
 from indexing.storage.durable import publish_file
 from retriever.evaluation.metrics import METRICS
@@ -52,7 +53,7 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, aside and renamed: a crash leaves the one before."""
         text = json.dumps({"format": FORMAT, "results": self.results}, indent=1)
-        target = Path(path)
+        target = absolute(path).resolve()  # a link stays one
         target.parent.mkdir(parents=True, exist_ok=True)
         publish_file(target.parent, target.name, lambda aside: _write(aside, text))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from encoder import Encoder
-from encoder.arguments import as_list
+from encoder.arguments import absolute, as_list
+from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError
 from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
@@ -96,10 +97,16 @@ def evaluate_all(
     """
     systems = as_list(systems, "systems", "systems")  # walked once for each data set
     report = Report()
-    if report_file is not None and Path(report_file).exists():
-        report = Report.load(report_file)
+    if report_file is not None:
+        report_file = absolute(report_file)
+        if report_file.exists():
+            report = Report.load(report_file)
+        output_folder(report_file.resolve().parent)
     if run_folder is not None:
-        Path(run_folder).mkdir(parents=True, exist_ok=True)
+        run_folder = output_folder(run_folder)
+    if run_file is not None:
+        run_file = absolute(run_file).resolve()
+        output_folder(run_file.parent)
     results = []
     for data in sets:
         with tempfile.TemporaryDirectory(prefix="latewood-") as place:

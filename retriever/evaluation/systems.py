@@ -70,6 +70,8 @@ class LateInteraction:
     built: dict[Path, Build] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.index_folder is not None:
+            object.__setattr__(self, "index_folder", absolute(self.index_folder))
         Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
         if self.index_folder is not None:
             object.__setattr__(self, "index_folder", absolute(self.index_folder))

@@ -609,3 +609,21 @@ def test_passages_of_a_git_work_tree_have_its_commit(tmp_path: Path, monkeypatch
     assert next(read_source(tmp_path / "src"))["metadata"]["commit"] == head.stdout.strip()
     monkeypatch.setenv("PATH", "")
     assert "commit" not in next(read_source(tmp_path))["metadata"]
+
+
+def test_a_relative_source_is_found_after_a_change_of_folder(tmp_path, monkeypatch):
+    """The readers read when asked for a passage, of what was named when they were called."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "code" / "a.py").write_text("def f():\n    return 1\n")
+    (tmp_path / "c.jsonl").write_text('{"_id": "1", "text": "one"}\n')
+    monkeypatch.chdir(tmp_path)
+    readers = [
+        read_jsonl("c.jsonl"),
+        read_source("c.jsonl"),
+        read_folder("code"),
+        read_source("code"),
+        read_source("code/a.py"),
+    ]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [[p["doc_id"] for p in reader] for reader in readers] == [["1"]] * 2 + [["a.py::f"]] * 3

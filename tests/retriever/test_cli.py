@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import retriever.cli
+from encoder import Encoder
 from encoder.errors import IndexFormatError
 from indexing import Index
 from retriever.cli import app
@@ -157,6 +158,52 @@ def test_flat_and_compressed_indexes_can_be_kept_and_are_not_mixed_up(beir, tmp_
     assert flat["kind"] == "flat"
     again = json.loads(run("evaluate", beir, "--flat", "--index", tmp_path / "i", "--json").stdout)
     assert again["nDCG@10"] == flat["nDCG@10"]
+
+
+def test_where_nothing_is_found_it_is_said_why(index, tmp_path):
+    def told(*arguments):
+        result = run("search", *arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    nowhere = "path = 'nowhere.py'"
+    assert told(index, "zebra", "--filter", nowhere) == "no hits: the filter matches nothing\n"
+    assert told(index, "zebra", "--mode", "lexical") == "no hits: no document has a word of the query\n"
+    both = told(index, "zebra", "--mode", "lexical", "--filter", "path = 'net.py'")
+    assert both == "no hits: no document that meets the filter has a word of the query\n"
+    assert (
+        told(index, "zebra", "--code", "--mode", "lexical")
+        == "no hits: no document has a word of the query\n"
+    )
+    assert told(index, "zebra", "--code", "--filter", nowhere) == "no hits: the filter matches nothing\n"
+    assert "no passage is in that language" in told(index, "zebra", "--lang", "rust")
+    with Index.open(index) as opened:
+        encoder = Encoder.load(**opened.settings.encoder)
+    with Index.create(tmp_path / "empty", encoder):
+        pass
+    for options in ([], ["--mode", "lexical"], ["--mode", "hybrid"], ["--code"], ["--lang", "py"]):
+        assert told(tmp_path / "empty", "zebra", *options) == "no hits: the index is empty\n"
+
+
+def test_an_output_may_be_a_link_whose_target_is_still_to_be_made(code, beir, tmp_path):
+    def link(name):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        return tmp_path / name
+
+    def made(*arguments):
+        result = run(*arguments)
+        assert result.exit_code == 0, (result.output, result.exception)
+
+    made("index", code, "--out", link("a.index"))
+    made("index", code, "--out", link("b.index"), "--update")
+    made("evaluate", beir, "--out", link("results"), "--index", link("c.index"), "--plot", link("q.png"))
+    made("evaluate", beir, "--report", link("r.json"), "--run", link("run.trec"))
+    made("compare", tmp_path / "r.json", tmp_path / "r.json", "--out", link("c.md"), "--plot", link("c.png"))
+    names = {"a.index", "b.index", "c.index", "results", "q.png", "r.json", "run.trec", "c.md", "c.png"}
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == names
+    assert all((tmp_path / name).is_symlink() for name in names)
+    assert (tmp_path / "disk" / "results" / "report.md").is_file()
+    made("search", tmp_path / "a.index", "a date")
 
 
 def mistakes(tmp_path, index, beir):

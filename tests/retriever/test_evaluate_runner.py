@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from indexing import Index
+from indexing.reading.corpus import read_source
 from indexing.reading.windows import Windows
 from retriever.cli import app
 from retriever.evaluation import (
@@ -477,3 +478,34 @@ def test_plots_need_a_set_that_all_systems_have(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'latewood\[plot\]'"):
         plot(tmp_path / "p.png", [result("nq", "a", 0.2)])
+
+
+def test_relative_paths_outlive_a_change_of_folder(
+    bundled: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data, index, report and runs lie where they were when they were given."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    collection(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    data = EvaluationSet.load("tiny")
+    passages = read_source("tiny")
+    system = LateInteraction(bundled, index_folder=Path("kept.index"))
+
+    def moves(result: dict[str, Any], found: bool) -> None:
+        monkeypatch.chdir(elsewhere)
+
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        evaluate_all(
+            [Bm25()], [data, replace(data, name="b")], report_file="r.json", run_folder="runs", say=moves
+        )
+    monkeypatch.chdir(elsewhere)
+    assert [p["doc_id"] for p in data.passages()] == list(DOCUMENTS)
+    assert [p["doc_id"] for p in passages] == list(DOCUMENTS)
+    assert evaluate_system(system, data)["nDCG@10"] > 0.5
+    assert not list(elsewhere.iterdir())
+    assert len(Report.load(tmp_path / "r.json").results) == 2
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    with Index.open(tmp_path / "kept.index") as index:
+        assert len(index) == 4
