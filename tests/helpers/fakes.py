@@ -2,16 +2,30 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
 from indexing import Index
+from indexing.writing.encoding import windows_of
 
-__all__ = ["DIM", "WORDS", "FakeEncoder", "FakeTokenizer", "assert_equals", "contents", "corpus", "record"]
+__all__ = [
+    "DIM",
+    "WORDS",
+    "FakeEncoder",
+    "FakeTokenizer",
+    "assert_equals",
+    "contents",
+    "corpus",
+    "passages",
+    "record",
+    "stored",
+]
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIM = 8
 WORDS = [f"w{i}" for i in range(12)]
@@ -84,35 +98,52 @@ def corpus(n: int, words: int = 10, seed: int = 0) -> list[dict[str, Any]]:
     return [record(i, " ".join(random.choice(WORDS, words)), n=i) for i in range(n)]
 
 
-def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], npt.NDArray[np.float32]]]:
-    """doc_id → text, metadata, decoded vectors of all its passages, by the interface that a searcher uses."""
+def passages(index: Index) -> dict[str, list[tuple[tuple[int, int], Vectors]]]:
+    """doc_id → span and decoded vectors of each of its passages, in the order of its text: of what is encoded."""
     with index.snapshot() as now:
-        parts: dict[int, list[npt.NDArray[np.float32]]] = {}
+        parts: dict[int, list[tuple[tuple[int, int], Vectors]]] = {}
         for segment, live in zip(now.segments, now.lives, strict=True):
             for i in np.flatnonzero(live):
                 vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), now.codec)
-                parts.setdefault(int(segment.owners[i]), []).append(vectors)
-        documents = now.documents(parts)
-        assert documents.keys() == parts.keys()
-        found = {
-            documents[number].doc_id: (
-                documents[number].text,
-                documents[number].metadata,
-                np.concatenate(vectors),
-            )
-            for number, vectors in parts.items()
-        }
-        assert len(now) == len(found) + now.n_unencoded
-        assert now.n_tokens == sum(len(vectors) for _, _, vectors in found.values())
+                start, end = segment.spans[i].tolist()
+                parts.setdefault(int(segment.owners[i]), []).append(((start, end), vectors))
+        names = now.doc_ids(parts)
+        assert names.keys() == parts.keys()
+        assert len(now) == len(parts) + now.n_unencoded
+        assert now.n_tokens == sum(len(vectors) for own in parts.values() for _, vectors in own)
         assert now.n_passages == sum(map(len, parts.values()))
+        return {names[number]: own for number, own in parts.items()}
+
+
+def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], Vectors]]:
+    """doc_id → text, metadata, decoded vectors of all its passages, of what is encoded."""
+    found = {
+        doc_id: (index[doc_id].text, index[doc_id].metadata, np.concatenate([vectors for _, vectors in own]))
+        for doc_id, own in passages(index).items()
+    }
     assert {document.doc_id for document in index} == set(index.ids()) >= found.keys()
     return found
 
 
-def assert_equals(index: Index, model: dict[str, tuple[str, dict[str, Any]]], encoder: FakeEncoder) -> None:
-    found = contents(index)
-    assert {doc_id: value[:2] for doc_id, value in found.items()} == model
-    for doc_id, (text, _) in model.items():
-        # Few distinct words: a codec, too, gives each of them back but for float16's rounding.
-        expected = np.array([encoder.word(word) for word in text.split()]).reshape(-1, DIM)
-        np.testing.assert_allclose(found[doc_id][2], expected, rtol=0, atol=5e-3)
+def stored(index: Index) -> dict[str, tuple[str | None, dict[str, Any], bool]]:
+    """doc_id → text, metadata, whether it is encoded: of every document, in the order of adding."""
+    encoded = passages(index).keys()
+    return {d.doc_id: (d.text, d.metadata, d.doc_id in encoded) for d in index}
+
+
+def assert_equals(
+    index: Index,
+    model: dict[str, tuple[str, dict[str, Any]]],
+    encoder: FakeEncoder,
+    unencoded: Iterable[str] = (),
+) -> None:
+    """The index holds the model's texts and metadata, and of all but `unencoded` the vectors of every window."""
+    assert stored(index) == {k: (*value, k not in set(unencoded)) for k, value in model.items()}
+    windows = windows_of(encoder, index.settings)
+    for doc_id, own in passages(index).items():
+        text = model[doc_id][0]
+        assert [span for span, _ in own] == (windows.spans(text) if windows else [(0, len(text))])
+        for (start, end), vectors in own:
+            # Few distinct words: a codec, too, gives each of them back but for float16's rounding.
+            expected = np.array([encoder.word(word) for word in text[start:end].split()]).reshape(-1, DIM)
+            np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-3)

@@ -134,7 +134,7 @@ def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
         opened += 1
         with Index.open(path, encoder, writable=True) as index:
             index.verify()
-            known = {file.path for file in index._store.files}
+            known = {file.path for file in index.snapshot().files}
             left = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
             assert {p for p in left if "index." not in p} == known, f"instant {n}"
             if n % 5 == 0:

@@ -313,7 +313,7 @@ def test_a_database_damaged_while_it_is_open_is_named(tmp_path: Path, failing: A
         index.add(corpus(2))
         for call in (
             lambda: index.documents([0]),
-            lambda: index.refresh(),
+            lambda: index.reload(),
             lambda: index.matching("n = 1"),
             lambda: index.delete(["d0"]),
         ):
@@ -325,7 +325,7 @@ def test_a_database_damaged_while_it_is_open_is_named(tmp_path: Path, failing: A
                 patch.setattr(FailingConnection, "_counted", broken)
                 with pytest.raises(IndexFormatError, match=r"index\.db is damaged \(database disk image"):
                     call()
-        index.refresh()
+        index.reload()
         assert index.delete(["d0"]) == 1
 
 
@@ -344,10 +344,10 @@ def test_a_snapshot_that_could_not_be_opened_is_opened_later(
         with monkeypatch.context() as patch:
             patch.setattr("indexing.storage.snapshot.Snapshot._open_files", fails)
             with pytest.raises(StorageError, match=r"docs\.index cannot be used \(Too many open files\)"):
-                reader.refresh()
+                reader.reload()
             with pytest.raises(StorageError, match="Too many open files"):
                 writer.add([record(3, "w1")])  # committed, and not seen
-        assert reader.refresh()
+        assert reader.reload()
         assert contents(reader).keys() == {"d0", "d1", "d2", "d3"}
         writer.add([record(4, "w2")])
         assert contents(writer).keys() == {"d0", "d1", "d2", "d3", "d4"}

@@ -247,8 +247,8 @@ def test_one_stream_ends_compressed(
             path, encoder, flat_tokens=300, commit_tokens=150, segment_tokens=segment_tokens
         ) as index:
             index.add(docs)
-            assert {segment.kind for segment in index.segments} == {"compressed"}
-            assert index.codec is not None
+            assert {segment.kind for segment in index.snapshot().segments} == {"compressed"}
+            assert index.snapshot().codec is not None
             assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}, encoder)
             index.verify()
             info = index.info()
@@ -267,14 +267,14 @@ def test_it_grows_from_flat_to_compressed_by_itself(path: Path, encoder: FakeEnc
             index.add([doc])
             kinds.append(index.info()["kind"])
         assert kinds == ["flat"] * 29 + ["compressed"] * 31
-        assert len(index.segments) <= indexing.writing.rewriting.SMALL_SEGMENTS + 1
+        assert len(index.snapshot().segments) <= indexing.writing.rewriting.SMALL_SEGMENTS + 1
         index.delete(["d0", "d59"])
         index.compact()
-        assert len(index.segments) == 1
+        assert len(index.snapshot().segments) == 1
         expected = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs[1:-1]}
         assert_equals(index, expected, encoder)
         assert sorted(p.name for p in (path / "segments").iterdir()) == [
-            f"{index.segments[0].segment_id:06d}"
+            f"{index.snapshot().segments[0].segment_id:06d}"
         ]
 
 
@@ -287,13 +287,13 @@ def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
 
     with Index.create(path, dim=DIM, flat_tokens=300) as index:
         index.add_embeddings([f"a{i}" for i in range(30)], vectors(30))
-        assert index.codec is not None
-        assert index.codec.nlist == 32
+        assert index.snapshot().codec is not None
+        assert index.snapshot().codec.nlist == 32
         index.add_embeddings([f"b{i}" for i in range(970)], vectors(970))
-        assert 32 < index.codec.nlist <= 256  # centroids for what is new, while ids keep their one byte
+        assert 32 < index.snapshot().codec.nlist <= 256  # centroids for what is new, while ids keep their one byte
         before = contents(index)
         index.compact()
-        assert index.codec.nlist == 1024
+        assert index.snapshot().codec.nlist == 1024
         assert sorted(p.name for p in path.glob("codec-*")) == ["codec-3.faiss"]
         after = contents(index)
         assert after.keys() == before.keys()
@@ -357,7 +357,7 @@ def test_any_history_equals_a_dict(
         everything = record(99, " ".join(WORDS))
         index.add([everything])
         model[everything["doc_id"]] = everything["text"], everything["metadata"]
-        reader.refresh()
+        reader.reload()
         for operation, argument in history:
             seen = contents(reader)
             if operation == "add":
@@ -370,7 +370,7 @@ def test_any_history_equals_a_dict(
                 model = {k: v for k, v in model.items() if k not in doc_ids}
             elif operation == "compact":
                 index.compact()
-                assert all(index.live(segment).all() for segment in index.segments)
+                assert all(index.live(segment).all() for segment in index.snapshot().segments)
             else:
                 index.close()
                 index = Index.open(path, encoder, writable=True)
@@ -379,7 +379,7 @@ def test_any_history_equals_a_dict(
             assert {k: v[:2] for k, v in again.items()} == {k: v[:2] for k, v in seen.items()}
             assert all(np.array_equal(again[k][2], seen[k][2]) for k in seen)
             assert_equals(index, model, FakeEncoder(DIM))
-            reader.refresh()
+            reader.reload()
             assert_equals(reader, model, FakeEncoder(DIM))
         index.verify()
 
@@ -507,7 +507,7 @@ def test_an_emptied_index_goes_on(path: Path, encoder: FakeEncoder) -> None:
         index.add(corpus(40))
         index.delete([f"d{i}" for i in range(40)])
         index.compact()
-        assert (len(index), index.n_tokens, index.segments) == (0, 0, ())
+        assert (len(index), index.n_tokens, index.snapshot().segments) == (0, 0, ())
         assert index.info()["bytes_per_token"] == 0
         index.add(corpus(2))
         assert len(index) == 2

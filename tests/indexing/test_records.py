@@ -308,7 +308,7 @@ def test_an_index_stays_where_it_is_when_the_process_moves(
         index.update_metadata({"d1": {"n": "new"}})
         index.compact()
         index.verify()
-        assert reader.refresh()
+        assert reader.reload()
         assert contents(reader).keys() == {f"d{i}" for i in range(1, 40)}
         reader.close()
     assert not list((tmp_path / "elsewhere").iterdir())
