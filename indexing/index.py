@@ -155,6 +155,8 @@ class Index:
                 self._lock.release()
 
     def _close(self) -> None:
+        if self._writer is not None:
+            self._snapshot, self._writer = self._writer.snapshot, None
         for part in (self._now if self._snapshot else None, self._store):
             if part is not None:
                 part.close()

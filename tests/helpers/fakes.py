@@ -23,6 +23,7 @@ __all__ = [
     "passages",
     "record",
     "stored",
+    "texts_of",
 ]
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -129,6 +130,13 @@ def stored(index: Index) -> dict[str, tuple[str | None, dict[str, Any], bool]]:
     """doc_id → text, metadata, whether it is encoded: of every document, in the order of adding."""
     encoded = passages(index).keys()
     return {d.doc_id: (d.text, d.metadata, d.doc_id in encoded) for d in index}
+
+
+def texts_of(
+    state: dict[str, tuple[str, dict[str, Any], bool]], encoder: FakeEncoder
+) -> tuple[dict[str, tuple[str, dict[str, Any]]], FakeEncoder, list[str]]:
+    """What `assert_equals` takes, of a model that also says what is encoded, as `stored` does."""
+    return {k: v[:2] for k, v in state.items()}, encoder, [k for k, v in state.items() if not v[2]]
 
 
 def assert_equals(

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from encoder.errors import (
     IndexFormatError,
     IndexLockedError,
 )
-from indexing import AddReport, Index
+from indexing import AddReport, Index, Snapshot
 from tests.helpers.fakes import DIM, WORDS, FakeEncoder, assert_equals, contents, corpus, record
 
 
@@ -42,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 def test_ten_lines(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder) as index:
         report = index.add({"doc_id": i, "text": t} for i, t in [("a", "one two"), ("b", "three"), ("c", "")])
-        assert report == AddReport(added=3, tokens=3)
+        assert report == AddReport(added=3, passages=3, tokens=3)
         assert len(index) == 3
     index = Index.open(path)
     assert {k: v[:2] for k, v in contents(index).items()} == {
@@ -50,7 +52,8 @@ def test_ten_lines(path: Path, encoder: FakeEncoder) -> None:
         "b": ("three", {}),
         "c": ("", {}),
     }
-    assert (index.dim, index.encoder_name, index.encoder_fingerprint) == (DIM, "fake", encoder.fingerprint)
+    assert (index.dim, index.encoder_name) == (DIM, "fake")
+    assert index.settings.encoder_fingerprint == encoder.fingerprint
     with pytest.raises(ArgumentError, match=r"not open for writing; use Index\.open"):
         index.add([])
     index.close()
@@ -63,7 +66,7 @@ def test_what_is_stored_is_not_encoded_again(path: Path, encoder: FakeEncoder) -
         assert index.add(docs) == AddReport(unchanged=20)
         assert len(encoder.encoded) == 20
         changed = [record(0, "w1 w2", n=0), record(1, docs[1]["text"], n="new"), record(20, "w3")]
-        assert index.add(changed) == AddReport(added=1, replaced=2, tokens=3)
+        assert index.add(changed) == AddReport(added=1, replaced=2, passages=2, tokens=3)
         assert encoder.encoded[20:] == ["w1 w2", "w3"]
         model = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs + changed}
         assert_equals(index, model, encoder)
@@ -74,14 +77,14 @@ def test_other_lengths_are_encoded_again(path: Path, encoder: FakeEncoder) -> No
         index.add([record(0, "w1 w2 w3")])
     shorter = FakeEncoder(DIM, document_length=2)
     with Index.open(path, shorter, writable=True) as index:
-        assert index.add([record(0, "w1 w2 w3")]) == AddReport(replaced=1, truncated=1, tokens=2)
+        assert index.add([record(0, "w1 w2 w3")]) == AddReport(replaced=1, truncated=1, passages=1, tokens=2)
         assert index.n_tokens == 2
 
 
 def test_the_last_of_a_doc_id_wins(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder) as index:
         stream = [record(0, "w1"), record(1, "w2"), record(0, "w3", a=1), record(0, "w3", a=2)]
-        assert index.add(stream) == AddReport(added=2, replaced=2, tokens=2)
+        assert index.add(stream) == AddReport(added=2, replaced=2, passages=2, tokens=2)
         assert_equals(index, {"d0": ("w3", {"a": 2}), "d1": ("w2", {})}, encoder)
         assert index.add([record(0, "w4"), record(0, "w3", a=2)]).replaced == 2
         assert_equals(index, {"d0": ("w3", {"a": 2}), "d1": ("w2", {})}, encoder)
@@ -200,7 +203,9 @@ def test_vectors_of_ones_own(path: Path) -> None:
         for doc_id, array in zip("abc", arrays, strict=True):
             np.testing.assert_array_equal(found[doc_id][2], array.astype(np.float16).astype(np.float32))
         other = TokenEmbeddings.from_list([arrays[0] + 1], DIM)
-        assert index.add_embeddings(["a"], other, texts=["text"]) == AddReport(replaced=1, tokens=3)
+        assert index.add_embeddings(["a"], other, texts=["text"]) == AddReport(
+            replaced=1, passages=1, tokens=3
+        )
         assert contents(index)["a"][0] == "text"
         assert index.delete(["b"]) == 1
         assert len(index) == 2
@@ -290,7 +295,9 @@ def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
         assert index.snapshot().codec is not None
         assert index.snapshot().codec.nlist == 32
         index.add_embeddings([f"b{i}" for i in range(970)], vectors(970))
-        assert 32 < index.snapshot().codec.nlist <= 256  # centroids for what is new, while ids keep their one byte
+        assert (
+            32 < index.snapshot().codec.nlist <= 256
+        )  # centroids for what is new, while ids keep their one byte
         before = contents(index)
         index.compact()
         assert index.snapshot().codec.nlist == 1024
@@ -370,7 +377,7 @@ def test_any_history_equals_a_dict(
                 model = {k: v for k, v in model.items() if k not in doc_ids}
             elif operation == "compact":
                 index.compact()
-                assert all(index.live(segment).all() for segment in index.snapshot().segments)
+                assert all(live.all() for live in index.snapshot().lives)
             else:
                 index.close()
                 index = Index.open(path, encoder, writable=True)
@@ -438,11 +445,12 @@ def test_another_encoder_is_refused(path: Path, encoder: FakeEncoder) -> None:
 
 
 def test_unknown_settings_are_refused(path: Path, encoder: FakeEncoder) -> None:
-    index = Index.create(path, encoder)
-    value = json.dumps({**index._store.settings, "colour": 1})
-    index._store._writer.execute("UPDATE settings SET value = ? WHERE key = 'index'", [value])
-    index._store._writer.commit()
-    index.close()
+    with Index.create(path, encoder) as index:
+        value = json.dumps({**asdict(index.settings), "colour": 1})
+    db = sqlite3.connect(path / "index.db")
+    db.execute("UPDATE settings SET value = ? WHERE key = 'index'", [value])
+    db.commit()
+    db.close()
     with pytest.raises(IndexFormatError, match=r"unknown settings \['colour'\]; upgrade Latewood"):
         Index.open(path)
 
@@ -475,17 +483,17 @@ def test_a_reader_that_meets_a_compaction_takes_the_newer_snapshot(
     with Index.create(path, encoder) as writer:
         writer.add(corpus(3))
         writer.delete(["d0"])
-        reads = indexing.storage.snapshot.Snapshot._open_files
+        reads = Snapshot._open_files
         calls = []
 
-        def compacts_first(snapshot: indexing.storage.snapshot.Snapshot) -> None:
+        def compacts_first(snapshot: Snapshot, previous: Snapshot | None) -> None:
             calls.append(1)
             if len(calls) == 1:
                 monkeypatch.undo()
                 writer.compact()
-            reads(snapshot)
+            reads(snapshot, previous)
 
-        monkeypatch.setattr(indexing.storage.snapshot.Snapshot, "_open_files", compacts_first)
+        monkeypatch.setattr(Snapshot, "_open_files", compacts_first)
         with Index.open(path) as reader:
             assert contents(reader).keys() == {"d1", "d2"}
 

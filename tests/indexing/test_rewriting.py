@@ -26,10 +26,11 @@ def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
             names = [f"{part}-{i}" for i in range(len(rows))]
             index.add_embeddings(names, TokenEmbeddings.from_list(rows, 8))
             index.delete(names[-1:])
-        lives = [index.live(segment) for segment in index.snapshot().segments]
+        now = index.snapshot()
+        segments, lives = now.segments, now.lives
         assert len(lives) == 2
-        drawn = sample(index.snapshot().segments, lives, None, 0, most)
-        again = sample(index.snapshot().segments, lives, None, 0, most)
+        drawn = sample(segments, lives, None, 0, most)
+        again = sample(segments, lives, None, 0, most)
     total = 2 * (1 + 40 * 300)
     n = min(sample_size(total), most)
     assert len(drawn) == (n if n < total else min(n + int(ENDS * n), most))
@@ -48,9 +49,10 @@ def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
 def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
     with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
         index.add_embeddings([str(i) for i in range(400)], TokenEmbeddings.from_list([passage(1)] * 400, 8))
-        lives = [index.live(segment) for segment in index.snapshot().segments]
-        assert sample(index.snapshot().segments, lives, None, 0, 1 << 20).shape == (420, 8)
-        assert sample(index.snapshot().segments, lives, None, 0, 410).shape == (410, 8)
-        assert sample(index.snapshot().segments, lives, None, 0, 300).shape == (300, 8)
+        now = index.snapshot()
+        segments, lives = now.segments, now.lives
+        assert sample(segments, lives, None, 0, 1 << 20).shape == (420, 8)
+        assert sample(segments, lives, None, 0, 410).shape == (410, 8)
+        assert sample(segments, lives, None, 0, 300).shape == (300, 8)
         nothing = [np.zeros_like(live) for live in lives]
-        assert sample(index.snapshot().segments, nothing, None, 0, 1 << 20).shape == (0, 8)
+        assert sample(segments, nothing, None, 0, 1 << 20).shape == (0, 8)
