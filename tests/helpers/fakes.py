@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
-from indexing import Index
+from indexing import Index, Snapshot
 from indexing.writing.encoding import windows_of
 
 __all__ = [
@@ -99,24 +99,25 @@ def corpus(n: int, words: int = 10, seed: int = 0) -> list[dict[str, Any]]:
     return [record(i, " ".join(random.choice(WORDS, words)), n=i) for i in range(n)]
 
 
-def passages(index: Index) -> dict[str, list[tuple[tuple[int, int], Vectors]]]:
-    """doc_id → span and decoded vectors of each of its passages, in the order of its text: of what is encoded."""
-    with index.snapshot() as now:
-        parts: dict[int, list[tuple[tuple[int, int], Vectors]]] = {}
-        for segment, live in zip(now.segments, now.lives, strict=True):
-            for i in np.flatnonzero(live):
-                vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), now.codec)
-                start, end = segment.spans[i].tolist()
-                parts.setdefault(int(segment.owners[i]), []).append(((start, end), vectors))
-        names = now.doc_ids(parts)
-        assert names.keys() == parts.keys()
-        assert len(now) == len(parts) + now.n_unencoded
-        assert now.n_tokens == sum(len(vectors) for own in parts.values() for _, vectors in own)
-        assert now.n_passages == sum(map(len, parts.values()))
-        return {names[number]: own for number, own in parts.items()}
+def passages(index: Index | Snapshot) -> dict[str, list[tuple[tuple[int, int], Vectors]]]:
+    """doc_id → span and decoded vectors of each of its passages, in the order of its text: of what is encoded, as the
+    index shows it."""
+    now = index if isinstance(index, Snapshot) else index._now
+    parts: dict[int, list[tuple[tuple[int, int], Vectors]]] = {}
+    for segment, live in zip(now.segments, now.lives, strict=True):
+        for i in np.flatnonzero(live):
+            vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), now.codec)
+            start, end = segment.spans[i].tolist()
+            parts.setdefault(int(segment.owners[i]), []).append(((start, end), vectors))
+    names = now.doc_ids(parts)
+    assert names.keys() == parts.keys()
+    assert len(now) == len(parts) + now.n_unencoded
+    assert now.n_tokens == sum(len(vectors) for own in parts.values() for _, vectors in own)
+    assert now.n_passages == sum(map(len, parts.values()))
+    return {names[number]: own for number, own in parts.items()}
 
 
-def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], Vectors]]:
+def contents(index: Index | Snapshot) -> dict[str, tuple[str | None, dict[str, Any], Vectors]]:
     """doc_id → text, metadata, decoded vectors of all its passages, of what is encoded."""
     found = {
         doc_id: (index[doc_id].text, index[doc_id].metadata, np.concatenate([vectors for _, vectors in own]))
@@ -126,7 +127,7 @@ def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], Vector
     return found
 
 
-def stored(index: Index) -> dict[str, tuple[str | None, dict[str, Any], bool]]:
+def stored(index: Index | Snapshot) -> dict[str, tuple[str | None, dict[str, Any], bool]]:
     """doc_id → text, metadata, whether it is encoded: of every document, in the order of adding."""
     encoded = passages(index).keys()
     return {d.doc_id: (d.text, d.metadata, d.doc_id in encoded) for d in index}
@@ -140,7 +141,7 @@ def texts_of(
 
 
 def assert_equals(
-    index: Index,
+    index: Index | Snapshot,
     model: dict[str, tuple[str, dict[str, Any]]],
     encoder: FakeEncoder,
     unencoded: Iterable[str] = (),

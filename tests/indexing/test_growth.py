@@ -35,16 +35,14 @@ def test_what_came_later_is_coded_as_well(tmp_path: Path, monkeypatch: pytest.Mo
                 rows = x[part[0] * LENGTH : (part[-1] + 1) * LENGTH]
                 offsets = np.arange(len(part) + 1) * LENGTH
                 index.add_embeddings([f"d{i}" for i in part], TokenEmbeddings(rows, offsets))
-            decoded = np.concatenate(
-                [s.decode(0, s.n_tokens, index.snapshot().codec) for s in index.snapshot().segments]
-            )
-            assert all(s.kind == "compressed" for s in index.snapshot().segments)
+            now = index.snapshot()
+            decoded = np.concatenate([s.decode(0, s.n_tokens, now.codec) for s in now.segments])
+            assert all(s.kind == "compressed" for s in now.segments)
             index.verify()
         errors[name] = float(np.square(decoded - x).sum(axis=1)[-PASSAGES * LENGTH // 6 :].mean())
         with Index.open(tmp_path / name) as index:
-            again = np.concatenate(
-                [s.decode(0, s.n_tokens, index.snapshot().codec) for s in index.snapshot().segments]
-            )
+            now = index.snapshot()
+            again = np.concatenate([s.decode(0, s.n_tokens, now.codec) for s in now.segments])
         np.testing.assert_array_equal(again, decoded)
     assert errors["grown"] < 0.5 * errors["without new centroids"]
 

@@ -240,9 +240,8 @@ def test_generators_are_walked_once(index: Index, vectors: Index) -> None:
         vectors.add_embeddings((i for i in ids), arrays, (i for i in ids[:2]))
     assert vectors.delete(i for i in ids[:2]) == 2
     assert index.delete(iter(["d0"])) == 1
-    assert index.snapshot().document_frequencies(
-        w for w in ["w1", "w2"]
-    ) == index.snapshot().document_frequencies(["w1", "w2"])
+    now = index.snapshot()
+    assert now.document_frequencies(w for w in ["w1", "w2"]) == now.document_frequencies(["w1", "w2"])
 
 
 @pytest.mark.parametrize("kind", ["list", "float64", "nested lists", "one array", "tuple", "TokenEmbeddings"])
