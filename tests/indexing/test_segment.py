@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
-from indexing.storage.segment import Segment, SegmentRow, invert, write_segment
+from indexing.storage.segment import Layout, Segment, invert, write_segment
+from indexing.storage.tables import SegmentRow
 
 DIM = 16
 LENGTHS = np.array([3, 0, 250, 1, 0], dtype=np.int64)
@@ -33,19 +34,26 @@ def without_length(vectors: npt.NDArray[np.float32]) -> Codec:
     return Codec.train(np.concatenate([vectors, vectors]), nlist=20, length_byte=False)
 
 
+def layout(lengths: npt.NDArray[np.int64]) -> Layout:
+    """Passages of documents 7, 8, 8, 9, 9, 10, ..., ten characters each."""
+    n = np.arange(len(lengths))
+    starts = 10 * ((n + 1) % 2)
+    return Layout(lengths, 7 + (n + 1) // 2, np.stack([starts, starts + 10], axis=1).astype(np.int32))
+
+
 def write_flat(root: Path, vectors: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> SegmentRow:
-    row = SegmentRow(1, "flat", 7, len(lengths), int(lengths.sum()))
+    row = SegmentRow(1, "flat", len(lengths), int(lengths.sum()))
     (root / row.folder).mkdir(parents=True)
     half = vectors.astype(np.float16)
-    write_segment(root / row.folder, [half[:100], half[100:]], lengths, dim=DIM, codec=None)
+    write_segment(root / row.folder, [half[:100], half[100:]], layout(lengths), dim=DIM, codec=None)
     return row
 
 
 def write_compressed(root: Path, vectors: npt.NDArray[np.float32], codec: Codec) -> SegmentRow:
-    row = SegmentRow(2, "compressed", 7, len(LENGTHS), len(vectors))
+    row = SegmentRow(2, "compressed", len(LENGTHS), len(vectors))
     (root / row.folder).mkdir(parents=True)
     codes = codec.pack(*codec.encode(vectors))
-    write_segment(root / row.folder, [codes[:5], codes[5:]], LENGTHS, dim=DIM, codec=codec)
+    write_segment(root / row.folder, [codes[:5], codes[5:]], layout(LENGTHS), dim=DIM, codec=codec)
     return row
 
 
@@ -56,7 +64,15 @@ def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) ->
     np.testing.assert_array_equal(segment.offsets, [0, 3, 3, 253, 254, 254])
     np.testing.assert_array_equal(segment.decode(3, 9, None), half[3:9].astype(np.float32))
     np.testing.assert_array_equal(segment.take(np.array([9, 2]), None), half[[9, 2]].astype(np.float32))
-    assert (segment.kind, segment.pid_start, segment.n_passages, segment.n_tokens) == ("flat", 7, 5, 254)
+    assert (segment.kind, segment.n_passages, segment.n_tokens) == ("flat", 5, 254)
+    np.testing.assert_array_equal(segment.owners, [7, 8, 8, 9, 9])
+    np.testing.assert_array_equal(segment.spans, [[10, 20], [0, 10], [10, 20], [0, 10], [10, 20]])
+    assert not segment.one_each
+    some = segment.layout.of(np.array([True, False, True, False, False]))
+    both = Layout.joined([some, some.of(np.array([False, True]))])
+    np.testing.assert_array_equal(both.lengths, [3, 250, 250])
+    np.testing.assert_array_equal(both.owners, [7, 8, 8])
+    np.testing.assert_array_equal(both.spans, [[10, 20]] * 3)
     assert isinstance(segment.vectors, np.memmap)
 
 
@@ -82,10 +98,10 @@ def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
     for number, nlist in enumerate((257, 70_000), start=1):
         codec = Codec(np.zeros((nlist, DIM), np.float32), np.zeros((2, 256, DIM // 2), np.float32))
         ids = np.array([0, 255, 256, nlist - 1], dtype=np.int32)
-        row = SegmentRow(number, "compressed", 0, 1, 4)
+        row = SegmentRow(number, "compressed", 1, 4)
         (tmp_path / row.folder).mkdir(parents=True)
         codes = codec.pack(ids, np.zeros((4, 2), np.uint8))
-        write_segment(tmp_path / row.folder, [codes], np.array([4]), dim=DIM, codec=codec)
+        write_segment(tmp_path / row.folder, [codes], layout(np.array([4])), dim=DIM, codec=codec)
         segment = Segment(tmp_path, row, dim=DIM, codec=codec)
         np.testing.assert_array_equal(segment.centroid_ids, ids)
         np.testing.assert_array_equal(segment.list_pids, [0] * len(set(ids.tolist())))
@@ -106,9 +122,11 @@ def test_arrays_outlive_the_files_and_the_segment(
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
 def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int]) -> None:
     for number, (kind, used) in enumerate((("flat", None), ("compressed", codec)), start=1):
-        row = SegmentRow(number, kind, 0, len(lengths), 0)
+        row = SegmentRow(number, kind, len(lengths), 0)
         (tmp_path / row.folder).mkdir(parents=True)
-        write_segment(tmp_path / row.folder, [], np.array(lengths, dtype=np.int64), dim=DIM, codec=used)
+        write_segment(
+            tmp_path / row.folder, [], layout(np.array(lengths, dtype=np.int64)), dim=DIM, codec=used
+        )
         segment = Segment(tmp_path, row, dim=DIM, codec=used)
         assert segment.decode(0, 0, used).shape == (0, DIM)
         if used is not None:
@@ -132,13 +150,13 @@ def test_files_of_another_shape_are_named(
     flat = write_flat(tmp_path, vectors, LENGTHS)
     compressed = write_compressed(tmp_path, vectors, codec)
     with pytest.raises(IndexFormatError, match=r"offsets\.npy has shape \(6,\), the index needs \(5,\)"):
-        Segment(tmp_path, SegmentRow(1, "flat", 0, 4, 254), dim=DIM, codec=None)
+        Segment(tmp_path, SegmentRow(1, "flat", 4, 254), dim=DIM, codec=None)
     with pytest.raises(
         IndexFormatError, match=r"vectors\.npy has shape \(254, 16\), the index needs \(253, 16\)"
     ):
-        Segment(tmp_path, SegmentRow(1, "flat", 0, 5, 253), dim=DIM, codec=None)
+        Segment(tmp_path, SegmentRow(1, "flat", 5, 253), dim=DIM, codec=None)
     with pytest.raises(IndexFormatError, match=r"codes\.faiss has shape"):
-        Segment(tmp_path, SegmentRow(2, "compressed", 0, 5, 253), dim=DIM, codec=codec)
+        Segment(tmp_path, SegmentRow(2, "compressed", 5, 253), dim=DIM, codec=codec)
     with pytest.raises(
         IndexFormatError, match=r"codes\.faiss has shape \(254, 18\), the index needs \(254, 17\)"
     ):
@@ -147,6 +165,12 @@ def test_files_of_another_shape_are_named(
         Segment(tmp_path, compressed, dim=DIM, codec=None)
     np.save(tmp_path / flat.folder / "vectors.npy", vectors)
     with pytest.raises(IndexFormatError, match=r"vectors\.npy holds float32, not float16"):
+        Segment(tmp_path, flat, dim=DIM, codec=None)
+    np.save(tmp_path / flat.folder / "spans.npy", np.zeros((5, 3), np.int32))
+    with pytest.raises(IndexFormatError, match=r"spans\.npy has shape \(5, 3\), the index needs \(5, 2\)"):
+        Segment(tmp_path, flat, dim=DIM, codec=None)
+    np.save(tmp_path / flat.folder / "owners.npy", np.zeros(5, np.int32))
+    with pytest.raises(IndexFormatError, match=r"owners\.npy holds int32, not int64"):
         Segment(tmp_path, flat, dim=DIM, codec=None)
     lists = tmp_path / compressed.folder / "lists.npz"
     for content in (lists.read_bytes()[:-30], b""):
