@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeHit, MatchedLine, search_code
 from retriever.searcher import Mode, Searcher
 
-__all__ = ["CodeOption", "LanguageOption", "PathOption", "RegexOption", "print_code"]
+__all__ = ["CodeOption", "LanguageOption", "PathOption", "RegexOption", "cell_of", "print_code"]
 
 WIDTH = 160
 
@@ -71,8 +71,17 @@ def _json(hit: CodeHit) -> dict[str, object]:
     return asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
 
 
+def cell_of(metadata: Mapping[str, Any]) -> str:
+    """Of a notebook, whose line numbers count from the beginning of a cell."""
+    return f":cell {metadata['cell']}" if isinstance(metadata.get("cell"), int) else ""
+
+
 def _printed(hit: CodeHit) -> list[str]:
-    where = typer.style(hit.path, fg="magenta") + ":" + typer.style(str(hit.line), fg="green")
+    where = (
+        typer.style(hit.path + cell_of(hit.metadata), fg="magenta")
+        + ":"
+        + typer.style(str(hit.line), fg="green")
+    )
     symbol = "  " + typer.style(hit.symbol, bold=True) if hit.symbol else ""
     return [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
 

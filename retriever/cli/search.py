@@ -13,7 +13,7 @@ import typer
 
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS
-from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, print_code
+from retriever.cli.codesearch import CodeOption, LanguageOption, PathOption, RegexOption, cell_of, print_code
 from retriever.cli.nothing import why_nothing
 from retriever.cli.options import AsJson, Idf, ModeOption, Sharpness, search_mode
 from retriever.explaining import Explanation
@@ -140,7 +140,7 @@ def _where(hit: Hit) -> str:
     meta = hit.metadata
     if "path" in meta and "start_line" in meta:
         symbol = f"  {meta['symbol']}" if meta.get("symbol") else ""
-        return f"{meta['path']}:{meta['start_line']}{symbol}"
+        return f"{meta['path']}{cell_of(meta)}:{meta['start_line']}{symbol}"
     match meta:
         case {"window": int(window), "span": [int(start), int(stop)]}:  # else these keys are the user's own
             return f"{hit.doc_id}  window {window}, characters {start}-{stop}"

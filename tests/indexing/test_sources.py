@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -629,6 +630,15 @@ def test_watch_waits_for_another_writer_and_for_an_empty_folder(
     assert sum("2 renamed" in line for line in lines) == 2
     assert sum("holds no text or code to index" in line for line in lines) == 1
     assert run("search", "--code", out, "one", "-k", 1).startswith("c.py:")
+
+
+def test_a_hit_in_a_notebook_names_its_cell(tmp_path: Path) -> None:
+    source, out = tmp_path / "code", tmp_path / "own.index"
+    cells = [{"cell_type": "code", "source": s} for s in ("import os", "\ndef one():\n    return w1\n")]
+    write(source / "a.ipynb", json.dumps({"cells": cells}))
+    run("index", source, "--out", out, "--update")
+    assert "a.ipynb:cell 2:2  one" in run("search", out, "one")
+    assert run("search", "--code", out, "one", "-k", 1).startswith("a.ipynb:cell 2:2  one")
 
 
 def test_an_empty_folder_empties_an_index_only_where_it_is_told_to(tmp_path: Path) -> None:
