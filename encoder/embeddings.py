@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import as_list, as_vectors
 from encoder.errors import ArgumentError
 
 __all__ = ["TokenEmbeddings"]
@@ -69,6 +71,15 @@ class TokenEmbeddings:
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         means: npt.NDArray[np.float32] = np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
         return means
+
+    @classmethod
+    def of(cls, values: Any, name: str, dim: int) -> "TokenEmbeddings":
+        """Finite vectors of several texts as callers give them: packed already, or one (n_tokens, dim) array a text."""
+        if not isinstance(values, cls):
+            some = as_list(values, name, "arrays")
+            return cls.from_list([as_vectors(one, f"{name}[{i}]", dim) for i, one in enumerate(some)], dim)
+        as_vectors(values.vectors, name, dim)
+        return values
 
     @classmethod
     def from_list(cls, arrays: Iterable[npt.ArrayLike], dim: int) -> "TokenEmbeddings":

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ from indexing.writing.writer import Writer
 __all__ = ["Index"]
 
 LOCK = "index.lock"
+AT_ONCE = 1000  # texts in memory while all are read
 
 
 class Index:
@@ -48,7 +49,7 @@ class Index:
 
     Reading shows the snapshot of the moment of opening, the last commit of this writer, or the last
     `refresh`, whatever other processes do. Several threads may read one Index. Writing and `refresh` replace
-    its snapshot, and with it what pids mean: to search during them, open a second Index.
+    its snapshot, for which they wait until no search is under way.
     """
 
     def __init__(
@@ -225,33 +226,38 @@ class Index:
         """(n_passages,) of a segment of this snapshot: False where the passage was deleted or replaced."""
         return self._snapshot.live(segment)
 
-    def matching(self, filter: str | None) -> list[npt.NDArray[np.bool_]]:
-        """For each of `segments` (n_passages,): True where a live passage meets a filter (docs/filters.md).
-
-        None is met by all. Raises ArgumentError, naming the position, for what is no filter.
-        """
-        return self._snapshot.matching(filter)
-
-    def lexical(
-        self, text: str, n: int, lives: Sequence[npt.NDArray[np.bool_]]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Pids and BM25 of the n best passages with any of a text's words, best first, equal ones by doc_id.
-
-        lives: which passages may be had, as `matching` gives it. How words are cut: docs/filters.md.
-        """
-        return self._snapshot.lexical(text, n, lives)
-
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """How many passages have each word, by its stem as in full text."""
         return self._snapshot.document_frequencies(as_strings(words, "words"))
 
-    def documents(self, pids: Sequence[int]) -> list[Document]:
-        """Text and metadata of passages, in the order asked. Raises ArgumentError for a pid that is dead."""
-        return self._store.documents(pids)
+    def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
+        """Text and metadata of passages by doc_id, in the order asked; None for one that is not stored."""
+        wanted = as_strings(doc_ids, "doc_ids")
+        found = self._store.get(wanted)
+        return [found.get(doc_id) for doc_id in wanted]
+
+    def ids(self, filter: str | None = None) -> list[str]:
+        """The doc_ids of all passages, or of those that meet a filter (docs/filters.md), in the order of adding."""
+        return self._store.ids(None if filter is None else self._store.condition(filter))
+
+    def scan(self, filter: str | None = None) -> Iterator[Document]:
+        """All passages, or those that meet a filter, in the order of adding; AT_ONCE texts in memory at a time."""
+        doc_ids = self.ids(filter)
+        for start in range(0, len(doc_ids), AT_ONCE):
+            yield from (d for d in self.get(doc_ids[start : start + AT_ONCE]) if d is not None)
 
     def values(self, key: str) -> list[Any]:
         """The different values of a metadata key, written as in a filter; None where a passage has none."""
         return self._store.values(parse_key(key))
+
+    @property
+    def generation(self) -> int:
+        """The number of the commit that reading shows."""
+        return self._store.state.generation
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While in it, this thread's snapshot stays; a refresh or commit in another thread waits. Not to be nested."""
+        return self._snapshot.lock.reading()
 
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from encoder import Encoder, TokenEmbeddings
+from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, known_keywords
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import SHARPNESS, check_sharpness
 from encoder.progress import Progress
@@ -24,7 +25,7 @@ from indexing.storage.store import Document
 from retriever.explaining import Explanation, explain
 from retriever.hits import Hit
 from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
-from retriever.ranking.knobs import Mode, SearchSettings, check_mode, choose
+from retriever.ranking.knobs import Mode, SearchSettings, checked, choose
 from retriever.ranking.scoring import score_compressed, score_flat, top
 from retriever.ranking.weighting import idf_weights
 
@@ -37,6 +38,7 @@ QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_ma
 
 Q = TypeVar("Q", bound=Hashable)
 Vectors: TypeAlias = npt.NDArray[np.float32]
+Lives: TypeAlias = list[npt.NDArray[np.bool_]]  # of each segment, which passages may be found
 Ranking: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]  # pids and scores
 
 
@@ -72,10 +74,15 @@ class Searcher:
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.
         """
+        if not isinstance(index, Index):
+            raise ArgumentError(
+                f"index is {index!r:.60} ({type(index).__name__}); for a path use Searcher.open"
+            )
         self.index = index
         self.idf = idf
+        self._owns = False
         self.sharpness = check_sharpness(sharpness)
-        self._encoder = encoder
+        self._encoder = None if encoder is None else as_encoder(encoder, "encode_queries")
         self._loading = threading.Lock()
         self._device = None if device is None else _on_device(index, device)
         if encoder is not None:
@@ -94,13 +101,17 @@ class Searcher:
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         index = Index.open(path)
         try:
-            return cls(index, encoder, idf=idf, sharpness=sharpness, device=device)
+            searcher = cls(index, encoder, idf=idf, sharpness=sharpness, device=device)
         except BaseException:
             index.close()
             raise
+        searcher._owns = True
+        return searcher
 
     def close(self) -> None:
-        self.index.close()
+        """Close the index that `open` opened; one that the caller opened is the caller's to close."""
+        if self._owns:
+            self.index.close()
 
     def __enter__(self) -> "Searcher":
         return self
@@ -126,6 +137,7 @@ class Searcher:
                 self._encoder = loaded
             return self._encoder
 
+    @known_keywords
     def search(
         self,
         query: str,
@@ -162,6 +174,7 @@ class Searcher:
             nrerank=nrerank,
         )[""]
 
+    @known_keywords
     def search_many(
         self,
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
@@ -192,6 +205,7 @@ class Searcher:
             )
         )
 
+    @known_keywords
     def search_stream(
         self,
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
@@ -211,24 +225,35 @@ class Searcher:
         at a time, encoded together, and searched side by side on torch's number of threads.
         """
         # All this first, so as to refuse before encoding.
-        knobs = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
-        check_mode(mode, weights, knobs)
-        depth = fusion_depth(k, ncandidates, nrerank) if mode == "hybrid" else k
-        settings = self._settings(depth, knobs)
-        lives = self.index.matching(filter)
+        asked = {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank}
+        k, knobs, (late, lexical) = checked(k, asked, mode, weights)
+        if isinstance(queries, str) or not isinstance(queries, Iterable):
+            raise ArgumentError(
+                f"queries is {queries!r:.60}; pass {{query id: text}}, or use search for one text"
+            )
+        depth = fusion_depth(k, knobs["ncandidates"], knobs["nrerank"]) if mode == "hybrid" else k
+        seen = self._view(depth, knobs, filter)
+        with self.index.reading():
+            seen(self.index.generation)
 
         def hits(query: tuple[str, Vectors | None]) -> list[Hit]:
-            text, vectors = query
+            with self.index.reading():
+                return found(*query, *seen(self.index.generation))
+
+        def found(
+            text: str, vectors: Vectors | None, settings: SearchSettings | None, lives: Lives
+        ) -> list[Hit]:
+            snapshot = self.index._snapshot
             if vectors is None:
-                return self._hits(self.index.lexical(text, k, lives), k, None, None, 0.0)
+                return self._hits(snapshot.lexical(text, k, lives), k, None, None, 0.0)
             ranking = self._late(vectors, depth, settings, lives, self.sharpness)
             if mode == "hybrid":
-                lexical = self.index.lexical(text, depth, lives)
                 # Fused are the rankings as each mode shows them, equal scores in the order of doc_id.
-                shown = [[d.pid for _, d in self._best(one, depth)] for one in (ranking, lexical)]
+                both = (ranking, snapshot.lexical(text, depth, lives))
+                shown = [[pid for _, pid, _ in self._best(one, depth)] for one in both]
                 # All of them, so that doc_id also decides between equal ones at the cut.
                 ranking = reciprocal_rank_fusion(
-                    [np.array(pids, dtype=np.int64) for pids in shown], weights or (1.0, 1.0), 2 * depth
+                    [np.array(pids, dtype=np.int64) for pids in shown], (late, lexical), 2 * depth
                 )
             return self._hits(ranking, k, text, vectors, self.sharpness)
 
@@ -270,6 +295,7 @@ class Searcher:
 
         return each_on_a_thread(hits, queries)
 
+    @known_keywords
     def search_embeddings(
         self,
         query: npt.NDArray[np.float32],
@@ -283,10 +309,22 @@ class Searcher:
     ) -> list[Hit]:
         """As `search`, for the vectors of one query: (n_query, dim). By plain MaxSim, unless sharpness is given; a
         vector's length is then its weight."""
-        settings = self._settings(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
-        lives = self.index.matching(filter)
-        ranking = self._late(query, k, settings, lives, check_sharpness(sharpness))
-        return self._hits(ranking, k, None, query, sharpness)
+        k, knobs, _ = checked(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
+        query, sharpness = as_vectors(query, "query", self.index.dim), check_sharpness(sharpness)
+        with self.index.reading():
+            settings, lives = self._view(k, knobs, filter)(self.index.generation)
+            return self._hits(self._late(query, k, settings, lives, sharpness), k, None, query, sharpness)
+
+    def _view(
+        self, k: int, knobs: Mapping[str, int | None], filter: str | None
+    ) -> Callable[[int], tuple[SearchSettings | None, Lives]]:
+        """What a search needs of a snapshot, worked out once for each: generation → settings, and which passages."""
+
+        @lru_cache(maxsize=1)
+        def view(generation: int) -> tuple[SearchSettings | None, Lives]:
+            return self._settings(k, knobs), self.index._snapshot.matching(filter)
+
+        return view
 
     def _hits(
         self, ranking: Ranking, k: int, text: str | None, vectors: Vectors | None, sharpness: float
@@ -294,32 +332,35 @@ class Searcher:
         best = self._best(ranking, k)
         segments, codec = self.index.segments, self.index.codec  # a refresh gives pids another meaning
         hits = []
-        for rank, (score, document) in enumerate(best, 1):
+        for rank, (score, pid, document) in enumerate(best, 1):
             hit = Hit(rank, float(score), document.doc_id, document.text, document.metadata)
             if vectors is not None:
-                hit = hit._with(partial(self._explain, segments, codec, document, text, vectors, sharpness))
+                hit = hit._with(
+                    partial(self._explain, segments, codec, pid, document, text, vectors, sharpness)
+                )
             hits.append(hit)
         return hits
 
-    def _best(self, ranking: Ranking, k: int) -> list[tuple[float, Document]]:
-        """The k best of a ranking with their scores, equal scores in the order of doc_id."""
-        pids, scores = ranking
-        found = zip(scores, self.index.documents(pids.tolist()), strict=True)
-        return sorted(found, key=lambda pair: (-pair[0], pair[1].doc_id))[:k]
+    def _best(self, ranking: Ranking, k: int) -> list[tuple[float, int, Document]]:
+        """The k best of a ranking with their scores and pids, equal scores in the order of doc_id."""
+        scores, pids = ranking[1], ranking[0].tolist()
+        found = zip(scores, pids, self.index._snapshot.store.documents(pids), strict=True)
+        return sorted(found, key=lambda one: (-one[0], one[2].doc_id))[:k]
 
     def _explain(
         self,
         segments: tuple[Segment, ...],
         codec: Codec | None,
+        pid: int,
         document: Document,
         query: str | None,
         vectors: Vectors,
         sharpness: float,
     ) -> Explanation:
-        [segment] = [s for s in segments if s.pid_start <= document.pid < s.pid_start + s.n_passages]
+        [segment] = [s for s in segments if s.pid_start <= pid < s.pid_start + s.n_passages]
         if document.text is None:
             raise ArgumentError(f"{document.doc_id!r} is stored without a text, so its tokens have no names")
-        first, last = segment.offsets[document.pid - segment.pid_start :][:2]
+        first, last = segment.offsets[pid - segment.pid_start :][:2]
         line = document.metadata.get("start_line")
         return explain(
             self.encoder,
@@ -337,19 +378,15 @@ class Searcher:
         query: Vectors,
         k: int,
         settings: SearchSettings | None,
-        lives: list[npt.NDArray[np.bool_]],
+        lives: Lives,
         sharpness: float,
     ) -> Ranking:
-        query = np.ascontiguousarray(query, dtype=np.float32)
-        if query.ndim != 2 or query.shape[1] != self.index.dim:
-            raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {self.index.dim})")
-        if not np.isfinite(query).all():
-            raise ArgumentError("query has a value that is not finite; check the encoder that made it")
-        return self._search(query, k, settings, lives, sharpness)
+        return self._search(as_vectors(query, "query", self.index.dim), k, settings, lives, sharpness)
 
+    @known_keywords
     def recall_vs_exact(
         self,
-        queries: Mapping[str, str],
+        queries: Mapping[Any, str] | Iterable[str] | Iterable[npt.ArrayLike],
         k: int = 10,
         *,
         nprobe: int | None = None,
@@ -358,19 +395,28 @@ class Searcher:
     ) -> float:
         """How much of the true top k a search finds: the mean over queries, 0 to 1.
 
-        queries: {query id: text}, as for `search_many`. True is MaxSim with every passage, on the vectors as
-        they are stored; of equal scores any will do. Measures candidate generation, not the encoder.
+        queries: {query id: text}, as for `search_many`, texts, or vectors (n_query, dim), as for `search_embeddings`.
+        True is MaxSim with every passage, on the vectors as they are stored; of equal scores any will do. Measures
+        candidate generation, not the encoder.
         """
-        settings = self.settings(k, nprobe=nprobe, ncandidates=ncandidates, nrerank=nrerank)
-        if not queries:
+        k, knobs, _ = checked(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
+        some = as_list(
+            queries.values() if isinstance(queries, Mapping) else queries, "queries", "texts or arrays"
+        )
+        if not some:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
-        lives = self.index.matching(None)
+        texts = any(isinstance(query, str) for query in some)
+        sharpness = self.sharpness if texts else 0.0
+        encoded = self._encode(as_strings(some, "queries")) if texts else some
+        vectors = [as_vectors(query, f"queries[{i}]", self.index.dim) for i, query in enumerate(encoded)]
         recalls = []
-        for vectors in self._encode(list(queries.values())):
-            _, exact = self._search(vectors, k, None, lives, self.sharpness)
-            _, found = self._search(vectors, k, settings, lives, self.sharpness)
-            if len(exact):
-                recalls.append(float(np.mean(found[:k] >= exact[-1])))
+        with self.index.reading():
+            settings, lives = self.settings(k, **knobs), self.index._snapshot.matching(None)
+            for query in vectors:
+                _, exact = self._search(query, k, None, lives, sharpness)
+                _, found = self._search(query, k, settings, lives, sharpness)
+                if len(exact):
+                    recalls.append(float(np.mean(found[:k] >= exact[-1])))
         return float(np.mean(recalls)) if recalls else 1.0
 
     def settings(
@@ -380,15 +426,14 @@ class Searcher:
 
         Where nothing is passed: what `latewood tune` stored, for k up to the one it measured, or the defaults.
         """
+        k, knobs, _ = checked(k, {"nprobe": nprobe, "ncandidates": ncandidates, "nrerank": nrerank})
         return choose(
             k,
             nlist=None if self.index.codec is None else self.index.codec.nlist,
             passages=len(self.index),
             tokens=self.index.n_tokens,
             tuned=self.index.tuned_search,
-            nprobe=nprobe,
-            ncandidates=ncandidates,
-            nrerank=nrerank,
+            **knobs,
         )
 
     def _settings(self, k: int, knobs: Mapping[str, int | None]) -> SearchSettings | None:
@@ -401,7 +446,7 @@ class Searcher:
         query: Vectors,
         k: int,
         settings: SearchSettings | None,
-        lives: list[npt.NDArray[np.bool_]],
+        lives: Lives,
         sharpness: float,
     ) -> Ranking:
         """Pids and scores of the k best, best first, and of more that score as the last of them does.
@@ -447,7 +492,14 @@ class Searcher:
 def _on_device(index: Index, device: str | torch.device) -> "DeviceIndex":
     from retriever.ranking.device import DeviceIndex  # imports numba; see Searcher._search
 
-    return DeviceIndex(index, torch.device(device))
+    try:
+        place = torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # what torch says of one that is not there
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(
+            f"device={device!r} cannot be used ({reason}); pass one that torch has, or leave it out"
+        ) from None
+    return DeviceIndex(index, place)
 
 
 def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:

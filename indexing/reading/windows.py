@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from encoder.errors import ArgumentError
 from encoder.tokenizer import LateTokenizer
 from indexing.index import Index
@@ -13,7 +11,6 @@ from indexing.index import Index
 __all__ = ["Windows"]
 
 KEYS = ("parent", "window", "span")  # metadata of a window
-AT_ONCE = 1000  # documents looked at
 # Tokens, and the part that overlaps: what measured best (docs/code-search.md).
 DEFAULT_WINDOW, DEFAULT_PART = 2048, 8
 
@@ -124,15 +121,12 @@ class Windows:
     def drop_stale(self, index: Index) -> int:
         """Delete what earlier and longer versions of the documents in `counts` left in an index; how many."""
         stale = [doc_id for doc_id, n in self.counts.items() if n]
-        for segment, live in zip(index.segments, index.matching("window >= 1"), strict=True):
-            pids = (segment.pid_start + np.flatnonzero(live)).tolist()
-            for start in range(0, len(pids), AT_ONCE):
-                for document in index.documents(pids[start : start + AT_ONCE]):
-                    parent, number = str(document.metadata.get("parent")), document.metadata["window"]
-                    # By all that a window has, for others may use these keys for something of their own.
-                    is_window = document.doc_id == f"{parent}#{number}"
-                    if is_window and number > self.counts.get(parent, number):
-                        stale.append(document.doc_id)
+        some = any(number is not None for number in index.values("window"))
+        for document in index.scan("window >= 1") if some else ():
+            parent, number = str(document.metadata.get("parent")), document.metadata["window"]
+            # By all that a window has, for others may use these keys for something of their own.
+            if document.doc_id == f"{parent}#{number}" and number > self.counts.get(parent, number):
+                stale.append(document.doc_id)
         return index.delete(stale)
 
 

@@ -1,9 +1,12 @@
-"""The writer's lock: one process writes to an index at a time."""
+"""The writer's lock: one process writes to an index at a time. And one for threads that share a snapshot."""
 
 import json
 import os
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -16,7 +19,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["WriterLock"]
+__all__ = ["SnapshotLock", "WriterLock"]
 
 # On Windows a locked byte cannot be read by others, so the lock sits beyond the text that names the holder.
 LOCK_BYTE = 1 << 20
@@ -61,6 +64,38 @@ class WriterLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class SnapshotLock:
+    """Any number of threads read, or one moves what they read. Who waits to move goes before readers yet to come, so
+    reading within reading may wait for ever."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reading = self._moving = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._moving)
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reading -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        with self._changed:
+            self._moving += 1
+            try:
+                self._changed.wait_for(lambda: not self._reading)
+                yield  # with the condition's own lock held
+            finally:
+                self._moving -= 1
+                self._changed.notify_all()
 
 
 def _lock(file: IO[str]) -> None:

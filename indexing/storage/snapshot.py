@@ -9,8 +9,8 @@ import numpy.typing as npt
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.settings import IndexSettings
-from indexing.storage.filters import parse_filter
 from indexing.storage.fulltext import match_expression, quoted
+from indexing.storage.lock import SnapshotLock
 from indexing.storage.refusals import refusals
 from indexing.storage.segment import Segment
 from indexing.storage.store import Store
@@ -33,6 +33,7 @@ class Snapshot:
         self.folder = folder
         self.store = store
         self.settings = settings
+        self.lock = SnapshotLock()
         self.codec: Codec | None = None
         self.segments: tuple[Segment, ...] = ()
         self._codec_file: str | None = None
@@ -61,11 +62,12 @@ class Snapshot:
         return self._lives[segment.segment_id]
 
     def matching(self, text: str | None) -> list[Live]:
-        """See Index.matching."""
+        """For each of `segments` (n_passages,): True where a live passage meets a filter (docs/filters.md), as all do
+        None. Raises ArgumentError, naming the position, for what is no filter."""
         lives = [self.live(segment) for segment in self.segments]
         if text is None:
             return lives
-        pids = np.sort(self.store.matching(parse_filter(text, self.store.metadata_indexes)))
+        pids = np.sort(self.store.matching(self.store.condition(text)))
         found = []
         for segment, live in zip(self.segments, lives, strict=True):
             first, last = np.searchsorted(pids, [segment.pid_start, segment.pid_start + segment.n_passages])
@@ -77,7 +79,7 @@ class Snapshot:
     def lexical(
         self, text: str, n: int, lives: Sequence[Live]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """See Index.lexical."""
+        """Pids and BM25 of the n best passages with any of a text's words, best first, of those in lives."""
         match = match_expression(text)
         if match is None or not self.segments:
             return np.zeros(0, np.int64), np.zeros(0, np.float64)
@@ -120,13 +122,14 @@ class Snapshot:
 
     def refresh(self) -> bool:
         """Move to the newest commit; whether there was one."""
-        self.store.refresh()
-        # By what is open: the last opening may have failed.
-        moved = self._generation != self.store.state.generation
-        if moved:
-            with refusals(self.folder):
-                self._open()
-        return moved
+        with self.lock.moving():
+            self.store.refresh()
+            # By what is open: the last opening may have failed.
+            moved = self._generation != self.store.state.generation
+            if moved:
+                with refusals(self.folder):
+                    self._open()
+            return moved
 
     def _open(self) -> None:
         for _ in range(ATTEMPTS):

@@ -16,7 +16,7 @@ from encoder.errors import ArgumentError, IndexFormatError
 from indexing.storage import fulltext
 from indexing.storage.database import BUSY_SECONDS, connect, connect_reader
 from indexing.storage.durable import FileRecord
-from indexing.storage.filters import Filter
+from indexing.storage.filters import MOST_KEYS, Filter, key_names, parse_filter
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.segment import SegmentRow
 
@@ -31,7 +31,6 @@ VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 
 class Document:
     """A stored passage. text is None where it came as bare vectors."""
 
-    pid: int
     doc_id: str
     text: str | None
     metadata: dict[str, Any]
@@ -139,6 +138,7 @@ class Store:
                 "index": settings,
                 "state": asdict(State()),
                 "burials": 0,
+                "keys": [],
             }
             db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
         db.close()
@@ -178,19 +178,27 @@ class Store:
 
     def documents(self, pids: Sequence[int]) -> list[Document]:
         """The documents in the order asked. Raises ArgumentError for a pid that is none."""
-        found: dict[int, Document] = {}
         wanted = [int(pid) for pid in pids]
-        for some in _slices(wanted):
-            marks = ",".join("?" * len(some))
-            sql = f"SELECT pid, doc_id, text, metadata FROM documents WHERE pid IN ({marks})"
-            for pid, doc_id, text, metadata in self._rows(sql, some):
-                found[pid] = Document(pid, doc_id, text, json.loads(metadata))
+        found = self._documents("pid", wanted)
         try:
             return [found[pid] for pid in wanted]
         except KeyError as error:
             raise ArgumentError(
                 f"pid {error} is not in this snapshot; ask for pids of live passages"
             ) from None
+
+    def get(self, doc_ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of those doc_ids that are stored."""
+        return self._documents("doc_id", doc_ids)
+
+    def _documents(self, column: str, values: Sequence[Any]) -> dict[Any, Document]:
+        found = {}
+        for some in _slices(values):
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT {column}, doc_id, text, metadata FROM documents WHERE {column} IN ({marks})"
+            for value, doc_id, text, metadata in self._rows(sql, some):
+                found[value] = Document(doc_id, text, json.loads(metadata))
+        return found
 
     def find(self, doc_ids: Sequence[str]) -> dict[str, DocumentRow]:
         """The rows of those doc_ids that are stored, without their text."""
@@ -206,6 +214,18 @@ class Store:
         """Pids of the documents that meet a condition, in no order."""
         rows = self._rows(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
         return np.array([pid for (pid,) in rows], dtype=np.int64)
+
+    def ids(self, condition: Filter | None) -> list[str]:
+        """The doc_ids of the documents that meet a condition, or of all, in the order of pids."""
+        sql, parameters = ("", ()) if condition is None else (f"WHERE {condition.sql}", condition.parameters)
+        return [
+            doc_id for (doc_id,) in self._rows(f"SELECT doc_id FROM documents {sql} ORDER BY pid", parameters)
+        ]
+
+    def condition(self, text: str) -> Filter:
+        """A filter expression as this index reads it. Raises ArgumentError for what is none, and for a key that
+        nothing has ever had."""
+        return parse_filter(text, self.metadata_indexes, self.keys if self.state.next_pid else None)
 
     def values(self, path: str) -> list[Any]:
         """The different values at a JSON path of the metadata, in order; arrays and objects as JSON text."""
@@ -304,9 +324,18 @@ class Store:
             db.table("files").insert_all(asdict(row) for row in change.add_files)
             if change.metadata_index is not None:
                 self._index_metadata(db, change.metadata_index)
+            self._add_keys(db, [*(row.metadata for row in change.documents), *change.metadata.values()])
             if change.search is not None:
                 self._set(db, "search", change.search)
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
+
+    def _add_keys(self, db: Database, metadata: Iterable[str]) -> None:
+        if self.keys is None:
+            return
+        keys = self.keys.union(*map(key_names, set(metadata)))
+        if keys != self.keys:  # far too many: they are made from data, and no longer checked
+            told = None if len(keys) > MOST_KEYS else sorted(keys)
+            db.table("settings").upsert({"key": "keys", "value": json.dumps(told)})
 
     def _index_metadata(self, db: Database, path: str) -> None:
         # A column, so that the filter's SQL names the indexed value without holding the path.
@@ -393,6 +422,12 @@ class Store:
             rows = self._rows("SELECT value FROM settings WHERE key = 'metadata_indexes'")
             # JSON path → column of documents
             self.metadata_indexes: dict[str, str] = json.loads(rows[0][0]) if rows else {}
+            rows = self._rows("SELECT value FROM settings WHERE key = 'keys'")
+            keys = json.loads(rows[0][0]) if rows else None
+            # Of metadata, as `key_names` gives them, of all that was ever stored; None where nobody knows.
+            self.keys: frozenset[tuple[str, ...]] | None = (
+                None if keys is None else frozenset(map(tuple, keys))
+            )
             rows = self._rows("SELECT value FROM settings WHERE key = 'search'")
             self.search: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
             columns = "segment_id, kind, pid_start, n_passages, n_tokens"

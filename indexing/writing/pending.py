@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from encoder.arguments import as_list, shown
 from encoder.errors import ArgumentError
-from indexing.storage.filters import parse_filter
 from indexing.storage.store import DocumentRow, Store
 from indexing.writing.records import AddReport, Record, check_doc_id, metadata_json
 
@@ -79,8 +78,7 @@ def deletion(store: Store, doc_ids: Iterable[str] | None, filter: str | None) ->
     """See Index.delete."""
     pending = Pending()
     if filter is not None:
-        condition = parse_filter(filter, store.metadata_indexes)
-        pending.deleted = set(store.matching(condition).tolist())
+        pending.deleted = set(store.matching(store.condition(filter)).tolist())
     else:
         given = as_list(doc_ids, "doc_ids", "doc_ids")
         for doc_id in given:

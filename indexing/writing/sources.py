@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 
 from encoder.errors import ArgumentError, CorpusError, LatewoodError
 from encoder.progress import Progress
@@ -220,9 +219,8 @@ def _texts(index: Index, doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(doc_id, text) of those that are stored."""
     wanted = list(doc_ids)
     for start in range(0, len(wanted), AT_ONCE):
-        quoted = ", ".join("'" + d.replace("'", "''") + "'" for d in wanted[start : start + AT_ONCE])
-        for segment, bitmap in zip(index.segments, index.matching(f"doc_id in ({quoted})"), strict=True):
-            for document in index.documents((segment.pid_start + np.flatnonzero(bitmap)).tolist()):
+        for document in index.get(wanted[start : start + AT_ONCE]):
+            if document is not None:
                 yield document.doc_id, document.text or ""
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import numpy as np
 from pathspec import GitIgnoreSpec
 from regex import finditer  # its \w has the vowel signs of India's scripts
 
@@ -19,7 +18,6 @@ from retriever.searcher import Hit, Mode, Searcher
 
 __all__ = ["CodeHit", "MatchedLine", "code_filter", "search_code"]
 
-AT_ONCE = 1_000  # passages read together for a regular expression
 KEY = 5  # letters by which words are compared: expires, expired, expiry
 SHOWN = 3
 # What says nothing about code in a question.
@@ -148,7 +146,7 @@ def code_filter(
     where = " and ".join(parts) or None
     if (pattern := _compiled(regex)) is None:
         return where
-    found = [doc_id for doc_id, text in _texts(index, where) if pattern.search(text)]
+    found = [d.doc_id for d in index.scan(where) if pattern.search(d.text or "")]
     return f"doc_id in ({_quoted(found)})" if found else ""
 
 
@@ -181,14 +179,6 @@ def _compiled(regex: str | None) -> re.Pattern[str] | None:
         raise ArgumentError(
             f"regex {regex!r} cannot be read: {error.msg}{at}; escape it by a backslash"
         ) from None
-
-
-def _texts(index: Index, where: str | None) -> Iterator[tuple[str, str]]:
-    for segment, bitmap in zip(index.segments, index.matching(where), strict=True):
-        pids = segment.pid_start + np.flatnonzero(bitmap)
-        for start in range(0, len(pids), AT_ONCE):
-            for document in index.documents(pids[start : start + AT_ONCE].tolist()):
-                yield document.doc_id, document.text or ""
 
 
 def _quoted(values: Sequence[str]) -> str:

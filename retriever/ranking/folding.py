@@ -8,7 +8,7 @@ import numpy as np
 from indexing.storage.store import Document
 from retriever.explaining import Explanation
 from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
-from retriever.ranking.knobs import Mode, check_mode
+from retriever.ranking.knobs import Mode, checked
 from retriever.searcher import Hit, Searcher
 
 __all__ = ["document_of", "fold", "search_documents"]
@@ -46,18 +46,15 @@ def search_documents(
     documents or the index no more passages. Without windows it costs what `search_many` costs. Mode "hybrid"
     fuses ranks of documents, not of windows: the two rankings may agree on a document by different windows.
     """
+    asked = {name: options.pop(name, None) for name in ("nprobe", "ncandidates", "nrerank")}
+    k, knobs, weights = checked(k, asked, mode, options.pop("weights", None))
+    options |= knobs
     if mode != "hybrid":
         return _folded(searcher, queries, k, mode=mode, **options)
-    weights = options.pop("weights", None)
-    knobs = {name: options.get(name) for name in ("nprobe", "ncandidates", "nrerank")}
-    check_mode(mode, weights, knobs)
     depth = fusion_depth(k, knobs["ncandidates"], knobs["nrerank"])
     late = _folded(searcher, queries, depth, mode="late", **options)
     lexical = _folded(searcher, queries, depth, mode="lexical", filter=options.get("filter"))
-    return {
-        qid: _fused(searcher, text, late[qid], lexical[qid], weights or (1.0, 1.0), k)
-        for qid, text in queries.items()
-    }
+    return {qid: _fused(searcher, text, late[qid], lexical[qid], weights, k) for qid, text in queries.items()}
 
 
 def _folded(searcher: Searcher, queries: Mapping[str, str], k: int, **options: Any) -> dict[str, list[Hit]]:

@@ -1,14 +1,15 @@
 """How much a search looks at: defaults from k and the index's size, tuned settings, and what cannot work."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from encoder.arguments import as_integer, as_list, as_number
 from encoder.errors import ArgumentError
 from indexing.settings import TunedSearch
 
-__all__ = ["Mode", "SearchSettings", "check_mode", "choose"]
+__all__ = ["Mode", "SearchSettings", "checked", "choose"]
 
 Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
 
@@ -38,12 +39,10 @@ def choose(
     nrerank: int | None = None,
 ) -> SearchSettings:
     """What a search for k hits uses. nlist: None while all is flat. passages, tokens: what the index holds.
-    Raises ArgumentError for what cannot work.
+    Raises ArgumentError for what cannot work together; `checked` has seen each by itself.
 
     tuned: takes the place of the defaults for every k up to the one it was measured at.
     """
-    if k < 1:
-        raise ArgumentError(f"k={k}; pass k >= 1")
     lists = 1 if nlist is None else nlist
     default = _default(k, passages, 0 if nlist is None else tokens // nlist)
     if tuned is not None and k <= tuned.k:
@@ -53,8 +52,6 @@ def choose(
         ncandidates=max(default.ncandidates, nrerank or 0) if ncandidates is None else ncandidates,
         nrerank=min(default.nrerank, ncandidates or 1 << 62) if nrerank is None else nrerank,
     )
-    if chosen.nprobe < 1:
-        raise ArgumentError(f"nprobe={nprobe}; pass nprobe >= 1")
     if nlist is not None and chosen.nprobe > nlist:
         raise ArgumentError(f"nprobe={nprobe} exceeds nlist={nlist}; pass nprobe <= {nlist}")
     if chosen.nrerank < k:
@@ -81,15 +78,27 @@ def _default(k: int, passages: int, share: int) -> SearchSettings:
     )
 
 
-def check_mode(mode: str, weights: tuple[float, float] | None, knobs: Mapping[str, int | None]) -> None:
+def checked(
+    k: int, knobs: Mapping[str, int | None], mode: Mode = "late", weights: Sequence[float] | None = None
+) -> tuple[int, dict[str, int | None], tuple[float, float]]:
+    """Everything that one may ask of a search, before anything runs: k and the knobs as integers, and the weights.
+
+    Raises ArgumentError for what is none, and for what does nothing in the mode.
+    """
+    k = as_integer(k, "k", 1)
+    whole = {name: None if value is None else as_integer(value, name, 1) for name, value in knobs.items()}
     if mode not in get_args(Mode):
         raise ArgumentError(f"mode={mode!r}; pass one of {', '.join(get_args(Mode))}")
-    for name, value in knobs.items():
+    for name, value in whole.items():
         if mode == "lexical" and value is not None:
             raise ArgumentError(f'{name}={value} does nothing in mode "lexical"; leave it out')
     if weights is None:
-        return
+        return k, whole, (1.0, 1.0)
     if mode != "hybrid":
         raise ArgumentError(f'weights={weights} does nothing in mode "{mode}"; pass mode="hybrid"')
-    if len(weights) != 2 or not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+    numbers = [
+        as_number(weight, f"weights[{i}]") for i, weight in enumerate(as_list(weights, "weights", "numbers"))
+    ]
+    if len(numbers) != 2 or min(numbers) < 0 or sum(numbers) == 0:
         raise ArgumentError(f"weights={weights}; pass two numbers >= 0, for late and lexical, not both 0")
+    return k, whole, (numbers[0], numbers[1])

@@ -102,14 +102,13 @@ def _grid(k: int, nlist: int, n: int) -> list[SearchSettings]:
 def sample_queries(index: Index, n: int, seed: int = 0) -> list[str]:
     """A sentence or line of each of n passages, both drawn by the seed; passages without text give none."""
     random = np.random.default_rng(seed)
-    pids = np.concatenate(
-        [np.zeros(0, np.int64), *(s.pid_start + np.flatnonzero(index.live(s)) for s in index.segments)]
-    )
-    chosen = random.choice(pids, min(n, len(pids)), replace=False)
+    doc_ids = list(index.ids())
+    chosen = [doc_ids[i] for i in random.choice(len(doc_ids), min(n, len(doc_ids)), replace=False)]
     queries = []
-    for document in index.documents(chosen.tolist()):
-        pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", document.text or "")]
-        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [document.text or ""]
+    for document in index.get(chosen):
+        text = "" if document is None else document.text or ""
+        pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", text)]
+        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [text]
         if pieces[0].strip():
             queries.append(pieces[int(random.integers(len(pieces)))])
     return queries

@@ -69,7 +69,7 @@ def contents(index: Index) -> dict[str, tuple[str | None, dict[str, Any], npt.ND
     for segment in index.segments:
         local = np.flatnonzero(index.live(segment))
         for i, document in zip(
-            local, index.documents([segment.pid_start + int(i) for i in local]), strict=True
+            local, index._store.documents([segment.pid_start + int(i) for i in local]), strict=True
         ):
             vectors = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), index.codec)
             assert document.doc_id not in found

@@ -46,7 +46,7 @@ def test_documents_come_in_the_order_asked(path: Path) -> None:
     store = open_writer(path)
     add(store, *(row(pid, f"d{pid}", f"text {pid}", json.dumps({"n": pid})) for pid in range(1200)))
     pids = [(7 * i) % 1200 for i in range(1200)]
-    assert store.documents(pids) == [Document(p, f"d{p}", f"text {p}", {"n": p}) for p in pids]
+    assert store.documents(pids) == [Document(f"d{p}", f"text {p}", {"n": p}) for p in pids]
     assert store.documents([]) == []
     assert store.documents([3, 3])[1].doc_id == "d3"
     found = store.find([f"d{i}" for i in range(1100, 1900)])
@@ -73,7 +73,7 @@ def test_any_text_comes_back(
     Store.create(path, {})
     store = open_writer(path)
     add(store, row(0, doc_id, text, json.dumps(metadata)), row(1, doc_id + "'; DROP TABLE documents; --"))
-    assert store.documents([0]) == [Document(0, doc_id, text, metadata)]
+    assert store.documents([0]) == [Document(doc_id, text, metadata)]
     assert store.find([doc_id])[doc_id].pid == 0
     assert store.count() == 2
     store.close()
