@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from encoder import Encoder
 from encoder.arguments import absolute
 from encoder.errors import ArgumentError
@@ -24,7 +22,6 @@ from retriever.searcher import Mode, Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]
 
-DOCUMENTS_AT_ONCE = 1_000
 QUERIES_AT_ONCE = 64  # as in Searcher.search_many, so that a bar can move between them
 
 
@@ -225,12 +222,7 @@ class LateInteraction:
 def _refuse_others(index: Index, data: EvaluationSet) -> None:
     """Documents that are not the collection's would take places in its rankings, and count in its frequencies."""
     own = {passage["doc_id"] for passage in data.passages()}
-    others: dict[str, None] = {}
-    for segment in index.segments:
-        pids = segment.pid_start + np.flatnonzero(index.live(segment))
-        for start in range(0, len(pids), DOCUMENTS_AT_ONCE):
-            names = map(document_of, index.documents(pids[start : start + DOCUMENTS_AT_ONCE].tolist()))
-            others |= {name: None for name in names if name not in own}
+    others = {name: None for name in map(document_of, index.scan()) if name not in own}
     if others:
         raise ArgumentError(
             f"{index.folder} holds {len(others):,} documents that are not in {data.name}, first "
