@@ -21,6 +21,7 @@ __all__ = [
     "as_iterable",
     "as_list",
     "as_number",
+    "as_rows",
     "as_strings",
     "as_vectors",
     "did_you_mean",
@@ -87,15 +88,25 @@ def as_number(value: Any, name: str) -> float:
     return number
 
 
-def as_vectors(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.float32]:
-    """The vectors of one text: (n_tokens, dim) finite float32, from anything that NumPy reads as such."""
+def as_rows(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.float32]:
+    """The vectors of one text: (n_tokens, dim) float32, from anything that NumPy reads as such. What is too large for
+    float32 is infinite. Where the dim is known, a text without tokens may be any empty array."""
     try:
-        with np.errstate(over="ignore"):  # infinite then
-            vectors = np.ascontiguousarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(value, dtype=np.float32)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{name} is {value!r:.60}; pass an array (n_tokens, {dim or 'dim'})") from None
-    if vectors.ndim != 2 or dim not in (None, vectors.shape[1]):
-        raise ArgumentError(f"{name} has shape {vectors.shape}; pass (n_tokens, {dim or 'dim'})")
+        told = shown(value).replace("\n", " ")
+        raise ArgumentError(f"{name} is no array: {told}; pass (n_tokens, {dim or 'dim'})") from None
+    if rows.size == 0 and dim is not None:
+        return rows.reshape(0, dim)
+    if rows.ndim != 2 or dim not in (None, rows.shape[1]):
+        raise ArgumentError(f"{name} has shape {rows.shape}; pass (n_tokens, {dim or 'dim'})")
+    return rows
+
+
+def as_vectors(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.float32]:
+    """As `as_rows`, and finite."""
+    vectors = as_rows(value, name, dim)
     if not np.isfinite(vectors).all():
         raise ArgumentError(f"{name} has a value that is not finite; check the encoder that made it")
     return vectors
@@ -105,11 +116,10 @@ def as_encoder(value: R, *methods: str) -> R:
     """What has these methods; a name or a path is refused with how to load it."""
     for method in methods:
         if not hasattr(value, method):
-            shown = f"{value!r:.60} ({type(value).__name__})"
             load = (
                 f"Encoder.load({value!r})" if isinstance(value, str | os.PathLike) else f"one with {method}"
             )
-            raise ArgumentError(f"encoder is {shown}; pass {load}")
+            raise ArgumentError(f"encoder is {shown(value)} ({type(value).__name__}); pass {load}")
     return value
 
 

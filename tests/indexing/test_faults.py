@@ -312,9 +312,9 @@ def test_a_database_damaged_while_it_is_open_is_named(tmp_path: Path, failing: A
     with Index.create(tmp_path / "docs.index", FakeEncoder(DIM)) as index:
         index.add(corpus(2))
         for call in (
-            lambda: index.documents([0]),
+            lambda: index._store.documents([0]),
             lambda: index.refresh(),
-            lambda: index.matching("n = 1"),
+            lambda: index._snapshot.matching("n = 1"),
             lambda: index.delete(["d0"]),
         ):
 

@@ -124,7 +124,7 @@ def test_what_is_large_and_still_fits_comes_back(index: Index) -> None:
     metadata = {"deep": nested(99, list), "deeper": nested(99, dict), "i": 2**1023, "f": 1.7e308, "-": -0.0}
     index.add([{"doc_id": "a", "text": "w1", "metadata": metadata}])
     assert contents(index)["a"][1] == metadata
-    assert [list(live) for live in index.matching("i > 1e300")] == [[False] * 3, [True]]
+    assert [list(live) for live in index._snapshot.matching("i > 1e300")] == [[False] * 3, [True]]
 
 
 def test_numbers_of_numpy_are_numbers(index: Index) -> None:
@@ -139,7 +139,7 @@ def test_numbers_of_numpy_are_numbers(index: Index) -> None:
     stored = contents(index)["a"][1]
     assert stored == {"i": 5, "u": 200, "f": 0.5, "h": 2.0, "b": True, "l": [0.1]}
     assert stored["b"] is True
-    assert sum(int(live.sum()) for live in index.matching("i = 5 and b = true and f < 1")) == 1
+    assert sum(int(live.sum()) for live in index._snapshot.matching("i = 5 and b = true and f < 1")) == 1
     assert index.update_metadata({"d0": {"n": np.int32(0)}}) == 0  # the same number
 
 

@@ -59,7 +59,7 @@ def test_mistakes_are_refused():
     with pytest.raises(ArgumentError, match="k=0"):
         retriever.rerank(encoder, "a", ["b"], k=0)
     passages = encoder.encode_documents(["a"])
-    with pytest.raises(ArgumentError, match=r"passages has shape \(1, 16\); pass \(n_tokens, 4\)"):
+    with pytest.raises(ArgumentError, match=r"passages\[0\] has shape \(1, 16\); pass \(n_tokens, 4\)"):
         retriever.rerank_embeddings(np.ones((1, 4), np.float32), passages)
     with pytest.raises(ArgumentError, match="passages is the string 'a'; pass a list of arrays"):
         retriever.rerank_embeddings(np.ones((1, 16)), "a")
@@ -73,7 +73,10 @@ def test_vectors_that_are_not_finite_are_refused(wrong):
         retriever.rerank_embeddings(bad, [good])
     with pytest.raises(ArgumentError, match=r"passages\[1\] has a value that is not finite"):
         retriever.rerank_embeddings(good, [good, bad])
-    with np.errstate(over="ignore"), pytest.raises(ArgumentError, match="passages has a value that is not"):
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(ArgumentError, match=r"passages\[0\] has a value that is not"),
+    ):
         retriever.rerank_embeddings(good, TokenEmbeddings(bad.astype(np.float32), np.array([0, 2])))
 
 

@@ -347,6 +347,7 @@ def test_recall_takes_texts_and_vectors(tmp_path):
 
 
 def test_what_is_no_array_or_mapping_is_told_what_to_pass(words):
+    assert words.search_embeddings([]) == words.search_embeddings(np.zeros((0, DIM)))
     for wrong in ("abc", [["a", "b"]], [[1.0], [1.0, 2.0]], None, 7, [1e300] * DIM):
         with pytest.raises(ArgumentError, match=r"query (is|has) .*; (pass|check)"):
             words.search_embeddings(wrong)
