@@ -335,7 +335,7 @@ class Store:
         keys = self.keys.union(*map(key_names, set(metadata)))
         if keys != self.keys:  # far too many: they are made from data, and no longer checked
             told = None if len(keys) > MOST_KEYS else sorted(keys)
-            db.table("settings").upsert({"key": "keys", "value": json.dumps(told)})
+            db.conn.execute("INSERT OR REPLACE INTO settings VALUES ('keys', ?)", [json.dumps(told)])
 
     def _index_metadata(self, db: Database, path: str) -> None:
         # A column, so that the filter's SQL names the indexed value without holding the path.

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-
 from encoder.errors import ArgumentError, CorpusError, LatewoodError
 from encoder.progress import Progress
 from indexing.index import Index
