@@ -10,7 +10,7 @@ def why_nothing(index: Index, where: str | None, mode: Mode) -> str:
     """What a line says in place of hits. where: the filter of the search."""
     if not len(index):
         return "the index is empty"
-    if not any(live.any() for live in index.matching(where)):
+    if not index.ids(where):
         return "the filter matches nothing"
     those = "document" if where is None else "document that meets the filter"
     if mode == "lexical":
