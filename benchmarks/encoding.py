@@ -2,6 +2,7 @@
 
     pip install -r benchmarks/requirements-encoding.txt
     python benchmarks/encoding.py BEIR_FOLDER [--model base|bundled] [--precision fp32 int8] [--json FILE]
+    python benchmarks/encoding.py BEIR_FOLDER --busy [--sets mixed queries] [--repetitions 5]
 
 On random base-sized weights (22 layers x 768, 50,368 words) and on the bundled model: documents of 128, 512, 2,048
 and 8,192 tokens, and documents of BEIR_FOLDER with the lengths they have. Each contender is a process with one
@@ -9,6 +10,8 @@ thread; all turn the same texts into float32 token vectors, which are compared (
 real tokens are counted, no padding. The peers' padded batch size is the best of a sweep. Contenders take turns, so
 that what else a shared machine does falls on all of them; tokens are per second of CPU time, which other processes'
 turns do not count in, and ratios are medians over turns.
+
+With --busy, Latewood alone, on all cores, idle and beside a process that spins (encoding_busy.py).
 
 (The name is not encoder.py because a script's folder comes first in Python's path: it would hide the package.)
 """
@@ -39,6 +42,7 @@ from encoder.tokenizer import LateTokenizer
 HERE = Path(__file__).parent
 LENGTHS = (128, 512, 2048, 8192)
 SETS = ("128", "512", "2048", "mixed", "8192")  # the longest last: peak memory is read after each
+BUSY_SETS = ("mixed", "queries", "8192")
 PADDED = (1, 4, 16)  # texts in a padded batch
 PADDED_TOKENS = 8192  # a peer's padded batch is not tried beyond this: it gains nothing and takes gigabytes
 GOALS = {"mixed": 1.3, "2048": 1.4, "8192": 2.0}
@@ -52,7 +56,10 @@ def main() -> None:
     parser.add_argument("beir", type=Path, help="a folder with corpus.jsonl")
     parser.add_argument("--model", nargs="+", choices=["base", "bundled"], default=["bundled", "base"])
     parser.add_argument("--precision", nargs="+", default=["fp32"], help="of Latewood")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=[*SETS, "queries"], help="default: all that apply")
+    parser.add_argument(
+        "--busy", action="store_true", help="on all cores, idle and beside a spinning process"
+    )
     parser.add_argument(
         "--repetitions", type=int, default=3, help="turns; a third of them for 8,192 tokens on base"
     )
@@ -62,6 +69,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where Latewood's time goes")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.sets and "queries" in given.sets and not given.busy:
+        parser.error("the set 'queries' is for --busy")
+    given.sets = given.sets or list(BUSY_SETS if given.busy else SETS)
     torch.set_num_threads(1)
     results = []
     with tempfile.TemporaryDirectory() as place:
@@ -69,7 +79,8 @@ def main() -> None:
             folder = Path(place) / model
             save_bundled(folder) if model == "bundled" else save_base(folder)
             budget = given.tokens * (4 if model == "bundled" else 1)
-            results.append({"model": model} | measure(model, folder, budget, given))
+            run = measure_busy if given.busy else measure
+            results.append({"model": model} | run(model, folder, budget, given))
             if given.json:
                 given.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
@@ -112,7 +123,11 @@ def make_sets(beir: Path, tokenizer: LateTokenizer, budget: int) -> dict[str, di
             break
         mixed.append(text)
         tokens += len(tokenizer.tokenizer.encode(text).ids)
-    return sets | {"mixed": {"texts": mixed, "length": LENGTHS[-1]}}
+    queries = [" ".join(text.split()[:12]) for text in corpus[: max(8, budget // 512)]]
+    return sets | {
+        "mixed": {"texts": mixed, "length": LENGTHS[-1]},
+        "queries": {"texts": queries, "length": LENGTHS[-1], "alone": True},
+    }
 
 
 def endless_words(corpus: list[str], start: int) -> Iterator[str]:
@@ -130,11 +145,19 @@ def text_of(words: Iterator[str], length: int, tokenizer: LateTokenizer) -> str:
 
 
 class Worker:
-    def __init__(self, contender: str, folder: Path, texts: Path) -> None:
-        one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    def __init__(
+        self,
+        contender: str,
+        folder: Path,
+        texts: Path,
+        threads: int = 1,
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+        own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
         command = [sys.executable, HERE / "encoding_worker.py", contender, folder, texts]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        environment = os.environ | one | {"TOKENIZERS_PARALLELISM": "false"}
+        environment = own | numbers | {"TOKENIZERS_PARALLELISM": "false"} | (variables or {})
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
         self.rss = self._answer()["rss"]
 
@@ -186,6 +209,18 @@ def measure(model: str, folder: Path, budget: int, given: argparse.Namespace) ->
     for worker in workers.values():
         worker.stop()
     return found
+
+
+def measure_busy(model: str, folder: Path, budget: int, given: argparse.Namespace) -> dict[str, Any]:
+    from encoding_busy import compare, table
+
+    texts = folder.with_suffix(".texts.json")
+    texts.write_text(json.dumps(make_sets(given.beir, Encoder.load(folder, device="cpu").tokenizer, budget)))
+    found = compare(folder, texts, given.sets, given.repetitions)
+    print(
+        f"\n{model}: tokens per second, {os.cpu_count()} cores; in brackets the ratio to one thread\n{table(found)}"
+    )
+    return {"busy": found}
 
 
 def measure_set(

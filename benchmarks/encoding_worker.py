@@ -4,6 +4,7 @@ Every contender does the same work, texts → unit token vectors in float32 nump
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -21,7 +22,7 @@ Encode = Callable[[list[str], int, int], Rows]  # texts, document_length, texts 
 
 
 def main(contender: str, folder: str, texts_file: str) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     sets = json.loads(Path(texts_file).read_text(encoding="utf-8"))
     kind, _, precision = contender.partition(" ")
     encode = CONTENDERS[kind](folder, precision)
@@ -33,7 +34,8 @@ def main(contender: str, folder: str, texts_file: str) -> None:
             print(json.dumps({"table": profile(encode, given)}), flush=True)
             continue
         cpu, wall = time.process_time(), time.perf_counter()
-        rows = encode(given["texts"], given["length"], request["batch"])
+        parts = [[text] for text in given["texts"]] if given.get("alone") else [given["texts"]]
+        rows = [row for part in parts for row in encode(part, given["length"], request["batch"])]
         answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
         answer |= {"tokens": sum(map(len, rows)), "rss": peak()}
         if "save" in request:
@@ -70,6 +72,27 @@ def latewood(folder: str, precision: str) -> Encode:
 
     def encode(texts: list[str], length: int, batch: int) -> Rows:
         encoder.tokenizer.settings = replace(encoder.tokenizer.settings, document_length=length)
+        return list(encoder.encode_documents(texts))
+
+    return encode
+
+
+def operations(folder: str, _: str) -> Encode:
+    """Latewood with its batches one after another, as torch's threads share out each operation."""
+    from encoder import encode, workers
+
+    encode.run_jobs = lambda model, device, jobs: ((job, workers.run_job(model, device, job)) for job in jobs)
+    encode.batches_at_once = lambda device: 1
+    return latewood(folder, "fp32")
+
+
+def processes(folder: str, _: str) -> Encode:
+    """Latewood with a worker process for each thread. CPU time leaves out what the processes take."""
+    from encoder import Encoder
+
+    encoder = Encoder.load(folder, device="cpu", document_length="max", workers=torch.get_num_threads())
+
+    def encode(texts: list[str], length: int, batch: int) -> Rows:
         return list(encoder.encode_documents(texts))
 
     return encode
@@ -163,6 +186,8 @@ def bert_sentence_transformers(folder: str, _: str) -> Encode:
 
 CONTENDERS: dict[str, Callable[[str, str], Encode]] = {
     "latewood": latewood,
+    "operations": operations,
+    "processes": processes,
     "transformers": transformers,
     "sentence-transformers": sentence_transformers,
     "bert-transformers": bert_transformers,

@@ -104,7 +104,7 @@ def measure(path: Path, data: Data) -> dict[str, Any]:
         index, error = searcher.index, 0.0
         for segment in index.segments:
             pids = range(segment.pid_start, segment.pid_start + segment.n_passages)
-            for i, document in enumerate(index.documents(pids)):
+            for i, document in enumerate(index._store.documents(pids)):
                 rows = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), index.codec)
                 error += float(np.square(rows - data.passage(places[document.doc_id])).sum())
         info = index.info()

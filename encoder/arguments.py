@@ -1,16 +1,39 @@
-"""Checks of what callers pass: iterables walked once, strings that are no lists, NumPy's integers, paths."""
+"""Checks of what callers pass: iterables walked once, strings that are no lists, NumPy's integers, arrays, paths."""
 
+import difflib
+import functools
+import inspect
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from encoder.errors import ArgumentError
 
-__all__ = ["absolute", "as_integer", "as_iterable", "as_list", "as_number", "as_strings", "shown"]
+__all__ = [
+    "absolute",
+    "as_encoder",
+    "as_integer",
+    "as_iterable",
+    "as_list",
+    "as_number",
+    "as_rows",
+    "as_strings",
+    "as_vectors",
+    "did_you_mean",
+    "known_keywords",
+    "shown",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What other libraries call it.
+ELSEWHERE = {"top_k": "k", "topk": "k", "n": "k", "n_results": "k", "limit": "k", "where": "filter"}
 
 
 def shown(value: Any) -> str:
@@ -63,6 +86,62 @@ def as_number(value: Any, name: str) -> float:
     if not math.isfinite(number):
         raise ArgumentError(f"{name}={shown(value)}; pass a finite number")
     return number
+
+
+def as_rows(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.float32]:
+    """The vectors of one text: (n_tokens, dim) float32, from anything that NumPy reads as such. What is too large for
+    float32 is infinite. Where the dim is known, a text without tokens may be any empty array."""
+    try:
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        told = shown(value).replace("\n", " ")
+        raise ArgumentError(f"{name} is no array: {told}; pass (n_tokens, {dim or 'dim'})") from None
+    if rows.size == 0 and dim is not None:
+        return rows.reshape(0, dim)
+    if rows.ndim != 2 or dim not in (None, rows.shape[1]):
+        raise ArgumentError(f"{name} has shape {rows.shape}; pass (n_tokens, {dim or 'dim'})")
+    return rows
+
+
+def as_vectors(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.float32]:
+    """As `as_rows`, and finite."""
+    vectors = as_rows(value, name, dim)
+    if not np.isfinite(vectors).all():
+        raise ArgumentError(f"{name} has a value that is not finite; check the encoder that made it")
+    return vectors
+
+
+def as_encoder(value: R, *methods: str) -> R:
+    """What has these methods; a name or a path is refused with how to load it."""
+    for method in methods:
+        if not hasattr(value, method):
+            load = (
+                f"Encoder.load({value!r})" if isinstance(value, str | os.PathLike) else f"one with {method}"
+            )
+            raise ArgumentError(f"encoder is {shown(value)} ({type(value).__name__}); pass {load}")
+    return value
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that is unknown: those that come near, else all of them, or the first ten."""
+    names = sorted(known)
+    near = [ELSEWHERE[name]] if ELSEWHERE.get(name) in names else difflib.get_close_matches(name, names)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:10]) or 'none'}"
+
+
+def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse a keyword that the function has not, with the one that was meant."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise ArgumentError(f"{function.__name__} has no {name}; {did_you_mean(name, known)}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import as_list, as_rows, as_vectors
 from encoder.errors import ArgumentError
 
 __all__ = ["TokenEmbeddings"]
@@ -71,25 +73,24 @@ class TokenEmbeddings:
         return means
 
     @classmethod
-    def from_list(cls, arrays: Iterable[npt.ArrayLike], dim: int) -> "TokenEmbeddings":
+    def of(cls, values: Any, name: str, dim: int) -> "TokenEmbeddings":
+        """Finite vectors of several texts as callers give them: packed already, or one (n_tokens, dim) array a text."""
+        packed = (
+            values if isinstance(values, cls) else cls.from_list(as_list(values, name, "arrays"), dim, name)
+        )
+        for i, vectors in enumerate(packed):
+            as_vectors(vectors, f"{name}[{i}]", dim)
+        return packed
+
+    @classmethod
+    def from_list(
+        cls, arrays: Iterable[npt.ArrayLike], dim: int, name: str = "embeddings"
+    ) -> "TokenEmbeddings":
         """Pack one (n_tokens, dim) array a text; a text without tokens may be any empty array.
 
         Raises ArgumentError, naming the array, for one of another shape or not of numbers.
         """
-        rows = [_rows(a, dim, i) for i, a in enumerate(arrays)]
+        rows = [as_rows(a, f"{name}[{i}]", dim) for i, a in enumerate(arrays)]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(r) for r in rows], out=offsets[1:])
         return cls(np.concatenate([np.zeros((0, dim), np.float32), *rows]), offsets)
-
-
-def _rows(array: npt.ArrayLike, dim: int, number: int) -> npt.NDArray[np.float32]:
-    try:
-        with np.errstate(over="ignore"):  # too large for float32: infinite
-            rows = np.asarray(array, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"embeddings[{number}] is no array ({error}); pass (n_tokens, {dim})") from None
-    if rows.size == 0:
-        return rows.reshape(0, dim)
-    if rows.ndim != 2 or rows.shape[1] != dim:
-        raise ArgumentError(f"embeddings[{number}] has shape {rows.shape}; pass (n_tokens, {dim})")
-    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from encoder.arguments import as_number
 from encoder.errors import ArgumentError
 
 if TYPE_CHECKING:  # `import encoder` is quick, torch is not
@@ -76,9 +77,8 @@ def sharpened(best: Tensor, norms: Tensor, sharpness: float) -> Tensor:
 
 
 def check_sharpness(sharpness: float) -> float:
-    """Raises ArgumentError for a number outside 0 to MOST_SHARPNESS."""
-    if isinstance(sharpness, bool) or not isinstance(sharpness, (int, float)):
-        raise ArgumentError(f"sharpness={sharpness!r}; pass a number, 0 for plain MaxSim")
+    """Raises ArgumentError for what is no number, or one outside 0 to MOST_SHARPNESS."""
+    sharpness = as_number(sharpness, "sharpness")
     if not 0 <= sharpness <= MOST_SHARPNESS:
         raise ArgumentError(f"sharpness={sharpness}; pass 0 for plain MaxSim, at most {MOST_SHARPNESS:g}")
-    return float(sharpness)
+    return sharpness

@@ -1,11 +1,10 @@
 """Options as frozen dataclasses: one help text a field, shared by Python, JSON and the command line."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from typing import Any, TypeVar
 
-from encoder.arguments import shown
+from encoder.arguments import did_you_mean
 from encoder.errors import ArgumentError
 
 __all__ = ["option", "updated"]
@@ -24,11 +23,7 @@ def option(default: Any, help: str, *flags: str, metavar: str | None = None) -> 
 def updated(options: Options, changes: Mapping[str, Any]) -> Options:
     """The same options but for `changes`. Raises ArgumentError for what is no option, with the nearest that is."""
     known = [f.name for f in fields(options)]  # type: ignore[arg-type]
-    for name, value in changes.items():
+    for name in changes:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5) or [
-                n for n in known if n in name.split("_")
-            ]
-            remedy = f"pass {near[0]}=..." if near else f"the options are {', '.join(known)}"
-            raise ArgumentError(f"{name}={shown(value)} is no option of {type(options).__name__}; {remedy}")
+            raise ArgumentError(f"{name} is no option of {type(options).__name__}; {did_you_mean(name, known)}")
     return replace(options, **changes) if changes else options  # type: ignore[type-var]

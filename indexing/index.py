@@ -218,9 +218,9 @@ class Index:
         """All documents, in the order of adding; a replaced one stands where it was replaced."""
         return iter(self._now)
 
-    def ids(self) -> Iterator[str]:
-        """All doc_ids, in the order of adding."""
-        return self._now.ids()
+    def ids(self, filter: str | None = None) -> Iterator[str]:
+        """All doc_ids, or those of the documents that meet a filter (docs/filters.md), in the order of adding."""
+        return self._now.ids(filter)
 
     def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
         """The documents, one each in the order asked; None where there is none of that doc_id."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.arguments import as_integer
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from encoder.tokenizer import Token
@@ -111,8 +112,7 @@ class Explanation:
 
         Raises ArgumentError where the passage has no token that stands in its text.
         """
-        if tokens < 1:
-            raise ArgumentError(f"tokens={tokens}; pass tokens >= 1")
+        tokens = as_integer(tokens, "tokens", 1)
         at = [i for i, token in enumerate(self.passage_tokens) if token.span is not None]
         if not at:
             raise ArgumentError("the passage has no token with a place in its text; there is no window")

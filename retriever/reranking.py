@@ -1,6 +1,6 @@
 """Ranking of candidates that the user brings: texts, or token vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.arguments import as_encoder, as_integer, as_strings, as_vectors, known_keywords
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness, maxsim
@@ -31,10 +32,11 @@ class Ranked:
     score: float
 
 
+@known_keywords
 def rerank(
     encoder: TextEncoder,
     query: str,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     k: int | None = None,
     sharpness: float = SHARPNESS,
@@ -44,26 +46,30 @@ def rerank(
     sharpness: as in `Searcher`; 0 for plain MaxSim. Texts are cut at the encoder's document_length. One without
     tokens comes last, with -inf.
     """
-    if not isinstance(query, str) or isinstance(texts, str):
-        raise ArgumentError("query must be a string and texts a list of strings")
-    vectors, passages = encoder.encode_queries([query])[0], encoder.encode_documents(list(texts))
+    if not isinstance(query, str):
+        raise ArgumentError(f"query is {type(query).__name__}; pass a string")
+    as_encoder(encoder, "encode_queries", "encode_documents")
+    given = as_strings(texts, "texts")
+    vectors, passages = encoder.encode_queries([query])[0], encoder.encode_documents(given)
     return rerank_embeddings(vectors, passages, k=k, sharpness=sharpness)
 
 
+@known_keywords
 def rerank_embeddings(
     query: npt.NDArray[np.float32],
-    passages: TokenEmbeddings,
+    passages: TokenEmbeddings | Iterable[npt.ArrayLike],
     *,
     k: int | None = None,
     sharpness: float = 0.0,
 ) -> list[Ranked]:
-    """As `rerank`, for vectors: query (n_query, dim), and those of the passages, of any one encoder."""
-    if k is not None and k < 1:
-        raise ArgumentError(f"k={k}; pass k >= 1, or None for all")
+    """As `rerank`, for vectors, of any one encoder: query (n_query, dim), passages (n_tokens, dim) each, or packed."""
+    k = None if k is None else as_integer(k, "k", 1)
+    vectors = as_vectors(query, "query")
+    packed = TokenEmbeddings.of(passages, "passages", vectors.shape[1])
     scores = maxsim(
-        torch.from_numpy(np.array(query, dtype=np.float32)),
-        torch.from_numpy(passages.vectors),
-        torch.from_numpy(passages.offsets),
+        torch.from_numpy(vectors),
+        torch.from_numpy(packed.vectors),
+        torch.from_numpy(packed.offsets),
         check_sharpness(sharpness),
     ).numpy()
     order = np.argsort(-scores, kind="stable")[:k]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from encoder import Encoder, TokenEmbeddings
+from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import check_sharpness
 from encoder.options import updated
@@ -69,9 +70,13 @@ class Searcher:
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.
         """
+        if not isinstance(index, Index | Snapshot):
+            raise ArgumentError(
+                f"index is {shown(index)} ({type(index).__name__}); for a path use Searcher.open"
+            )
         self.scoring = scoring
         self._device = device
-        self._encoder = encoder
+        self._encoder = None if encoder is None else as_encoder(encoder, "encode_queries")
         self._loading = threading.Lock()
         self._own = not isinstance(index, Snapshot)
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()
@@ -186,6 +191,10 @@ class Searcher:
         queries: {query id: text} or pairs, maybe without end; `enumerate(texts)` will do. 64 of them are taken
         at a time, encoded together, and searched side by side on torch's number of threads.
         """
+        if isinstance(queries, str) or not isinstance(queries, Iterable):
+            raise ArgumentError(
+                f"queries is {shown(queries)}; pass {{query id: text}}, or use search for one text"
+            )
         ranker = self._ranker  # what a reload leaves alone
         plan = ranker.plan(updated(options, changes), self.scoring.sharpness)  # refuses before encoding
         total = len(queries) if isinstance(queries, Mapping) else None
@@ -221,7 +230,7 @@ class Searcher:
             raise ArgumentError(f'mode="{options.mode}" needs a text; use search')
         ranker = self._ranker
         plan = ranker.plan(options, check_sharpness(sharpness))
-        asked = [(None, np.asarray(query, dtype=np.float32))]
+        asked = [(None, as_vectors(query, "query", ranker.snapshot.settings.dim))]
         return self._hits(ranker, plan, asked, [ranker.rank(*asked[0], plan)])[0]
 
     def settings(self, options: SearchOptions = DEFAULTS, **changes: Any) -> SearchSettings:
@@ -233,19 +242,28 @@ class Searcher:
         return self._ranker.settings(options.k, options)
 
     def recall_vs_exact(
-        self, queries: Mapping[str, str], options: SearchOptions = DEFAULTS, **changes: Any
+        self,
+        queries: Mapping[Any, str] | Iterable[str] | Iterable[npt.ArrayLike],
+        options: SearchOptions = DEFAULTS,
+        **changes: Any,
     ) -> float:
         """How much of the true top k a search finds: the mean over queries, 0 to 1.
 
-        queries: {query id: text}, as for `search_many`. True is MaxSim with every passage, on the vectors as
-        they are stored; of equal scores any will do. Measures candidate generation, not the encoder.
+        queries: {query id: text}, as for `search_many`, texts, or vectors (n_query, dim), as for `search_embeddings`.
+        True is MaxSim with every passage, on the vectors as they are stored; of equal scores any will do. Measures
+        candidate generation, not the encoder.
         """
-        if not queries:
+        some = as_list(
+            queries.values() if isinstance(queries, Mapping) else queries, "queries", "texts or arrays"
+        )
+        if not some:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
-        ranker = self._ranker
-        plan = ranker.plan(updated(options, changes), self.scoring.sharpness)
+        texts, ranker = any(isinstance(query, str) for query in some), self._ranker
+        plan = ranker.plan(updated(options, changes), self.scoring.sharpness if texts else 0.0)
+        encoded = self._encode(as_strings(some, "queries"), ranker.snapshot) if texts else some
         recalls = []
-        for vectors in self._encode(list(queries.values()), ranker.snapshot):
+        for i, query in enumerate(encoded):
+            vectors = as_vectors(query, f"queries[{i}]", ranker.snapshot.settings.dim)
             exact = ranker.rank(None, vectors, replace(plan, settings=None))
             found = ranker.rank(None, vectors, plan)
             if exact:

@@ -106,3 +106,18 @@ def test_an_index_that_was_there_has_no_time(benchmark):
     one |= {"nDCG@10": 0.5, "R@100": 1.0, "index_seconds": 5, "index_cpu_seconds": 4, "ms_per_query": 1}
     [cells] = benchmark("long_documents").table({"whole": [one]}, ["late", "hybrid"]).splitlines()[2:]
     assert cells == "| whole | 0.5000 |  | 1.0000 |  | 2 | 9 |  | 1.0 |  |  | 1.0 |  |"
+
+
+def test_busy_speeds_are_medians_and_ratios_those_of_turns(benchmark):
+    busy = benchmark("encoding_busy")
+    one = {"idle": [(100.0, 0.0), (50.0, 1.0), (100.0, 0.2)], "busy": [(40.0, 0.0)] * 3}
+    two = {
+        "idle": [(200.0, 0.0), (200.0, 0.5), (150.0, 0.1)],
+        "busy": [(10.0, 0.0), (20.0, 0.3), (30.0, 0.4)],
+    }
+    lines = busy.table({"mixed": {"one thread": one, "two": two}}).splitlines()
+    assert lines[-2:] == [
+        "| one thread | 100 (1.00) | 40 (1.00) | 0.2 / 0.0 |",
+        "| two | 200 (2.00) | 20 (0.50) | 0.1 / 0.3 |",
+    ]
+    assert "one thread" in busy.WAYS

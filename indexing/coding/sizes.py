@@ -4,7 +4,7 @@ import math
 
 from encoder.errors import ArgumentError
 
-__all__ = ["MAX_SAMPLE", "PQ_CENTROIDS", "choose_m", "choose_nlist", "id_bytes", "sample_size"]
+__all__ = ["MAX_SAMPLE", "PQ_CENTROIDS", "choose_m", "choose_nlist", "codec_bytes", "id_bytes", "sample_size"]
 
 PQ_CENTROIDS = 256  # one byte a sub-vector
 POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
@@ -38,6 +38,14 @@ def choose_m(dim: int) -> int:
             f"pad the vectors with zeros to dim={-(-max(dim, 1) // 16) * 16}"
         )
     return m
+
+
+def codec_bytes(nlist: int, dim: int, m: int) -> int:
+    """What `Codec.save` writes for a codec of `Codec.train`, but for some 200 bytes of headers. The scales are one more
+    sub-vector."""
+    stored = dim + dim // m
+    centroids, ranges = nlist * stored, 2 * 4 * stored  # a byte a dimension
+    return centroids + ranges + 4 * PQ_CENTROIDS * stored + 4 * dim * stored  # the last is the rotation
 
 
 def id_bytes(nlist: int) -> int:

@@ -7,18 +7,21 @@ bound, and the SQL is put together from the fixed fragments below.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from encoder.arguments import did_you_mean
 from encoder.errors import ArgumentError
 
-__all__ = ["Filter", "parse_filter", "parse_key"]
+__all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key"]
 
 MAX_DEPTH = 100  # parentheses and nots within each other
 MAX_COMPARISONS = 400  # two bound parameters each; SQLite builds from before 2020 stop at 999
 MAX_PATTERN = 10_000  # bytes; SQLite stops at 50,000
 KEYWORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false"})
+KEY_DEPTH = 4  # names of a nested key by which it is known
+MOST_KEYS = 10_000
 DOC_ID = "doc_id"
 VALUE = "a 'string', a number, true or false"
 
@@ -29,10 +32,13 @@ TOKEN = re.compile(
     | (?P<quoted>"[^"]*")
     | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))
     | (?P<name>[^\W\d]\w*)
+    | (?P<foreign>==|<>|&&|\|\||!(?!=))
     | (?P<operator><=|>=|!=|[=<>(),.])
     """,
     re.VERBOSE,
 )
+
+FOREIGN = {"==": "=", "<>": "!=", "&&": "and", "||": "or", "!": "not"}  # operators of other languages
 
 KINDS = {"string": "= 'text'", "number": "IN ('integer', 'real')"}  # what json_type says
 
@@ -45,17 +51,31 @@ class Filter:
     parameters: tuple[str | int, ...]
 
 
-def parse_filter(text: str, columns: Mapping[str, str] | None = None) -> Filter:
+def parse_filter(
+    text: str, columns: Mapping[str, str] | None = None, keys: Set[tuple[str, ...]] | None = None
+) -> Filter:
     """Read a filter expression. Raises ArgumentError with the position and what was expected there.
 
-    columns: JSON path → the column of `documents` that holds what is at it, for keys with an index.
+    columns: JSON path → the column of `documents` that holds what is at it, for keys with an index. keys: the only
+    ones that may be named, as `key_names` gives them; None for any.
     """
-    return _Parser(text, "filter", columns or {}).filter()
+    return _Parser(text, "filter", columns or {}, keys).filter()
+
+
+def key_names(metadata: str) -> set[tuple[str, ...]]:
+    """The keys of metadata, which is JSON: the names on the way to each, as far as KEY_DEPTH."""
+    found: set[tuple[str, ...]] = set()
+    level: list[tuple[tuple[str, ...], Any]] = [((), json.loads(metadata))]
+    for _ in range(KEY_DEPTH):
+        level = [((*names, name), v) for names, value in level for name, v in value.items()]
+        found.update(names for names, _ in level)
+        level = [(names, value) for names, value in level if isinstance(value, dict)]
+    return found
 
 
 def parse_key(text: str) -> str:
     """The JSON path of a key as a filter writes it: `lang`, `repo.name`, `"odd key"`."""
-    return _Parser(text, "key", {}).key()
+    return _Parser(text, "key", {}, None).key()
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,7 @@ class _Parser:
     text: str
     what: str
     columns: Mapping[str, str]
+    keys: Set[tuple[str, ...]] | None
     at: int = 0
     depth: int = 0
     comparisons: int = 0
@@ -154,7 +175,7 @@ class _Parser:
 
     def _operator(self, key: _Key, operator: str) -> str:
         token = self._token
-        literal = self._literal()
+        literal = self._literal(key)
         if isinstance(literal, bool) and operator not in ("=", "!="):
             raise self._expected("a 'string' or a number (true and false take = and !=)", token)
         if operator == "!=":
@@ -164,9 +185,9 @@ class _Parser:
     def _in(self, key: _Key) -> str:
         if not self._skip("("):
             raise self._expected("(")
-        literals = [self._literal()]
+        literals = [self._literal(key)]
         while self._skip(","):
-            literals.append(self._literal())
+            literals.append(self._literal(key))
         if not self._skip(")"):
             raise self._expected(", or )")
         parts = [self._compared(key, "=", flag) for flag in (True, False) if any(x is flag for x in literals)]
@@ -180,7 +201,7 @@ class _Parser:
 
     def _like(self, key: _Key) -> str:
         token = self._token
-        pattern = self._literal() if token.kind == "string" else None
+        pattern = self._literal(key) if token.kind == "string" else None
         if not isinstance(pattern, str):
             raise self._expected("a 'pattern'")
         if len(pattern.encode()) > MAX_PATTERN:
@@ -219,19 +240,27 @@ class _Parser:
         return "'text'" if key is None else f"nullif(json_type(metadata, {self._bind(key)}), 'null')"
 
     def _path(self) -> str:
-        path = "$"
+        first = self._token
+        names: list[str] = []
         while True:
             token = self._token
             plain = token.kind == "name" and token.text.lower() not in KEYWORDS
             if not plain and (token.kind != "quoted" or not token.text):
-                raise self._expected("the name of a key" if path == "$" else "a name")
+                raise self._expected("the name of a key" if not names else "a name")
             self.at += 1
-            # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
-            path += f".{json.dumps(token.text)}"
+            names.append(token.text)
             if not self._skip("."):
-                return path
+                break
+        if self.keys is not None and tuple(names[:KEY_DEPTH]) not in self.keys:
+            near = did_you_mean(_written(names), map(_written, self.keys))
+            raise ArgumentError(
+                f"{self.what} has the key {_written(names)} at position {first.position}, "
+                f"which no passage has ever had; {near}"
+            )
+        # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
+        return "".join(["$", *(f".{json.dumps(name)}" for name in names)])
 
-    def _literal(self) -> str | float | bool:
+    def _literal(self, key: _Key) -> str | float | bool:
         token = self._token
         keyword = token.text.lower() if token.kind == "name" else ""
         value: str | float | bool
@@ -249,6 +278,8 @@ class _Parser:
             raise self._expected(f"{VALUE} (strings take single quotes)")
         else:
             raise self._expected(VALUE)
+        if key is None and not isinstance(value, str):
+            raise self._expected("a 'string', as every doc_id is")
         self.at += 1
         return value
 
@@ -306,10 +337,18 @@ class _Parser:
     def _expected(self, wanted: str, token: _Token | None = None) -> ArgumentError:
         token = token or self._token
         raw = token.raw if len(token.raw) <= 30 else token.raw[:30] + "..."
+        if token.kind == "foreign":
+            wanted = f"{wanted}; use {FOREIGN[raw]}"
         found = "ends" if token.kind == "end" else f"has {raw!r}"
         if token.kind == "unknown" and raw[0] in "'\"":
             found = f"has a quote that is never closed ({' '.join(raw.splitlines())})"
         return ArgumentError(f"{self.what} {found} at position {token.position}; expected {wanted}")
+
+
+def _written(names: Sequence[str]) -> str:
+    """A key as a filter writes it."""
+    plain = (re.fullmatch(r"[^\W\d]\w*", n) and n.lower() not in KEYWORDS for n in names)
+    return ".".join(n if is_plain else f'"{n}"' for n, is_plain in zip(names, plain, strict=True))
 
 
 def _joined(parts: list[str], operator: str) -> str:

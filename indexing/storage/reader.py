@@ -15,7 +15,7 @@ import numpy.typing as npt
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing.storage.database import connect_reader
 from indexing.storage.durable import FileRecord
-from indexing.storage.filters import Filter
+from indexing.storage.filters import Filter, parse_filter
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import FORMAT_VERSION, DocumentRow, SegmentRow, State
 
@@ -94,6 +94,11 @@ class Reader:
     def doc_ids(self, numbers: Iterable[int]) -> dict[int, str]:
         sql = "SELECT document, doc_id FROM documents WHERE document IN ({})"
         return dict(self._in(sql, [int(number) for number in numbers]))
+
+    def condition(self, text: str) -> Filter:
+        """A filter expression as this index reads it. Raises ArgumentError for what is none, and for a key that
+        nothing has ever had."""
+        return parse_filter(text, self.metadata_indexes, self.keys if self.state.next_document else None)
 
     def stream(self, columns: str, condition: Filter | None = None) -> Iterator[tuple[Any, ...]]:
         """(document, *columns) of all documents, or those that meet a condition, in the order of adding."""
@@ -188,3 +193,6 @@ class Reader:
         # JSON path → column of documents
         self.metadata_indexes: dict[str, str] = pairs.get("metadata_indexes", {})
         self.search: dict[str, Any] | None = pairs.get("search")
+        # Of metadata, as `key_names` gives them, of all that was ever stored; None where they are too many.
+        keys = pairs.get("keys")
+        self.keys = None if keys is None else frozenset(map(tuple, keys))

@@ -15,7 +15,7 @@ from encoder.arguments import absolute, as_strings
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.settings import IndexSettings, TunedSearch
-from indexing.storage.filters import parse_filter, parse_key
+from indexing.storage.filters import Filter, parse_key
 from indexing.storage.fulltext import match_expression, quoted
 from indexing.storage.reader import Document, Numbers, Reader
 from indexing.storage.refusals import refusals
@@ -99,9 +99,9 @@ class Snapshot:
         for _, doc_id, text, metadata in self.reader.stream("doc_id, text, metadata"):
             yield Document(doc_id, text, json.loads(metadata))
 
-    def ids(self) -> Iterator[str]:
-        """All doc_ids, in the order of adding."""
-        return (doc_id for _, doc_id in self.reader.stream("doc_id"))
+    def ids(self, filter: str | None = None) -> Iterator[str]:
+        """All doc_ids, or those of the documents that meet a filter (docs/filters.md), in the order of adding."""
+        return (doc_id for _, doc_id in self.reader.stream("doc_id", self._condition(filter)))
 
     def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
         """The documents, one each in the order asked; None where there is none of that doc_id."""
@@ -112,8 +112,11 @@ class Snapshot:
 
     def texts(self, filter: str | None = None) -> Iterator[tuple[str, str]]:
         """(doc_id, text) of the documents that meet a filter and have a text, in the order of adding."""
-        condition = None if filter is None else parse_filter(filter, self.reader.metadata_indexes)
-        return ((doc_id, text) for _, doc_id, text in self.reader.stream("doc_id, text", condition) if text)
+        rows = self.reader.stream("doc_id, text", self._condition(filter))
+        return ((doc_id, text) for _, doc_id, text in rows if text)
+
+    def _condition(self, filter: str | None) -> Filter | None:
+        return None if filter is None else self.reader.condition(filter)
 
     def values(self, key: str) -> list[Any]:
         """The different values of a metadata key, written as in a filter; None where a document has none."""
@@ -158,7 +161,7 @@ class Snapshot:
         """
         if filter is None:
             return Selection(self.lives)
-        documents = self.reader.matching(parse_filter(filter, self.reader.metadata_indexes))
+        documents = self.reader.matching(self.reader.condition(filter))
         return self._among(documents)
 
     def select_ids(self, doc_ids: Iterable[str]) -> Selection:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sqlite_utils import Database
 
 from indexing.storage import fulltext
 from indexing.storage.database import BUSY_SECONDS, connect
+from indexing.storage.filters import MOST_KEYS, key_names
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import Change
 
@@ -89,9 +91,18 @@ class Store:
             db.table("files").insert_all(asdict(row) for row in change.add_files)
             if change.metadata_index is not None:
                 self._index_metadata(change.metadata_index)
+            self._add_keys([*(row.metadata for row in change.documents), *change.metadata.values()])
             if change.search is not None:
                 self._set("search", change.search)
             db.table("settings").update("state", {"value": json.dumps(asdict(change.state))})
+
+    def _add_keys(self, metadata: Iterable[str]) -> None:
+        [(stored,)] = self._db.execute("SELECT value FROM settings WHERE key = 'keys'").fetchall()
+        if (known := json.loads(stored)) is None:
+            return
+        keys = set(map(tuple, known)).union(*map(key_names, set(metadata)))
+        if len(keys) > len(known):  # far too many: they are made from data, and no longer checked
+            self._set("keys", None if len(keys) > MOST_KEYS else sorted(keys))
 
     def _index_metadata(self, path: str) -> None:
         # A column, so that the filter's SQL names the indexed value without holding the path.
@@ -104,7 +115,7 @@ class Store:
         db.execute(f"CREATE INDEX documents_{column} ON documents ({column})")
         self._set("metadata_indexes", {**indexes, path: column})
 
-    def _set(self, key: str, value: dict[str, Any]) -> None:
+    def _set(self, key: str, value: Any) -> None:
         # Not the library's upsert: it goes on after an error that has ended the transaction.
         sql = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)"
         self._db.execute(sql, [key, json.dumps(value)])

@@ -107,6 +107,7 @@ def create(path: Path, settings: dict[str, Any]) -> None:
             "index": settings,
             "state": asdict(State()),
             "burials": 0,
+            "keys": [],
         }
         db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
     db.close()

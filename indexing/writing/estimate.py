@@ -14,7 +14,7 @@ import numpy.typing as npt
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.coding.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
-from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, id_bytes
+from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, codec_bytes, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
 from indexing.index import Index
 from indexing.reading.windows import Windows
@@ -96,8 +96,7 @@ def estimate(
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
         index_seconds += _codec_seconds(vectors, nlist, rows, tokens, clock)
-        stored_dim = dim + dim // fixed.m  # the scales are one more sub-vector
-        codec = nlist * 2 * stored_dim + PQ_CENTROIDS * stored_dim * 4
+        codec = codec_bytes(nlist, dim, fixed.m)
         segments = 1 + (tokens - held) // fixed.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
         disk = (

@@ -6,7 +6,6 @@ from typing import Any
 
 from encoder.arguments import as_list, shown
 from encoder.errors import ArgumentError
-from indexing.storage.filters import parse_filter
 from indexing.storage.reader import Reader
 from indexing.storage.tables import DocumentRow
 from indexing.writing.encoding import Passages
@@ -88,8 +87,7 @@ def deletion(reader: Reader, doc_ids: Iterable[str] | None, filter: str | None) 
     """See Index.delete."""
     pending = Pending()
     if filter is not None:
-        condition = parse_filter(filter, reader.metadata_indexes)
-        pending.deleted = set(reader.matching(condition).tolist())
+        pending.deleted = set(reader.matching(reader.condition(filter)).tolist())
     else:
         given = as_list(doc_ids, "doc_ids", "doc_ids")
         for doc_id in given:

@@ -4,6 +4,7 @@ Exit codes: 2 for a user's mistake, 1 for the machine's fault (a full disk), bot
 130 after Ctrl-C, with one line that says what was kept; 141 where the reader of standard output has gone.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Run the command of `sys.argv` and exit. Ctrl-C is a line from the first moment: nothing is imported before."""
+    # torch's and FAISS's threads would wait for each other by spinning, which beside another busy program takes several
+    # times as long; they read this when they are loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from retriever.cli.running import run
 

@@ -44,8 +44,8 @@ def compiled(function: F) -> F:
 
 
 @functools.cache
-def usable(fast: Kernel, plain: Kernel, example: Callable[[], tuple[Any, ...]]) -> Kernel:
-    """`fast`, if this numba and this machine compile it, which a call with `example()` shows."""
+def usable(fast: F, plain: F, example: Callable[[], tuple[Any, ...]]) -> F:
+    """`fast`, if this machine compiles it, which a call with `example()` shows."""
     if _config.DISABLE_JIT:
         return plain
     try:

@@ -1,12 +1,15 @@
 """MaxSim over stored codes in torch, on any device: the same sums as the numba kernels."""
 
+import functools
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from encoder.maxsim import max_sum
+from retriever.kernels.compiling import usable
 
 __all__ = ["over_passages", "residual_scores"]
 
@@ -30,11 +33,44 @@ def residual_scores(
     last byte of a code. ids: (n_tokens,). codes: (n_tokens, code_bytes) uint8. offsets: (n_passages + 1,).
     passages: (n,) which of them. norms: (n_query,), lengths of the query's vectors. By Triton on a GPU.
     """
-    if ids.is_cuda and importlib.util.find_spec("triton") is not None:
+    kernel = _kernel(ids.device) if ids.is_cuda else _by_torch
+    return kernel(centroids, residuals, scales, ids, codes, offsets, passages, norms, sharpness)
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Callable[..., Tensor]:
+    """Triton's, if it builds there, which takes a C compiler too; else torch's, said once."""
+    if importlib.util.find_spec("triton") is None:
+        return _by_torch
+
+    def by_triton(*arguments: Any) -> Tensor:
         from retriever.kernels.triton_codes import residual_maxsim
 
-        return residual_maxsim(centroids, residuals, scales, ids, codes, offsets, passages, norms, sharpness)
+        return residual_maxsim(*arguments)
 
+    kernel: Callable[..., Tensor] = usable(by_triton, _by_torch, functools.partial(_example, device))
+    return kernel
+
+
+def _example(device: torch.device) -> tuple[Any, ...]:
+    """Arguments of the smallest search: a query token, a centroid, a passage of one token."""
+    ids, codes = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 2, dtype=torch.uint8)
+    tables = torch.zeros(1, 1), torch.zeros(1, 256, 1), torch.ones(256)
+    tensors = *tables, ids, codes, torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1)
+    return (*(tensor.to(device) for tensor in tensors), 0.0)
+
+
+def _by_torch(
+    centroids: Tensor,
+    residuals: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    codes: Tensor,
+    offsets: Tensor,
+    passages: Tensor,
+    norms: Tensor,
+    sharpness: float,
+) -> Tensor:
     def scores(tokens: Tensor) -> Tensor:
         total = centroids[ids[tokens].long()]  # (n_tokens, n_query)
         for part, table in enumerate(residuals):

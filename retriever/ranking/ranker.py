@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.arguments import as_vectors
 from encoder.errors import ArgumentError
 from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live, Selection, Snapshot
@@ -55,7 +56,14 @@ class Ranker:
         if device is not None:
             from retriever.ranking import device as on_device  # imports numba; see _scored
 
-            self.device = on_device.DeviceIndex(snapshot, torch.device(device))
+            try:
+                place = torch.empty(0, device=torch.device(device)).device
+            except (RuntimeError, AssertionError, TypeError) as error:  # what torch says of one that is not there
+                reason = str(error).partition("\n")[0]
+                raise ArgumentError(
+                    f"device={device!r} cannot be used ({reason}); pass one that torch has, or leave it out"
+                ) from None
+            self.device = on_device.DeviceIndex(snapshot, place)
 
     @property
     def serial(self) -> bool:
@@ -129,12 +137,8 @@ class Ranker:
     def _late(self, query: Vectors, plan: Plan) -> Ranking:
         """Pids and scores of the depth best, best first, and of more that score as the last of them does; with
         by="document" one of each document."""
-        query = np.ascontiguousarray(query, dtype=np.float32)
         now = self.snapshot
-        if query.ndim != 2 or query.shape[1] != now.settings.dim:
-            raise ArgumentError(f"query has shape {query.shape}; pass (n_query, {now.settings.dim})")
-        if not np.isfinite(query).all():
-            raise ArgumentError("query has a value that is not finite; check the encoder that made it")
+        query = as_vectors(query, "query", now.settings.dim)
         fold = plan.options.by == "document" and not now.one_each
         if self.device is not None:
             pids, scores = self.device.search(query, plan, fold)

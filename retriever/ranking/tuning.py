@@ -108,7 +108,7 @@ def sample_queries(snapshot: Snapshot, n: int, seed: int = 0) -> list[str]:
     for document in snapshot.get(chosen):
         text = (document.text if document is not None else None) or ""
         pieces = [piece.strip() for piece in re.split(r"(?<=[.!?])\s+|\n+", text)]
-        pieces = [piece for piece in pieces if len(piece.split()) >= WORDS] or [text]
+        pieces = [piece for piece in pieces if len(word_spans(piece)) >= WORDS] or [text]
         if pieces[0].strip():
             queries.append(pieces[int(random.integers(len(pieces)))])
     return queries

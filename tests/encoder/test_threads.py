@@ -129,7 +129,7 @@ def test_a_forked_process_encodes_and_searches(tmp_path):
         assert threads == 2
         context = multiprocessing.get_context("fork")
         queue = context.Queue()
-        process = context.Process(target=child, args=(queue,))
+        process = context.Process(target=child, args=(queue,), daemon=True)
         process.start()
         found, threads = queue.get(timeout=90)
         process.join(timeout=30)

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 import indexing.writing.estimate
 from encoder.errors import CorpusError
 from indexing import Index
+from indexing.coding.codec import Codec
+from indexing.coding.sizes import codec_bytes
 from indexing.settings import IndexSettings
 from indexing.writing.estimate import estimate
 from retriever.cli import app
@@ -49,6 +51,14 @@ def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
     assert (found.nlist is None) == (nlist is None)
     assert found.seconds > 0
     assert found.memory_bytes >= 2 * DIM * tokens * 0.9
+
+
+@pytest.mark.parametrize(("dim", "m", "nlist"), [(32, 8, 64), (128, 16, 300), (96, 12, 257)])
+def test_a_codec_takes_the_bytes_that_are_foretold(tmp_path: Path, dim: int, m: int, nlist: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((2000, dim)).astype(np.float32)
+    Codec.train(vectors, nlist=nlist, m=m).save(tmp_path / "codec.faiss")
+    headers = (tmp_path / "codec.faiss").stat().st_size - codec_bytes(nlist, dim, m)
+    assert 0 < headers < 300
 
 
 def test_a_source_without_passages_is_refused() -> None:

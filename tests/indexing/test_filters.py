@@ -39,11 +39,14 @@ OBJECTS = st.fixed_dictionaries(
 )
 METADATA = st.fixed_dictionaries({}, optional={**dict.fromkeys(KEYS, VALUES), "o": OBJECTS | VALUES})
 
-NAMES = st.sampled_from([*PATHS, None])  # None: doc_id
+KEY = st.sampled_from(PATHS)
+NAMES = st.sampled_from([*PATHS, None])  # None: doc_id, which is compared with strings only
 COMPARISONS = st.one_of(
-    st.tuples(st.sampled_from(["=", "!="]), NAMES, LITERALS),
-    st.tuples(st.sampled_from(["<", "<=", ">", ">="]), NAMES, SMALL_TEXT | NUMBERS),
-    st.tuples(st.sampled_from(["in", "not in"]), NAMES, st.lists(LITERALS, min_size=1, max_size=4)),
+    st.tuples(st.sampled_from(["=", "!="]), KEY, LITERALS),
+    st.tuples(st.sampled_from(["<", "<=", ">", ">="]), KEY, SMALL_TEXT | NUMBERS),
+    st.tuples(st.sampled_from(["in", "not in"]), KEY, st.lists(LITERALS, min_size=1, max_size=4)),
+    st.tuples(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), NAMES, SMALL_TEXT),
+    st.tuples(st.sampled_from(["in", "not in"]), NAMES, st.lists(SMALL_TEXT, min_size=1, max_size=4)),
     st.tuples(st.sampled_from(["like", "not like"]), NAMES, SMALL_TEXT),
     st.tuples(st.sampled_from(["is null", "is not null"]), NAMES, st.none()),
 )
@@ -237,7 +240,15 @@ def test_long_and_deep_filters():
     ("text", "message"),
     [
         ("", "filter ends at position 1; expected the name of a key"),
-        ("lang == 'py'", "filter has '=' at position 7; expected a 'string', a number, true or false"),
+        ("lang == 'py'", "filter has '==' at position 6; .*; use ="),
+        ("lang <> 'py'", "filter has '<>' at position 6; .*; use !="),
+        ("a = 1 && b = 2", "filter has '&&' at position 7; .*; use and"),
+        ("a = 1 || b = 2", "filter has '||' at position 7; .*; use or"),
+        ("!a = 1", "filter has '!' at position 1; .*; use not"),
+        ("doc_id = 7", "filter has '7' at position 10; expected a 'string', as every doc_id is"),
+        ("doc_id >= 7", "filter has '7' at position 11; expected a 'string', as every doc_id is"),
+        ("doc_id != true", "filter has 'true' at position 11; expected a 'string', as every doc_id is"),
+        ("doc_id in ('a', 7, 'b')", "filter has '7' at position 17; expected a 'string', as every doc_id is"),
         ("lang", "filter ends at position 5; expected =, !=, <, <=, >, >=, in, not in, like or is"),
         ('lang = "py"', "filter has '\"py\"' at position 8; .* (strings take single quotes)"),
         ("a = b", "filter has 'b' at position 5; expected a 'string'"),
@@ -341,7 +352,7 @@ def test_attacks_are_data(tmp_path: Path, attack: str):
         index.add([record(0, "w1", s="x"), record(1, "w2", s=attack), {"doc_id": attack, "text": "w3"}])
 
         def found(text):
-            return [d for mask in index.matching(text) for d in np.flatnonzero(mask).tolist()]
+            return [d for mask in index._snapshot.matching(text) for d in np.flatnonzero(mask).tolist()]
 
         quoted = "'" + attack.replace("'", "''") + "'"
         for text, expected in [
@@ -413,7 +424,7 @@ def test_exactly_the_k_best_that_meet_the_filter(folder, text, meets):
     random = np.random.default_rng(2)
     with Searcher.open(folder) as searcher:
         matching = {f"p{n}" for n in range(N) if n not in (3, 4) and meets(n)}
-        assert sum(mask.sum() for mask in searcher.index.matching(text)) == len(matching)
+        assert sum(mask.sum() for mask in searcher.index._snapshot.matching(text)) == len(matching)
         codec = searcher.index.codec
         thorough = {"nprobe": codec.nlist, "nrerank": 10**6, "ncandidates": 10**6} if codec else {}
         for _ in range(3):
@@ -452,16 +463,18 @@ def test_delete_by_filter(tmp_path):
         with Index.open(tmp_path / "x") as reader:
             assert index.delete(filter="n >= 10 and n < 20 or doc_id = 'd0'") == 11
             assert len(reader) == 40
-            assert sum(mask.sum() for mask in reader.matching("n < 20")) == 20  # the reader's snapshot
+            assert (
+                sum(mask.sum() for mask in reader._snapshot.matching("n < 20")) == 20
+            )  # the reader's snapshot
             reader.refresh()
-            assert sum(mask.sum() for mask in reader.matching("n < 20")) == 9
+            assert sum(mask.sum() for mask in reader._snapshot.matching("n < 20")) == 9
         left = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs[1:10] + docs[20:]}
         assert_equals(index, left, encoder)
         assert index.delete(filter="n < 0") == 0
         for arguments in ({}, {"doc_ids": ["d1"], "filter": "n = 1"}):
             with pytest.raises(ArgumentError, match="pass doc_ids, or filter="):
                 index.delete(**arguments)
-        with pytest.raises(ArgumentError, match="filter has '=' at position 4"):
+        with pytest.raises(ArgumentError, match="filter has '==' at position 3"):
             index.delete(filter="n ==")
         assert index.delete([]) == 0
         assert_equals(index, left, encoder)
@@ -508,8 +521,8 @@ def test_a_metadata_index_is_used_and_kept_up_to_date(tmp_path):
 
     def found(index, text):
         documents = (
-            index.documents((s.pid_start + np.flatnonzero(m)).tolist())
-            for s, m in zip(index.segments, index.matching(text), strict=True)
+            index._store.documents((s.pid_start + np.flatnonzero(m)).tolist())
+            for s, m in zip(index.segments, index._snapshot.matching(text), strict=True)
         )
         return {document.doc_id for some in documents for document in some}
 
@@ -541,3 +554,96 @@ def test_a_metadata_index_is_used_and_kept_up_to_date(tmp_path):
             index.create_metadata_index("x")
     with pytest.raises(ArgumentError, match="key has '=' at position 3; expected a dot or the end"):
         parse_key("n = 1")
+
+
+# Keys that nothing has -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def index(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(WORD_DIM)) as index:
+        index.add([record(0, "w1", year=2020, repo={"name": "a", "stars": 3}), record(1, "w2", lang="py")])
+        yield index
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "yeer >= 2020",
+            "filter has the key yeer at position 1, which no passage has ever had; did you mean year?",
+        ),
+        ("lang = 'py' or Year = 3", "the key Year at position 16, .*; did you mean year?"),
+        ("not (repo.nam = 'a')", "the key repo.nam at position 6, .*; did you mean repo.name"),
+        ("zzz is null", "the key zzz at position 1, .*; there are lang, repo, repo.name, repo.stars, year"),
+        ("year.month = 1", "the key year.month at position 1"),
+        ('"doc_id" = 1', "the key doc_id at position 1"),
+    ],
+)
+def test_a_key_that_nothing_ever_had_is_refused_with_those_near(index, text, message):
+    pattern = re.escape(message).replace(r"\.\*", ".*")
+    with Searcher(index, FakeEncoder(WORD_DIM)) as searcher:
+        for ask in (
+            lambda: searcher.search("w1", filter=text),
+            lambda: searcher.search("w1", filter=text, mode="lexical"),
+            lambda: searcher.search_embeddings(np.ones((1, WORD_DIM)), filter=text),
+            lambda: index.delete(filter=text),
+            lambda: index.ids(text),
+        ):
+            with pytest.raises(ArgumentError, match=pattern):
+                ask()
+    assert len(index) == 2
+
+
+def test_a_key_that_something_once_had_may_be_asked_for(index, tmp_path):
+    index.delete(["d0"])
+    assert index.ids("year >= 2020 or repo.stars = 3") == []
+    index.compact()
+    assert index.ids("year is null") == ["d1"]
+    index.update_metadata({"d1": {"late": {"comer": 1}}})
+    assert index.ids("late.comer = 1 and lang is null") == ["d1"]
+    with Index.open(tmp_path / "x") as reader:
+        assert reader.ids("late.comer = 1") == ["d1"]
+        with pytest.raises(ArgumentError, match="the key comer"):
+            reader.ids("comer = 1")
+
+
+def test_an_empty_index_may_be_asked_for_any_key(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(WORD_DIM)) as index:
+        assert index.ids("year >= 2020") == []
+        index.add([{"doc_id": "a", "text": "w1"}])
+        with pytest.raises(ArgumentError, match=r"the key year .*; there are none"):
+            index.ids("year >= 2020")
+
+
+def test_deep_keys_and_keys_without_end(tmp_path, monkeypatch):
+    with Index.create(tmp_path / "x", FakeEncoder(WORD_DIM)) as index:
+        index.add([record(0, "w1", a={"b": {"c": {"d": {"e": 1}}}})])
+        assert index.ids("a.b.c.d.e = 1") == ["d0"]
+        assert index.ids("a.b.c.d.f = 1") == []  # known by four names
+        with pytest.raises(ArgumentError, match=r"the key a.b.c.e"):
+            index.ids("a.b.c.e = 1")
+        monkeypatch.setattr("indexing.storage.store.MOST_KEYS", 10)
+        index.add([record(1, "w2", **{f"key{i}": i for i in range(20)})])
+        assert index.ids("nothing = 1") == []  # keys made from data are not checked
+        index.add([record(2, "w2", more=1)])
+        assert index.ids("more = 1") == ["d2"]
+
+
+def test_documents_are_read_by_doc_id(index):
+    index.add([record(2, "w3")])
+    index.delete(["d1"])
+    index.add([record(0, "w4", year=2021)])  # replaced, so added last
+    assert index.ids() == ["d2", "d0"]
+    assert index.ids("year = 2021") == ["d0"]
+    assert [d.text for d in index.scan()] == ["w3", "w4"]
+    d0, none, d2, again = index.get(["d0", "7", "d2", "d0"])
+    assert (d0.doc_id, d0.text, d0.metadata) == ("d0", "w4", {"year": 2021})
+    assert none is None
+    assert d2.text == "w3"
+    assert again == d0
+    for wrong in ("d0", [0], [None], 7):
+        with pytest.raises(ArgumentError, match=r"doc_ids.*; pass (strings|a list of strings)"):
+            index.get(wrong)
+    assert not hasattr(index, "documents")
+    assert not hasattr(d0, "pid")

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -57,7 +58,7 @@ class Followed:
     def holds(self) -> dict[str, tuple[str | None, dict[str, Any]]]:
         with Index.open(self.out) as index:
             pids = [s.pid_start + i for s in index.segments for i in range(s.n_passages) if index.live(s)[i]]
-            return {d.doc_id: (d.text, d.metadata) for d in index.documents(pids)}
+            return {d.doc_id: (d.text, d.metadata) for d in index._store.documents(pids)}
 
     def check(self) -> None:
         fresh = read_folder(self.folder) if any(self.folder.iterdir()) else iter(())
@@ -546,13 +547,13 @@ def test_rename(tmp_path: Path) -> None:
     with Index.create(tmp_path / "x", encoder) as index:
         index.add([{"doc_id": d, "text": t} for d, t in {"a": "w1", "b": "w2", "c": "w3"}.items()])
         assert index.rename({"a": "b", "b": "a"}) == 2
-        assert [d.text for d in index.documents([0, 1, 2])] == ["w1", "w2", "w3"]
-        assert [d.doc_id for d in index.documents([0, 1, 2])] == ["b", "a", "c"]
+        assert [d.text for d in index._store.documents([0, 1, 2])] == ["w1", "w2", "w3"]
+        assert [d.doc_id for d in index._store.documents([0, 1, 2])] == ["b", "a", "c"]
         for wrong in ({"z": "y"}, {"a": "c"}, {"a": "y", "b": "y"}, {"a": ""}):
             with pytest.raises(ArgumentError):
                 index.rename(wrong)
         assert len(encoder.encoded) == 3
-        pids, _ = index.lexical("w1", 3, index.matching(None))
+        pids, _ = index._snapshot.lexical("w1", 3, index._snapshot.matching(None))
         assert pids.tolist() == [0]
 
 
@@ -629,6 +630,15 @@ def test_watch_waits_for_another_writer_and_for_an_empty_folder(
     assert sum("2 renamed" in line for line in lines) == 2
     assert sum("holds no text or code to index" in line for line in lines) == 1
     assert run("search", "--code", out, "one", "-k", 1).startswith("c.py:")
+
+
+def test_a_hit_in_a_notebook_names_its_cell(tmp_path: Path) -> None:
+    source, out = tmp_path / "code", tmp_path / "own.index"
+    cells = [{"cell_type": "code", "source": s} for s in ("import os", "\ndef one():\n    return w1\n")]
+    write(source / "a.ipynb", json.dumps({"cells": cells}))
+    run("index", source, "--out", out, "--update")
+    assert "a.ipynb:cell 2:2  one" in run("search", out, "one")
+    assert run("search", "--code", out, "one", "-k", 1).startswith("a.ipynb:cell 2:2  one")
 
 
 def test_an_empty_folder_empties_an_index_only_where_it_is_told_to(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_document_that_gets_shorter_leaves_no_windows(tokenizer: LateTokenizer
             windows.drop_stale(index)
             return {
                 d.doc_id
-                for d in index.documents(
+                for d in index._store.documents(
                     [s.pid_start + i for s in index.segments for i in range(s.n_passages) if index.live(s)[i]]
                 )
             }

@@ -326,3 +326,16 @@ def test_version():
     [stated] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     done = latewood("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"latewood {stated}\n", "")
+
+
+# Threads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_libraries_do_not_spin_unless_told_to(tmp_path, given, found):
+    """OpenMP itself says what it read when torch was loaded."""
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "true"} | ({} if given is None else {"OMP_WAIT_POLICY": given})
+    done = latewood("info", tmp_path / "nothing", env=environment)
+    assert done.returncode == 2, done.stderr
+    assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr

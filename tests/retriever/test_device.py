@@ -1,9 +1,9 @@
-"""The torch stages on device "cpu" against the numba ones and brute force; Triton under its interpreter."""
+"""The torch stages on device "cpu" against the numba ones and brute force; Triton interpreted and compiled."""
 
-import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from encoder import TokenEmbeddings
+from encoder.errors import ArgumentError
 from indexing import Index
 from retriever import Searcher
 from retriever.kernels import torch_codes
@@ -103,14 +104,88 @@ def test_filters_and_new_commits_reach_the_device(tmp_path):
             assert "p3" not in {h.doc_id for h in hits}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_the_triton_kernel_is_maxsim_on_decoded_vectors():
+def run_python(*arguments, **environment):
     root = Path(__file__).parent.parent.parent
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}  # read when triton is imported
-    done = subprocess.run(
-        [sys.executable, "-c", TRITON], cwd=root, env=environment, capture_output=True, text=True, check=False
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=root,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux only")
+
+
+@triton
+def test_the_triton_kernel_is_maxsim_on_decoded_vectors():
+    done = run_python("-c", TRITON, TRITON_INTERPRET="1")  # read when triton is imported
     assert done.stdout.strip() == "equal", done.stderr
+
+
+@triton
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_triton_kernel_compiles_for_gpus(capability, tmp_path):
+    done = run_python(
+        "-W", "error", "-m", "tests.helpers.compile_kernels", str(capability), TRITON_CACHE_DIR=str(tmp_path)
+    )
+    assert done.stdout.splitlines()[-1:] == ["compiled 4"], done.stderr
+
+
+def arguments(random, n_query=3, device="cpu"):
+    tables = torch.randn(4, n_query), torch.randn(2, 256, n_query), torch.rand(256)
+    codes = torch.from_numpy(random.integers(0, 256, (5, 3), dtype=np.uint8))
+    ids = torch.tensor([0, 3, 1, 1, 2], dtype=torch.int32)
+    tensors = *tables, ids, codes, torch.tensor([0, 2, 5]), torch.tensor([1, 0]), torch.ones(n_query)
+    return (*(tensor.to(device) for tensor in tensors), 2.0)
+
+
+@triton
+def test_torch_takes_over_where_triton_cannot_build():
+    """Here it cannot, for want of a GPU; on a machine without a C compiler it cannot either."""
+    torch_codes._kernel.cache_clear()
+    with pytest.warns(RuntimeWarning, match="could not be compiled"):
+        kernel = torch_codes._kernel(torch.device("cpu"))
+    some = arguments(np.random.default_rng(0))
+    torch.testing.assert_close(kernel(*some), torch_codes.residual_scores(*some))
+    assert torch_codes._kernel(torch.device("cpu")) is kernel  # said and tried once
+
+
+@triton
+def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from retriever.kernels import triton_codes
+
+    current, launched = ["cuda:0"], []
+
+    @contextmanager
+    def device(wanted):
+        current.append(str(wanted))
+        yield
+        current.pop()
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **named: launched.append((grid, current[-1], args[0].shape))
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(triton_codes, "_residual_maxsim", Recorder())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        out = triton_codes.residual_maxsim(*arguments(np.random.default_rng(0), device="cuda:1"))
+    assert launched == [((2,), "cuda:1", (4, 16))]
+    assert out.device == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("device", ["cuda:97", "gpu", "cuda"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, device):
+    Index.create(tmp_path / "x", dim=DIM).close()
+    if device == "cuda" and torch.cuda.is_available():
+        device = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ArgumentError, match=f"device='{device}' cannot be used"):
+        Searcher.open(tmp_path / "x", device=device)
 
 
 def test_no_device_is_touched_by_default(folder):

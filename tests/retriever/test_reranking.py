@@ -44,11 +44,49 @@ def test_texts_are_ranked():
 
 def test_mistakes_are_refused():
     encoder = FakeEncoder(dim=16)
-    with pytest.raises(ArgumentError, match="list of strings"):
+    with pytest.raises(ArgumentError, match="texts is the string 'b'; pass a list of strings"):
         retriever.rerank(encoder, "a", "b")
+    with pytest.raises(ArgumentError, match=r"texts\[0\] is 7 \(int\)"):
+        retriever.rerank(encoder, "a", [7])
+    with pytest.raises(ArgumentError, match=r"encoder is 'bundled' \(str\); pass Encoder.load\('bundled'\)"):
+        retriever.rerank("bundled", "a", ["b"])
+    with pytest.raises(ArgumentError, match=r"rerank has no top_k; did you mean k\?"):
+        retriever.rerank(encoder, "a", ["b"], top_k=1)
+    with pytest.raises(ArgumentError, match=r"k=1.5 is float"):
+        retriever.rerank(encoder, "a", ["b"], k=1.5)
     with pytest.raises(ArgumentError, match="sharpness=-1"):
         retriever.rerank(encoder, "a", ["b"], sharpness=-1)
     with pytest.raises(ArgumentError, match="k=0"):
         retriever.rerank(encoder, "a", ["b"], k=0)
-    with pytest.raises(ArgumentError, match="one dim"):
-        retriever.rerank_embeddings(np.ones((1, 4), np.float32), encoder.encode_documents(["a"]))
+    passages = encoder.encode_documents(["a"])
+    with pytest.raises(ArgumentError, match=r"passages\[0\] has shape \(1, 16\); pass \(n_tokens, 4\)"):
+        retriever.rerank_embeddings(np.ones((1, 4), np.float32), passages)
+    with pytest.raises(ArgumentError, match="passages is the string 'a'; pass a list of arrays"):
+        retriever.rerank_embeddings(np.ones((1, 16)), "a")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_vectors_that_are_not_finite_are_refused(wrong):
+    good = np.ones((2, 4))
+    bad = np.array([[1, 1, 1, 1], [1, wrong, 1, 1]])
+    with pytest.raises(ArgumentError, match="query has a value that is not finite"):
+        retriever.rerank_embeddings(bad, [good])
+    with pytest.raises(ArgumentError, match=r"passages\[1\] has a value that is not finite"):
+        retriever.rerank_embeddings(good, [good, bad])
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(ArgumentError, match=r"passages\[0\] has a value that is not"),
+    ):
+        retriever.rerank_embeddings(good, TokenEmbeddings(bad.astype(np.float32), np.array([0, 2])))
+
+
+def test_passages_may_be_a_list_of_arrays():
+    random = np.random.default_rng(0)
+    query = random.standard_normal((5, 8))
+    rows = [random.standard_normal((n, 8)) for n in (3, 0, 1, 9)]
+    expected = retriever.rerank_embeddings(query, TokenEmbeddings.from_list(rows, 8))
+    for same in (rows, tuple(rows), iter(rows)):
+        assert retriever.rerank_embeddings(query, same) == expected
+    encoder = FakeEncoder(dim=16)
+    texts = ["red cat", "blue whale"]
+    assert retriever.rerank(encoder, "blue", iter(texts)) == retriever.rerank(encoder, "blue", texts)

@@ -1,6 +1,8 @@
 """The searcher against brute-force MaxSim on the vectors that the index decodes to."""
 
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from encoder import TokenEmbeddings, maxsim
 from encoder.errors import ArgumentError, EncoderMismatchError
 from indexing import Index
 from retriever import Searcher
-from tests.helpers.fakes import FakeEncoder
+from retriever.ranking.folding import search_documents
+from tests.helpers.fakes import FakeEncoder, corpus
 
 DIM = 16
 
@@ -47,7 +50,7 @@ def brute_force(index, query, sharpness=0.0):
         offsets = torch.tensor(segment.offsets)
         values = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), offsets, sharpness)
         live = np.flatnonzero(index.live(segment))
-        documents = index.documents((segment.pid_start + live).tolist())
+        documents = index._store.documents((segment.pid_start + live).tolist())
         scores |= {d.doc_id: float(values[i]) for d, i in zip(documents, live, strict=True)}
     return scores
 
@@ -220,7 +223,7 @@ def test_settings_that_cannot_work_are_refused(large, arguments, message):
 
 def test_queries_that_cannot_be_searched_are_refused(large):
     with Searcher.open(large[0]) as searcher:
-        with pytest.raises(ArgumentError, match=r"pass \(n_query, 16\)"):
+        with pytest.raises(ArgumentError, match=r"shape \(1, 3\); pass \(n_tokens, 16\)"):
             searcher.search_embeddings(np.ones((1, 3), np.float32))
         with pytest.raises(ArgumentError, match="not finite"):
             searcher.search_embeddings(np.full((1, DIM), np.nan, np.float32))
@@ -235,3 +238,178 @@ def test_an_empty_index_has_no_hits(tmp_path):
         pass
     with Searcher.open(tmp_path / "x") as searcher:
         assert searcher.search_embeddings(np.ones((2, DIM), np.float32)) == []
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    encoder = FakeEncoder(dim=DIM)
+    folder = tmp_path_factory.mktemp("words") / "x"
+    with Index.create(folder, encoder, flat_tokens=300) as index:
+        index.add(corpus(60))
+    with Searcher.open(folder, encoder) as searcher:
+        yield searcher
+
+
+ASK = {
+    "search": lambda searcher, **options: searcher.search("w1 w2", **options),
+    "search_many": lambda searcher, **options: searcher.search_many({"": "w1 w2"}, **options)[""],
+    "search_documents": lambda searcher, **options: search_documents(searcher, {"": "w1 w2"}, **options)[""],
+}
+
+
+@pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
+@pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
+def test_k_is_an_integer_from_1_on_in_every_mode(words, ask, mode):
+    for k in (0, -1, np.int64(-1)):
+        with pytest.raises(ArgumentError, match=f"k={k}; pass k >= 1"):
+            ask(words, k=k, mode=mode)
+    for k in (3.0, "3", None, True, np.float32(3), [3]):
+        with pytest.raises(ArgumentError, match="pass an integer"):
+            ask(words, k=k, mode=mode)
+    expected = ask(words, k=3, mode=mode)
+    assert len(expected) == 3
+    for kind in (np.int64, np.uint8):
+        assert ask(words, k=kind(3), mode=mode) == expected
+
+
+@pytest.mark.parametrize("knob", ["nprobe", "ncandidates", "nrerank"])
+def test_knobs_are_integers_from_1_on(words, knob):
+    query = unit(np.random.default_rng(0), 3)
+    asks = [
+        *(
+            lambda v, ask=ask, mode=m: ask(words, k=1, mode=mode, **{knob: v})
+            for ask in ASK.values()
+            for m in ("late", "hybrid")
+        ),
+        lambda v: words.search_embeddings(query, k=1, **{knob: v}),
+        lambda v: words.recall_vs_exact(["w1"], k=1, **{knob: v}),
+        lambda v: words.settings(1, **{knob: v}),
+    ]
+    for ask in asks:
+        for value in (0, -3):
+            with pytest.raises(ArgumentError, match=f"{knob}={value}; pass {knob} >= 1"):
+                ask(value)
+        for value in (2.0, "2", False):
+            with pytest.raises(ArgumentError, match=f"{knob}=.*; pass an integer"):
+                ask(value)
+        assert ask(np.int32(4)) == ask(4)
+
+
+def test_sharpness_is_a_number_of_any_kind(words):
+    query = unit(np.random.default_rng(0), 3)
+    for two in (2, np.float32(2), np.int64(2)):
+        assert words.search_embeddings(query, sharpness=two) == words.search_embeddings(query, sharpness=2.0)
+    for wrong in ("2", None, True, np.nan, 21):
+        with pytest.raises(ArgumentError, match="sharpness="):
+            words.search_embeddings(query, sharpness=wrong)
+
+
+def test_a_keyword_that_is_unknown_is_told_which_was_meant(words):
+    query = unit(np.random.default_rng(0), 3)
+    for ask in (
+        lambda **more: words.search("w1", **more),
+        lambda **more: words.search_many({"": "w1"}, **more),
+        lambda **more: words.search_stream({"": "w1"}, **more),
+        lambda **more: words.search_embeddings(query, **more),
+        lambda **more: words.recall_vs_exact(["w1"], **more),
+    ):
+        with pytest.raises(ArgumentError, match=r"^\w+ has no top_k; did you mean k\?$"):
+            ask(top_k=3)
+        with pytest.raises(ArgumentError, match=r"has no nprob; did you mean nprobe\?$"):
+            ask(nprob=3)
+    with pytest.raises(ArgumentError, match=r"^search has no zzz; there are filter, k, mode, "):
+        words.search("w1", zzz=1)
+
+
+def test_recall_takes_texts_and_vectors(tmp_path):
+    random = np.random.default_rng(3)
+    encoder = FakeEncoder(dim=DIM)
+    with Index.create(tmp_path / "x", encoder, flat_tokens=300) as index:
+        index.add(corpus(200))
+    few = {"k": 5, "nprobe": 1, "ncandidates": 6, "nrerank": 5}
+    with Searcher.open(tmp_path / "x", encoder, idf=False, sharpness=0) as searcher:
+        texts = {str(i): " ".join(random.choice([f"w{j}" for j in range(12)], 4)) for i in range(10)}
+        packed = encoder.encode_queries(list(texts.values()))
+        recall = searcher.recall_vs_exact(texts, **few)
+        assert 0 < recall < 1
+        for same in (list(texts.values()), (t for t in texts.values()), packed, list(packed)):
+            assert searcher.recall_vs_exact(same, **few) == recall
+        assert searcher.recall_vs_exact([v.tolist() for v in packed], **few) == recall
+        for wrong, message in (
+            ("w1", "queries is the string 'w1'; pass a list of texts or arrays"),
+            ([], "queries is empty"),
+            (["w1", 3], r"queries\[1\] is 3 \(int\); pass strings"),
+            ([np.ones((2, 3))], r"queries\[0\] has shape \(2, 3\); pass \(n_tokens, 16\)"),
+            ([np.full((2, DIM), np.nan)], r"queries\[0\] has a value that is not finite"),
+        ):
+            with pytest.raises(ArgumentError, match=message):
+                searcher.recall_vs_exact(wrong, **few)
+
+
+def test_what_is_no_array_or_mapping_is_told_what_to_pass(words):
+    assert words.search_embeddings([]) == words.search_embeddings(np.zeros((0, DIM)))
+    for wrong in ("abc", [["a", "b"]], [[1.0], [1.0, 2.0]], None, 7, [1e300] * DIM):
+        with pytest.raises(ArgumentError, match=r"query (is|has) .*; (pass|check)"):
+            words.search_embeddings(wrong)
+    vectors = unit(np.random.default_rng(0), 3)
+    assert words.search_embeddings(vectors.tolist()) == words.search_embeddings(vectors)
+    for wrong in ("abc", 7, None):
+        with pytest.raises(ArgumentError, match=r"queries is .*; pass {query id: text}"):
+            words.search_many(wrong)
+
+
+def test_whoever_opens_an_index_closes_it(tmp_path):
+    encoder = FakeEncoder(dim=DIM)
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add(corpus(3))
+        with Searcher(index, encoder) as searcher:
+            assert len(searcher.search("w1", k=3)) == 3
+        searcher.close()
+        assert index.add(corpus(4)).added == 1  # it is open still
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        pass
+    with pytest.raises(ArgumentError, match="is closed"):
+        searcher.search("w1")
+
+
+def test_a_name_or_a_path_is_told_how_to_open_it(tmp_path):
+    with Index.create(tmp_path / "x", FakeEncoder(dim=DIM)) as index:
+        with pytest.raises(
+            ArgumentError, match=r"encoder is 'bundled' \(str\); pass Encoder.load\('bundled'\)"
+        ):
+            Searcher(index, "bundled")
+        with pytest.raises(ArgumentError, match=r"encoder is 7 .*; pass one with encode_queries"):
+            Searcher(index, 7)
+    with pytest.raises(ArgumentError, match=r"for a path use Searcher.open"):
+        Searcher(str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("filter", [None, "n >= 0"])
+@pytest.mark.parametrize("mode", ["late", "hybrid", "lexical"])
+def test_searches_go_on_beside_commits_compactions_and_refreshes(tmp_path, mode, filter):
+    """A search sees one snapshot or another, never parts of two."""
+    encoder = FakeEncoder(dim=DIM)
+    done = threading.Event()
+
+    def search(searcher):
+        n = 0
+        while not done.is_set() or n < 20:
+            [(_, hits)] = searcher.search_stream({"": "w1 w2 w3"}, k=5, mode=mode, filter=filter)
+            assert len(hits) == 5
+            assert all(hit.doc_id == f"d{hit.metadata['n']}" for hit in hits)
+            n += 1
+        return n
+
+    with Index.create(tmp_path / "x", encoder, flat_tokens=300) as writer, ThreadPoolExecutor(4) as pool:
+        writer.add(corpus(60))
+        with Index.open(tmp_path / "x") as reader:
+            searching = [pool.submit(search, Searcher(index, encoder)) for index in (reader, reader, writer)]
+            try:
+                for seed in range(12):
+                    writer.delete([f"d{i}" for i in range(seed, 60, 7)])
+                    writer.add(corpus(60, seed=seed))
+                    writer.compact()
+                    assert reader.refresh()
+            finally:
+                done.set()
+            assert min(future.result() for future in searching) >= 20
