@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/centroid_scoring.py INDEX [--nlist 4096 16384 65536] [--hnsw-up-to 65536]
 
 INDEX is a compressed index; its decoded token vectors, drawn at random, are the centroids, and others of them with
-noise the query tokens. Bytes are what search takes (`retriever/kernels/products.py`), GEMM what it takes for indexes
-with float16 centroids. Both give every centroid's score, which centroid interaction needs; HNSW gives the nprobe
-best alone, so it could take the place of the probe only. recall: of the exact 32 best centroids of a query token. Time
-is the processor's, one thread, median of 20.
+noise the query tokens. Bytes are what search takes (`retriever/kernels/products.py`), GEMM is the same in float32. Both
+give every centroid's score, which centroid interaction needs; HNSW gives the nprobe best alone, so it could take the
+place of the probe only. recall: of the exact 32 best centroids of a query token. Time is the processor's, one thread,
+median of 20.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from indexing.coding.centroids import ByteCentroids
 from indexing.coding.codec import Codec
 from retriever.kernels import QueryTables, probe
 from retriever.kernels.products import FLOAT_LANES
-from retriever.kernels.tables import _products
 
 Vectors = npt.NDArray[np.float32]
 NPROBE, REPEATS = 32, 20
@@ -67,18 +66,17 @@ def compare(centroids: Vectors, query: Vectors, graph: Any) -> list[tuple[str, f
     def recall(found: npt.NDArray[np.int64]) -> float:
         return float(np.mean([len(set(a) & set(b)) / NPROBE for a, b in zip(found, exact, strict=True)]))
 
-    codebook = np.zeros((1, 256, centroids.shape[1]), np.float32)
-    in_bytes, rounded = ByteCentroids.of(centroids)
+    dim = centroids.shape[1]
+    codebook, scales = np.zeros((1, 256, dim), np.float32), np.ones(256, np.float32)
+    codec = Codec(ByteCentroids.of(centroids), codebook, scales, np.eye(dim, dtype=np.float32))
     out = np.empty((len(centroids), lanes), np.float32)
-    rows = [("GEMM", seconds(lambda: _products(centroids, padded, out)), 1.0)]
-    for name, codec in (
-        ("GEMM and levels", Codec(centroids, codebook)),
-        ("bytes and levels", Codec(rounded, codebook, byte_centroids=in_bytes)),
-    ):
-        tables = QueryTables.of(query, codec)
-        found = probe(tables, NPROBE)[0]
-        rows.append((name, seconds(lambda codec=codec: QueryTables.of(query, codec)), recall(found)))
-    rows.append(("probe of those scores", seconds(lambda: probe(tables, NPROBE)), recall(found)))
+    tables = QueryTables.of(query, codec)
+    found = recall(probe(tables, NPROBE)[0])
+    rows = [
+        ("GEMM", seconds(lambda: np.matmul(centroids, padded, out=out)), 1.0),
+        ("bytes and levels", seconds(lambda: QueryTables.of(query, codec)), found),
+        ("probe of those scores", seconds(lambda: probe(tables, NPROBE)), found),
+    ]
     if graph is not None:
         for ef in (64, 256):
             graph.hnsw.efSearch = ef

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from encoder.errors import MissingDependencyError
 
-__all__ = ["BLOCK", "ByteCentroids", "faiss_module", "half_quantizer"]
+__all__ = ["BLOCK", "ByteCentroids", "faiss_module"]
 
 BLOCK = 16  # centroids that a search multiplies side by side
 
@@ -38,31 +38,29 @@ class ByteCentroids:
     span: npt.NDArray[np.float32]
 
     @classmethod
-    def of(
-        cls, centroids: npt.NDArray[np.float32], ranges: "ByteCentroids | None" = None
-    ) -> tuple["ByteCentroids", npt.NDArray[np.float32]]:
-        """(nlist, dim) float32 → bytes, and the floats that they stand for. ranges: take those of others, to which
-        these may then be added; what lies outside is moved to their edge."""
-        quantizer = _scalar_quantizer(centroids.shape[1], "QT_8bit")
+    def of(cls, centroids: npt.NDArray[np.float32], ranges: "ByteCentroids | None" = None) -> "ByteCentroids":
+        """(nlist, dim) float32, rounded. ranges: take those of others, to which these may then be added; what lies
+        outside is moved to their edge."""
+        quantizer = _empty(centroids.shape[1])
         if ranges is None:
             quantizer.train(centroids)
         else:
             ranges._set_ranges(quantizer)
         quantizer.add(centroids)
-        made = cls.read(quantizer)
-        return made, made.floats()
+        return cls.read(quantizer, quantizer.d)
 
     @classmethod
-    def read(cls, quantizer: Any) -> "ByteCentroids":
+    def read(cls, quantizer: Any, dim: int) -> "ByteCentroids":
+        """The first `dim` dimensions of a FAISS quantiser."""
         faiss = faiss_module()
         numbers = faiss.vector_to_array(quantizer.codes).reshape(quantizer.ntotal, quantizer.d)
         low, span = faiss.vector_to_array(quantizer.sq.trained).reshape(2, quantizer.d)
-        return cls(numbers, low, span)
+        return cls(np.ascontiguousarray(numbers[:, :dim]), low[:dim], span[:dim])
 
     def quantizer(self, padding: int) -> Any:
         """A FAISS quantiser of these centroids, with `padding` more dimensions in which they are 0."""
         faiss = faiss_module()
-        made = _scalar_quantizer(len(self.low) + padding, "QT_8bit")
+        made = _empty(len(self.low) + padding)
         more = (0, padding)
         replace(self, low=np.pad(self.low, more), span=np.pad(self.span, more))._set_ranges(made)
         faiss.copy_array_to_vector(np.pad(self.numbers, ((0, 0), more)).ravel(), made.codes)
@@ -87,15 +85,6 @@ class ByteCentroids:
         return np.ascontiguousarray(signed.reshape(-1, BLOCK, signed.shape[1] // 2, 2).transpose(0, 2, 1, 3))
 
 
-def half_quantizer(centroids: npt.NDArray[np.float32], padding: int = 0) -> Any:
-    """The same with float16 for each dimension, as before there were bytes."""
-    padded = np.pad(centroids, ((0, 0), (0, padding)))
-    quantizer = _scalar_quantizer(padded.shape[1], "QT_fp16")
-    quantizer.train(padded)
-    quantizer.add(padded)
-    return quantizer
-
-
-def _scalar_quantizer(dim: int, kind: str) -> Any:
+def _empty(dim: int) -> Any:
     faiss = faiss_module()
-    return faiss.IndexScalarQuantizer(dim, getattr(faiss.ScalarQuantizer, kind))
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit)

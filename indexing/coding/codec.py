@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import ArgumentError, IndexFormatError
-from indexing.coding.centroids import ByteCentroids, faiss_module, half_quantizer
-from indexing.coding.faiss_files import check_layers, read_index, write_index
+from indexing.coding.centroids import ByteCentroids, faiss_module
+from indexing.coding.faiss_files import checked, read_index, write_index
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
 
 __all__ = ["Codec", "write_codes"]
@@ -35,55 +35,44 @@ SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample
 class Codec:
     """A trained codec.
 
-    centroids: (nlist, dim) float32, unit length to within the rounding of their bytes.
-    byte_centroids: the same in bytes; None where the index was made before centroids were kept so (in float16).
+    byte_centroids: nlist of `dim`, of unit length to within the rounding to bytes.
+    centroids: the same in float32, (nlist, dim).
     pq_centroids: (m, 256, dim // m) float32, the residual's sub-vectors.
-    scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code. None for a codec
-    of an index that was made before there were any: codes then have no byte for it, and all scales are 1, so
-    that whichever byte comes last looks up 1.
-    code_bytes: bytes of code a token beside its centroid id: m, and one more with scales.
-    rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation. None, for v itself, in an
-    index that was made before there was any.
+    scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code.
+    rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation.
+    code_bytes: bytes of code a token beside its centroid id: m, and the scale's.
     """
 
     def __init__(
         self,
-        centroids: npt.NDArray[np.float32],
+        centroids: ByteCentroids,
         pq_centroids: npt.NDArray[np.float32],
-        scales: npt.NDArray[np.float32] | None = None,
-        byte_centroids: ByteCentroids | None = None,
-        rotation: npt.NDArray[np.float32] | None = None,
+        scales: npt.NDArray[np.float32],
+        rotation: npt.NDArray[np.float32],
     ) -> None:
-        self.nlist, self.dim = centroids.shape
+        self.nlist, self.dim = centroids.numbers.shape
         self.m = len(pq_centroids)
-        self.length_byte = scales is not None
-        self.code_bytes = self.m + self.length_byte
+        self.code_bytes = self.m + 1
         # FAISS's dimensions: to it the scale is one more sub-vector, [scale, 0, ...], where vectors have zeros.
-        self._stored_dim = self.dim + self.length_byte * (self.dim // self.m)
-        self.centroids = centroids
-        self.byte_centroids = byte_centroids
+        self._stored_dim = self.dim + self.dim // self.m
+        self.byte_centroids = centroids
+        self.centroids = centroids.floats()
         self.pq_centroids = pq_centroids
+        self.scales = scales
         self.rotation = rotation
-        self.scales = np.ones(SCALES, np.float32) if scales is None else scales
-        for array in (self.centroids, self.pq_centroids, self.scales):
+        for array in (self.centroids, self.pq_centroids, self.scales, self.rotation):
             array.flags.writeable = False
         self._quantizer: Any = None
         self._pq: Any = None
 
     @classmethod
     def train(
-        cls,
-        sample: npt.NDArray[np.float32],
-        nlist: int | None = None,
-        m: int | None = None,
-        seed: int = 0,
-        length_byte: bool = True,
+        cls, sample: npt.NDArray[np.float32], nlist: int | None = None, m: int | None = None, seed: int = 0
     ) -> "Codec":
         """Spherical k-means, then a product quantiser of what the centroids leave over, then scales.
 
         sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing.
         nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
-        length_byte: False for an index whose codes have none.
         The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
         found by a graph that several threads build, nearly the same.
         """
@@ -109,26 +98,23 @@ class Codec:
         rotation = _balanced_directions(rows - found[quantizer.search(rows, 1)[1][:, 0]], m)
         rows = rows @ rotation
         # The residuals are trained and coded against the very numbers that a reader will load.
-        in_bytes, centroids = ByteCentroids.of(found @ rotation)
-        untrained = np.zeros((m, PQ_CENTROIDS, dim // m), dtype=np.float32)
-        codec = cls(centroids, untrained, byte_centroids=in_bytes, rotation=rotation)
+        centroids = ByteCentroids.of(found @ rotation)
+        ones, untrained = np.ones(SCALES, np.float32), np.zeros((m, PQ_CENTROIDS, dim // m), np.float32)
+        codec = cls(centroids, untrained, ones, rotation)
         ids = codec._nearest_centroids(rows)
-        residuals = rows - centroids[ids]
+        residuals = rows - codec.centroids[ids]
         pq = faiss.ProductQuantizer(dim, m, 8)
         pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
         pq.train(residuals)
-        trained = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, dim // m)
-        graph = codec._quantizer  # takes long to build
-        codec = cls(centroids, trained, None, in_bytes, rotation)
-        if length_byte:
-            wanted = []
-            for start in range(0, len(rows), ERROR_ROWS):
-                at = slice(start, start + ERROR_ROWS)
-                codes = codec._residual_codes(rows[at], residuals[at])
-                wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-            codec = cls(centroids, trained, _choose_scales(np.concatenate(wanted)), in_bytes, rotation)
-        codec._quantizer = graph
-        return codec
+        codec.pq_centroids = faiss.vector_to_array(pq.centroids).reshape(untrained.shape)
+        wanted = []
+        for start in range(0, len(rows), ERROR_ROWS):
+            at = slice(start, start + ERROR_ROWS)
+            codes = codec._residual_codes(rows[at], residuals[at])
+            wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
+        trained = cls(centroids, codec.pq_centroids, _choose_scales(np.concatenate(wanted)), rotation)
+        trained._quantizer = codec._quantizer  # a graph takes long to build
+        return trained
 
     def error(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What coding costs each vector: |v - decoded v|^2, (n, dim) -> (n,)."""
@@ -164,27 +150,17 @@ class Codec:
             max_points_per_centroid=len(novel),
         )
         kmeans.train(np.ascontiguousarray(self.rotated(novel.astype(np.float32, copy=False))))
-        new, in_bytes = kmeans.centroids.reshape(more, self.dim), self.byte_centroids
-        if in_bytes is None:
-            new = half_quantizer(new).reconstruct_n(0, more)
-        else:
-            added, new = ByteCentroids.of(new, in_bytes)
-            in_bytes = replace(in_bytes, numbers=np.concatenate([in_bytes.numbers, added.numbers]))
-        codec = Codec(
-            np.concatenate([self.centroids, new]),
-            self.pq_centroids,
-            self.scales if self.length_byte else None,
-            in_bytes,
-            self.rotation,
-        )
+        new = ByteCentroids.of(kmeans.centroids.reshape(more, self.dim), self.byte_centroids).numbers
+        centroids = replace(self.byte_centroids, numbers=np.concatenate([self.byte_centroids.numbers, new]))
+        codec = Codec(centroids, self.pq_centroids, self.scales, self.rotation)
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
-            codec._quantizer.add(new)
+            codec._quantizer.add(codec.centroids[self.nlist :])
         return codec
 
     def rotated(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(n, dim) -> (n, dim): the vectors as centroids and codes see them. Inner products stay as they are."""
-        return vectors if self.rotation is None else vectors @ self.rotation
+        return vectors @ self.rotation
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Centroid of each vector, (n, dim) -> (n,): the largest inner product.
@@ -214,9 +190,8 @@ class Codec:
             at = slice(start, start + len(chunk))
             ids[at] = self._nearest_centroids(chunk)
             codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
-            if self.length_byte:
-                wanted = self._wanted_scales(chunk, ids[at], codes[at])
-                codes[at, self.m] = np.searchsorted((self.scales[1:] + self.scales[:-1]) / 2, wanted)
+            wanted = self._wanted_scales(chunk, ids[at], codes[at])
+            codes[at, self.m] = np.searchsorted((self.scales[1:] + self.scales[:-1]) / 2, wanted)
         return ids, codes
 
     def _residual_codes(
@@ -229,7 +204,9 @@ class Codec:
         residual before it is coded for good (docs/index.md).
         """
         if self._pq is None:
-            self._pq = self._product_quantizer()
+            faiss = faiss_module()
+            self._pq = faiss.ProductQuantizer(self.dim, self.m, 8)
+            faiss.copy_array_to_vector(self.pq_centroids.ravel(), self._pq.centroids)
         errors = residuals - self._residuals(self._pq.compute_codes(residuals))
         squares = np.einsum("ij,ij->i", vectors, vectors)
         along = np.einsum("ij,ij->i", errors, vectors) / np.maximum(squares, np.finfo(np.float32).tiny)
@@ -260,7 +237,7 @@ class Codec:
         """centroid_ids (n,) and codes (n, code_bytes) -> (n, dim) float32: (centroid + residual) * scale."""
         decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + self._residuals(codes)
         decoded *= self.scales[codes[:, -1], None]
-        return decoded if self.rotation is None else decoded @ self.rotation.T
+        return decoded @ self.rotation.T
 
     def pack(
         self, centroid_ids: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8]
@@ -271,69 +248,51 @@ class Codec:
         return np.concatenate([ids[:, :width], codes], axis=1)
 
     def save(self, path: Path) -> None:
-        """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids in bytes,
-        or in float16."""
-        own, padding = self.byte_centroids, self._stored_dim - self.dim
-        quantizer = half_quantizer(self.centroids, padding) if own is None else own.quantizer(padding)
-        index = self._layers(quantizer)
-        if self.rotation is not None:
-            faiss = faiss_module()
-            turn = faiss.LinearTransform(self.dim, self._stored_dim)
-            faiss.copy_array_to_vector(np.pad(self.rotation.T, ((0, padding), (0, 0))).ravel(), turn.A)
-            turn.is_trained = True
-            turn.set_is_orthonormal()
-            index = faiss.IndexPreTransform(turn, index)
-        write_index(index, path)
+        """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids."""
+        faiss = faiss_module()
+        padding = self._stored_dim - self.dim
+        turn = faiss.LinearTransform(self.dim, self._stored_dim)
+        faiss.copy_array_to_vector(np.pad(self.rotation.T, ((0, padding), (0, 0))).ravel(), turn.A)
+        turn.is_trained = True
+        turn.set_is_orthonormal()
+        layers = self._layers(self.byte_centroids.quantizer(padding))
+        write_index(faiss.IndexPreTransform(turn, layers), path)
 
     @classmethod
-    def load(cls, path: Path, *, dim: int, length_byte: bool) -> "Codec":
+    def load(cls, path: Path, *, dim: int) -> "Codec":
         """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
         faiss = faiss_module()
-        whole = read_index(path)  # which owns what lies inside
-        index, rotation = whole, None
-        if isinstance(whole, faiss.IndexPreTransform):
-            index = faiss.downcast_index(whole.index)
-            turn = faiss.downcast_VectorTransform(whole.chain.at(0))
-            rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in)[: turn.d_in].T.copy()
-        check_layers(index, path)
-        stored, part = index.d, index.pq.dsub
-        if stored != dim + length_byte * part:
+        whole = checked(read_index(path), "IndexPreTransform", path)  # which owns what lies inside
+        layers = checked(faiss.downcast_index(whole.index), "Index2Layer", path)
+        quantizer = checked(faiss.downcast_index(layers.q1.quantizer), "IndexScalarQuantizer", path)
+        kind = whole.chain.size(), quantizer.sq.qtype, layers.pq.nbits
+        if kind != (1, faiss.ScalarQuantizer.QT_8bit, 8):
             raise IndexFormatError(
-                f"{path} codes {stored} dimensions, the index needs {dim + length_byte * part}; "
+                f"{path} has not one rotation, centroids in bytes and codes of bytes; build the index again"
+            )
+        turn = checked(faiss.downcast_VectorTransform(whole.chain.at(0)), "LinearTransform", path)
+        part = layers.pq.dsub
+        if (turn.d_in, layers.d) != (dim, dim + part):
+            raise IndexFormatError(
+                f"{path} codes {turn.d_in} dimensions in {layers.d}, the index needs {dim} in {dim + part}; "
                 "restore it or build the index again"
             )
-        quantizer = faiss.downcast_index(index.q1.quantizer)
-        in_bytes = None
-        if quantizer.sq.qtype == faiss.ScalarQuantizer.QT_8bit:
-            padded = ByteCentroids.read(quantizer)
-            in_bytes = ByteCentroids(padded.numbers[:, :dim].copy(), padded.low[:dim], padded.span[:dim])
-            centroids = in_bytes.floats()
-        else:
-            centroids = np.ascontiguousarray(quantizer.reconstruct_n(0, quantizer.ntotal)[:, :dim])
-        turns = rotation is None or np.allclose(rotation.T @ rotation, np.eye(len(rotation)), atol=1e-3)
-        if not turns or not np.isfinite(centroids).all():
-            raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
-        pq = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, PQ_CENTROIDS, part)
-        if not length_byte:
-            return cls(centroids, pq, None, in_bytes, rotation)
+        rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, dim)[:dim].T.copy()
+        pq = faiss.vector_to_array(layers.pq.centroids).reshape(-1, PQ_CENTROIDS, part)
         scales = pq[-1, :, 0].copy()
-        if not (np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()):
+        codec = cls(ByteCentroids.read(quantizer, dim), pq[:-1].copy(), scales, rotation)
+        turns = np.allclose(rotation.T @ rotation, np.eye(dim), atol=1e-3)
+        ascend = np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()
+        if not (turns and ascend and np.isfinite(codec.centroids).all()):
             raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
-        return cls(centroids, pq[:-1].copy(), scales, in_bytes, rotation)
-
-    def _product_quantizer(self) -> Any:
-        faiss = faiss_module()
-        pq = faiss.ProductQuantizer(self.dim, self.m, 8)
-        faiss.copy_array_to_vector(self.pq_centroids.ravel(), pq.centroids)
-        return pq
+        return codec
 
     def _layers(self, quantizer: Any) -> Any:
         faiss = faiss_module()
         index = faiss.Index2Layer(quantizer, self.nlist, self.code_bytes)
         stored = np.zeros((self.code_bytes, *self.pq_centroids.shape[1:]), dtype=np.float32)
         stored[: self.m] = self.pq_centroids
-        if self.length_byte:
-            stored[self.m, :, 0] = self.scales
+        stored[self.m, :, 0] = self.scales
         faiss.copy_array_to_vector(stored.ravel(), index.pq.centroids)
         index.is_trained = True
         return index

@@ -10,14 +10,13 @@ import numpy.typing as npt
 from encoder.errors import IndexFormatError
 from indexing.coding.centroids import faiss_module
 
-__all__ = ["check_layers", "read_codes", "read_index", "write_index"]
+__all__ = ["checked", "read_codes", "read_index", "write_index"]
 
 
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
     """Packed codes (n, id_bytes + code_bytes) of a segment, read in place from the mapped file, read-only."""
     faiss = faiss_module()
-    index = read_index(path, faiss.IO_FLAG_MMAP_IFC)
-    check_layers(index, path)
+    index = checked(read_index(path, faiss.IO_FLAG_MMAP_IFC), "Index2Layer", path)
     if index.ntotal == 0:
         return np.zeros((0, index.code_size), dtype=np.uint8)
     raw = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
@@ -43,10 +42,13 @@ def read_index(path: Path, flags: int = 0) -> Any:
         raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
 
 
-def check_layers(index: Any, path: Path) -> None:
-    """Raise IndexFormatError for an index of another kind than `Codec.save` and `write_codes` write."""
-    if not isinstance(index, faiss_module().Index2Layer):
-        raise IndexFormatError(f"{path} is a FAISS {type(index).__name__}, not an Index2Layer")
+def checked(part: Any, kind: str, path: Path) -> Any:
+    """A part of a file, which is of that class of FAISS. Raises IndexFormatError for another."""
+    if not isinstance(part, getattr(faiss_module(), kind)):
+        raise IndexFormatError(
+            f"{path} has a FAISS {type(part).__name__} where an index of Latewood has its {kind}; build the index again"
+        )
+    return part
 
 
 class _Owned:

@@ -297,7 +297,7 @@ class Snapshot:
         if same and previous is not None:
             self.codec = previous.codec
         elif self.state.codec is not None:
-            self.codec = Codec.load(self.folder / self.state.codec, dim=self.settings.dim, length_byte=True)
+            self.codec = Codec.load(self.folder / self.state.codec, dim=self.settings.dim)
         # Segments never change and their numbers are never used twice, so those open already stay open.
         # Under a codec with more centroids they are opened anew: it has more inverted lists.
         shared: tuple[Segment, ...] = previous.segments if previous is not None and same else ()

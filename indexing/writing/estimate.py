@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CorpusError
+from indexing.coding.centroids import ByteCentroids
 from indexing.coding.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, codec_bytes, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
@@ -185,7 +186,7 @@ def _codec_seconds(
     code = (clock() - started) / len(vectors) * tokens
     known = min(nlist, HNSW_NLIST // 2)  # a flat quantiser, whose time is linear in its centroids
     centroids = np.resize(vectors, (known, vectors.shape[1]))
-    trial = Codec(centroids, codec.pq_centroids.copy())
+    trial = Codec(ByteCentroids.of(centroids), codec.pq_centroids, codec.scales, codec.rotation)
     trial.assign(vectors[:1])
     some = vectors[:2048]
     started = clock()

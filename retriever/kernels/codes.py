@@ -52,8 +52,8 @@ def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part])
     """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
     A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
-    the scale of the row's last byte. In rows without a byte for it all scales are 1. The look-ups are in 16 bits,
-    so a query token's score is within m steps of the exact one (`QueryTables.residual_steps`).
+    the scale of the row's last byte. The look-ups are in 16 bits, so a query token's score is within m steps of the
+    exact one (`QueryTables.residual_steps`).
     """
     kernel = usable(_residual, _plain_residual, _example_residuals)
     given = (

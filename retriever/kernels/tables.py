@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from encoder.maxsim import sharpened
-from indexing.coding.centroids import BLOCK
+from indexing.coding.centroids import BLOCK, ByteCentroids
 from indexing.coding.codec import Codec
-from retriever.kernels.compiling import compiled, in_parts
+from retriever.kernels.compiling import compiled
 from retriever.kernels.products import extremes, fill_levels, multiply
 
 __all__ = ["BYTE_LANES", "QueryTables"]
@@ -19,7 +19,6 @@ __all__ = ["BYTE_LANES", "QueryTables"]
 # Lanes of a block: the least that hold the query. 32 bytes, or 16 numbers of 16 bits, are one AVX2 register.
 BYTE_LANES = (8, 16, 32)
 RESIDUAL_LANES = (8, 16)
-BLAS_STEPS = 1 << 17  # multiply-adds; OpenBLAS starts threads from 1 << 18
 CACHE_LINE = 64  # bytes
 UNITS = 64  # of a gain in a step of levels
 
@@ -60,7 +59,7 @@ class QueryTables:
         blocks = -(-n_query // width)
         padded = np.zeros((blocks * width, codec.dim), dtype=np.float32)
         padded[:n_query] = codec.rotated(query)
-        centroids, most, least = _centroid_scores(padded, codec)
+        centroids, most, least = _centroid_scores(padded, codec.byte_centroids)
         parts = padded.reshape(blocks, width, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
         exact = np.matmul(codec.pq_centroids, parts)  # (m, 256, part) @ (blocks, m, part, width)
         residuals = _aligned(exact.shape, np.int16)
@@ -117,21 +116,15 @@ def _gains(
 
 
 def _centroid_scores(
-    query: npt.NDArray[np.float32], codec: Codec
+    query: npt.NDArray[np.float32], centroids: ByteCentroids
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """query: (lanes, dim) → products (nlist, lanes) and the most and least of each BLOCK of them."""
-    blocks = -(-codec.nlist // BLOCK)
-    padded = _aligned((blocks * BLOCK, len(query)))
-    scores = padded[: codec.nlist]
-    if codec.byte_centroids is None:
-        _products(codec.centroids, np.ascontiguousarray(query.T), scores)
-        starts = np.arange(0, codec.nlist, BLOCK)
-        return scores, np.maximum.reduceat(scores, starts), np.minimum.reduceat(scores, starts)
-    most, least = np.empty((2, blocks, len(query)), dtype=np.float32)
-    own = codec.byte_centroids
-    step = own.span / np.float32(255)
-    multiply(query, own.blocks, own.low + np.float32(128.5) * step, step, padded, most, least)
-    return scores, most, least
+    blocks = centroids.blocks
+    scores = _aligned((len(blocks) * BLOCK, len(query)))
+    most, least = np.empty((2, len(blocks), len(query)), dtype=np.float32)
+    step = centroids.span / np.float32(255)
+    multiply(query, blocks, centroids.low + np.float32(128.5) * step, step, scores, most, least)
+    return scores[: len(centroids.numbers)], most, least
 
 
 def _aligned(shape: tuple[int, ...], kind: Any = np.float32) -> npt.NDArray[Any]:
@@ -169,24 +162,3 @@ def _in_steps(
                 for q in range(lanes):
                     value = exact[block, part, entry, q] * up[q]
                     numbers[block, part, entry, q] = np.int16(math.floor(value + np.float32(0.5)))
-
-
-def _products(
-    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
-) -> None:
-    """out = left @ right, in blocks of rows so small that BLAS does each on the thread that asks for it.
-
-    Its own threads spin while they wait, which on a busy machine made 0.7 ms into 16, and they would come on
-    top of those that search already has. On one thread the blocks are as fast as the whole or faster.
-    """
-    n, dim = left.shape
-    lanes = right.shape[1]
-    rows = min(n, max(1, BLAS_STEPS // max(1, dim * lanes)))
-    blocks = n // rows
-
-    def work(part: slice) -> None:
-        at, n_blocks = slice(part.start * rows, part.stop * rows), part.stop - part.start
-        np.matmul(left[at].reshape(n_blocks, rows, dim), right, out=out[at].reshape(n_blocks, rows, lanes))
-
-    in_parts(work, np.full(blocks, rows * dim * lanes // 32))
-    np.matmul(left[blocks * rows :], right, out=out[blocks * rows :])

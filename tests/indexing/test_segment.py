@@ -13,6 +13,7 @@ from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Layout, Segment, invert, write_segment
 from indexing.storage.tables import SegmentRow
+from tests.helpers.codecs import random_codec
 
 DIM = 16
 LENGTHS = np.array([3, 0, 250, 1, 0], dtype=np.int64)
@@ -27,11 +28,6 @@ def vectors() -> npt.NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def codec(vectors: npt.NDArray[np.float32]) -> Codec:
     return Codec.train(np.concatenate([vectors, vectors]), nlist=20)
-
-
-@pytest.fixture(scope="module")
-def without_length(vectors: npt.NDArray[np.float32]) -> Codec:
-    return Codec.train(np.concatenate([vectors, vectors]), nlist=20, length_byte=False)
 
 
 def layout(lengths: npt.NDArray[np.int64]) -> Layout:
@@ -76,11 +72,9 @@ def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) ->
     assert isinstance(segment.vectors, np.memmap)
 
 
-@pytest.mark.parametrize("length_byte", [True, False])
 def test_compressed_keeps_codes_in_the_mapped_file(
-    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path, length_byte: bool
+    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
 ) -> None:
-    codec = codec if length_byte else without_length
     segment = Segment(tmp_path, write_compressed(tmp_path, vectors, codec), dim=DIM, codec=codec)
     ids, residuals = codec.encode(vectors)
     np.testing.assert_array_equal(segment.centroid_ids, ids)
@@ -96,11 +90,11 @@ def test_compressed_keeps_codes_in_the_mapped_file(
 
 def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
     for number, nlist in enumerate((257, 70_000), start=1):
-        codec = Codec(np.zeros((nlist, DIM), np.float32), np.zeros((2, 256, DIM // 2), np.float32))
+        codec = random_codec(np.random.default_rng(0), nlist, m=2, part=DIM // 2)
         ids = np.array([0, 255, 256, nlist - 1], dtype=np.int32)
         row = SegmentRow(number, "compressed", 1, 4)
         (tmp_path / row.folder).mkdir(parents=True)
-        codes = codec.pack(ids, np.zeros((4, 2), np.uint8))
+        codes = codec.pack(ids, np.zeros((4, 3), np.uint8))
         write_segment(tmp_path / row.folder, [codes], layout(np.array([4])), dim=DIM, codec=codec)
         segment = Segment(tmp_path, row, dim=DIM, codec=codec)
         np.testing.assert_array_equal(segment.centroid_ids, ids)
@@ -145,7 +139,7 @@ def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
 
 
 def test_files_of_another_shape_are_named(
-    vectors: npt.NDArray[np.float32], codec: Codec, without_length: Codec, tmp_path: Path
+    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
 ) -> None:
     flat = write_flat(tmp_path, vectors, LENGTHS)
     compressed = write_compressed(tmp_path, vectors, codec)
@@ -158,9 +152,9 @@ def test_files_of_another_shape_are_named(
     with pytest.raises(IndexFormatError, match=r"codes\.faiss has shape"):
         Segment(tmp_path, SegmentRow(2, "compressed", 5, 253), dim=DIM, codec=codec)
     with pytest.raises(
-        IndexFormatError, match=r"codes\.faiss has shape \(254, 18\), the index needs \(254, 17\)"
+        IndexFormatError, match=r"codes\.faiss has shape \(254, 18\), the index needs \(254, 10\)"
     ):
-        Segment(tmp_path, compressed, dim=DIM, codec=without_length)
+        Segment(tmp_path, compressed, dim=DIM, codec=random_codec(np.random.default_rng(0), 20, m=8, part=2))
     with pytest.raises(IndexFormatError, match="lists a compressed segment and no codec"):
         Segment(tmp_path, compressed, dim=DIM, codec=None)
     np.save(tmp_path / flat.folder / "vectors.npy", vectors)

@@ -27,6 +27,7 @@ from retriever.kernels import (
     unite,
 )
 from retriever.kernels.tables import UNITS
+from tests.helpers.codecs import random_codec
 from tests.helpers.fakes import FakeEncoder
 
 LENGTHS = st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 40]), min_size=1, max_size=12)
@@ -37,30 +38,28 @@ def unit(random, n, dim):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make(
-    seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False, length_byte=True, byte_centroids=True
-):
+def make(seed, *, n_query, lengths, nlist=50, m=8, part=2, negative=False):
     """A query, a codec and stored passages of random numbers; nothing is trained.
 
-    negative: every similarity is below zero. length_byte, byte_centroids: False as in indexes without.
+    negative: every similarity is below zero.
     """
     random = np.random.default_rng(seed)
-    dim = m * part
-    query, centroids = unit(random, n_query, dim), unit(random, nlist, dim)
-    residuals = 0.1 * random.standard_normal((m, 256, part)).astype(np.float32)
+    codec = random_codec(random, nlist, m=m, part=part, positive=negative)
+    query = unit(random, n_query, codec.dim)
     if negative:
-        query, centroids, residuals = -np.abs(query) - 0.01, np.abs(centroids) + 0.01, np.abs(residuals)
-    scales = np.linspace(0.5, 2, 256, dtype=np.float32) if length_byte else None
-    # As in indexes made before centroids were kept in bytes, without them.
-    in_bytes, rounded = ByteCentroids.of(centroids)
-    codec = (
-        Codec(rounded, residuals, scales, in_bytes) if byte_centroids else Codec(centroids, residuals, scales)
-    )
+        query = (-np.abs(query) - 0.01) @ codec.rotation.T
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = random.integers(0, nlist, offsets[-1])
     ids[-1:] = nlist - 1  # its bytes are the largest
-    packed = codec.pack(ids, random.integers(0, 256, (offsets[-1], m + length_byte)).astype(np.uint8))
+    packed = codec.pack(ids, random.integers(0, 256, (offsets[-1], m + 1)).astype(np.uint8))
     return query, codec, ids, packed, offsets
+
+
+def only_centroids(centroids):
+    """A codec of one sub-vector, residuals of 0, scales of 1 and no turn."""
+    dim = len(centroids.low)
+    residuals = np.zeros((1, 256, dim), np.float32)
+    return Codec(centroids, residuals, np.ones(256, np.float32), np.eye(dim, dtype=np.float32))
 
 
 STEEPEST = 2.32  # of `sharpened` at a sharpness of 2
@@ -84,14 +83,10 @@ def by_reference(query, codec, ids, packed, offsets, sharpness=0.0):
     nlist=st.sampled_from([2, 50, 256, 257, 3000]),
     m=st.sampled_from([1, 3, 8, 16]),
     negative=st.booleans(),
-    length_byte=st.booleans(),
-    byte_centroids=st.booleans(),
     sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 1000),
 )
-def test_residual_maxsim_is_maxsim_on_decoded_vectors(
-    n_query, lengths, nlist, m, negative, length_byte, byte_centroids, sharpness, seed
-):
+def test_residual_maxsim_is_maxsim_on_decoded_vectors(n_query, lengths, nlist, m, negative, sharpness, seed):
     query, codec, _, packed, offsets = made = make(
         seed,
         n_query=n_query,
@@ -99,8 +94,6 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
         nlist=nlist,
         m=m,
         negative=negative,
-        length_byte=length_byte,
-        byte_centroids=byte_centroids,
     )
     everything = np.arange(len(lengths))
     tables = QueryTables.of(query, codec, sharpness)
@@ -119,13 +112,10 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(
     nlist=st.sampled_from([2, 50, 256, 257, 3000]),
     m=st.sampled_from([1, 8]),
     negative=st.booleans(),
-    length_byte=st.booleans(),
     sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 1000),
 )
-def test_interaction_is_maxsim_on_centroids(
-    n_query, lengths, nlist, m, negative, length_byte, sharpness, seed
-):
+def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative, sharpness, seed):
     query, codec, ids, packed, offsets = make(
         seed,
         n_query=n_query,
@@ -133,10 +123,12 @@ def test_interaction_is_maxsim_on_centroids(
         nlist=nlist,
         m=m,
         negative=negative,
-        length_byte=length_byte,
     )
     tables = QueryTables.of(query, codec, sharpness)
-    products, norms = torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(query).norm(dim=1)
+    products, norms = (
+        torch.from_numpy(codec.centroids[ids] @ codec.rotated(query).T),
+        torch.from_numpy(query).norm(dim=1),
+    )
     exact = max_sum(products, torch.from_numpy(offsets), norms, sharpness).numpy()
     scores = interaction(tables, codec.code_bytes, [(packed, offsets, np.arange(len(lengths)))])
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
@@ -153,14 +145,11 @@ def test_interaction_is_maxsim_on_centroids(
     lengths=LENGTHS,
     nlist=st.sampled_from([50, 300]),
     m=st.sampled_from([3, 8, 16]),
-    length_byte=st.booleans(),
     sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 100),
 )
-def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, m, length_byte, sharpness, seed):
-    query, codec, _, packed, offsets = make(
-        seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m, length_byte=length_byte
-    )
+def test_plain_kernels_give_the_same_numbers(n_query, lengths, nlist, m, sharpness, seed):
+    query, codec, _, packed, offsets = make(seed, n_query=n_query, lengths=lengths, nlist=nlist, m=m)
     tables, everything = QueryTables.of(query, codec, sharpness), np.arange(len(lengths))
     for function, module_name in ((interaction, "_interaction"), (residual_maxsim, "_residual")):
         fast = function(tables, codec.code_bytes, [(packed, offsets, everything)])
@@ -225,11 +214,11 @@ def test_lists_of_several_segments(counts, seed):
 def test_products_of_bytes_are_those_of_the_centroids(n_query, nlist, dim, seed):
     random = np.random.default_rng(seed)
     query, wide = unit(random, n_query, dim), 10.0 ** random.integers(-3, 3, dim)
-    in_bytes, centroids = ByteCentroids.of((unit(random, nlist, dim) * wide).astype(np.float32))
+    centroids = ByteCentroids.of((unit(random, nlist, dim) * wide).astype(np.float32))
     query = query * np.float32(random.choice([1e-3, 1.0, 50.0]))  # weighted query tokens
-    tables = QueryTables.of(query, Codec(centroids, np.zeros((1, 256, dim), np.float32), None, in_bytes))
-    exact = centroids.astype(np.float64) @ query.T
-    size = np.abs(query).max() * np.abs(in_bytes.span).max() + np.abs(exact).max()
+    tables = QueryTables.of(query, only_centroids(centroids))
+    exact = centroids.floats().astype(np.float64) @ query.T
+    size = np.abs(query).max() * np.abs(centroids.span).max() + np.abs(exact).max()
     np.testing.assert_allclose(tables.centroids[:, :n_query], exact, atol=3e-5 * size * np.sqrt(dim))
     for block, most in enumerate(tables.most):
         np.testing.assert_array_equal(most, tables.centroids[block * BLOCK :][:BLOCK].max(axis=0))
@@ -289,9 +278,9 @@ def test_shapes_of_long_queries_and_documents(n_query, lengths, m, negative, see
     scores = residual_maxsim(tables, codec.code_bytes, [(packed, offsets, wanted)])
     # float32 sums of 300 terms
     np.testing.assert_allclose(scores, by_reference(*made)[wanted], atol=rounding(tables, m), rtol=1e-5)
-    exact = max_sum(torch.from_numpy(codec.centroids[ids] @ query.T), torch.from_numpy(offsets)).numpy()[
-        wanted
-    ]
+    exact = max_sum(
+        torch.from_numpy(codec.centroids[ids] @ codec.rotated(query).T), torch.from_numpy(offsets)
+    ).numpy()[wanted]
     kept = np.isfinite(exact)
     ranked = interaction(tables, codec.code_bytes, [(packed, offsets, wanted)])
     np.testing.assert_allclose(
@@ -341,9 +330,9 @@ def test_levels_keep_the_order_of_scores(n_query, nlist, seed):
 
 
 def test_centroids_all_alike_have_one_level():
-    codec = Codec(np.ones((4, 2), np.float32), np.zeros((1, 256, 2), np.float32))
+    codec = only_centroids(ByteCentroids.of(np.ones((4, 2), np.float32)))
     tables = QueryTables.of(np.ones((3, 2), np.float32), codec)
-    scores = interaction(tables, 1, [(np.zeros((2, 2), np.uint8), np.array([0, 1, 2]), np.arange(2))])
+    scores = interaction(tables, 2, [(np.zeros((2, 3), np.uint8), np.array([0, 1, 2]), np.arange(2))])
     np.testing.assert_allclose(scores, [6.0, 6.0])
 
 
@@ -380,8 +369,8 @@ def test_threads_change_nothing(monkeypatch):
 def test_probe_finds_the_best_centroids(n_query, nprobe, nlist, alike, seed):
     query, codec, *_ = make(seed, n_query=n_query, lengths=[1], nlist=nlist)
     if alike:
-        in_bytes, rounded = ByteCentroids.of(np.repeat(codec.centroids[::2], 2, axis=0)[:nlist])
-        codec = Codec(rounded, codec.pq_centroids, byte_centroids=in_bytes)
+        twice = ByteCentroids.of(np.repeat(codec.centroids[::2], 2, axis=0)[:nlist])
+        codec = Codec(twice, codec.pq_centroids, codec.scales, codec.rotation)
     nprobe = min(nprobe, nlist)
     tables = QueryTables.of(query, codec)
     lists, scores = probe(tables, nprobe)
