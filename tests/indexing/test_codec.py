@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import indexing.coding.centroids
 import indexing.coding.codec
+from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
+from indexing import Index
 from indexing.coding.codec import Codec, write_codes
 from indexing.coding.faiss_files import read_codes
 from indexing.coding.sizes import choose_m, choose_nlist, id_bytes, sample_size
@@ -61,6 +63,28 @@ def test_encode_and_decode_equal_faiss(
     turn = faiss.downcast_VectorTransform(index.chain.at(0))
     found = found @ faiss.vector_to_array(turn.A).reshape(turn.d_out, 32)[:32]
     np.testing.assert_allclose(codec.decode(ids, codes), found, rtol=0, atol=1e-6)
+
+
+def test_an_index_is_decoded_by_faiss_alone(tmp_path: Path) -> None:
+    """As docs/format.md says; and its vectors are as long as those that were given."""
+    given = unit_vectors(1200, 64)
+    with Index.create(tmp_path / "x", dim=64, flat_tokens=500) as index:
+        passages = TokenEmbeddings.from_list(list(given.reshape(120, 10, 64)), 64)
+        index.add_embeddings([f"p{i}" for i in range(120)], passages)
+        with index.snapshot() as snapshot:
+            assert snapshot.codec is not None
+            step, error = np.diff(snapshot.codec.scales).max(), snapshot.state.codec_error
+            decoded = [s.decode(0, s.n_tokens, snapshot.codec) for s in snapshot.segments]
+    whole = faiss.read_index(str(tmp_path / "x" / "codec-1.faiss"))
+    layers, turn = faiss.downcast_index(whole.index), faiss.downcast_VectorTransform(whole.chain.at(0))
+    for path in sorted((tmp_path / "x" / "segments").glob("*/codes.faiss")):
+        stored = faiss.read_index(str(path))
+        layers.add_sa_codes(faiss.vector_to_array(stored.codes).reshape(stored.ntotal, -1))
+    found = layers.reconstruct_n(0, 1200)
+    found = found[:, :64] * found[:, 64:65] @ faiss.vector_to_array(turn.A).reshape(-1, 64)[:64]
+    np.testing.assert_allclose(np.concatenate(decoded), found, rtol=0, atol=1e-6)
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < step
+    assert error == pytest.approx(np.square(found - given).sum(axis=1).mean(), rel=0.05)
 
 
 def test_a_byte_restores_the_length(codec: Codec, unscaled: Codec, vectors: npt.NDArray[np.float32]) -> None:
