@@ -102,9 +102,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def draw(folder: Path, n: int, random: np.random.Generator) -> Vectors:
     """Vectors of n tokens of the index, decoded and made unit again: (n, dim)."""
-    with Index.open(folder) as index:
-        segment = max(index.segments, key=lambda segment: segment.n_tokens)
-        return unit(segment.take(random.choice(segment.n_tokens, n, replace=False), index.codec))
+    with Index.open(folder) as index, index.snapshot() as snapshot:
+        segment = max(snapshot.segments, key=lambda segment: segment.n_tokens)
+        return unit(segment.take(random.choice(segment.n_tokens, n, replace=False), snapshot.codec))
 
 
 def unit(rows: Vectors) -> Vectors:
