@@ -25,5 +25,7 @@ def updated(options: Options, changes: Mapping[str, Any]) -> Options:
     known = [f.name for f in fields(options)]  # type: ignore[arg-type]
     for name in changes:
         if name not in known:
-            raise ArgumentError(f"{name} is no option of {type(options).__name__}; {did_you_mean(name, known)}")
+            raise ArgumentError(
+                f"{name} is no option of {type(options).__name__}; {did_you_mean(name, known)}"
+            )
     return replace(options, **changes) if changes else options  # type: ignore[type-var]

@@ -58,7 +58,11 @@ class Ranker:
 
             try:
                 place = torch.empty(0, device=torch.device(device)).device
-            except (RuntimeError, AssertionError, TypeError) as error:  # what torch says of one that is not there
+            except (
+                RuntimeError,
+                AssertionError,
+                TypeError,
+            ) as error:  # what torch says of one that is not there
                 reason = str(error).partition("\n")[0]
                 raise ArgumentError(
                     f"device={device!r} cannot be used ({reason}); pass one that torch has, or leave it out"

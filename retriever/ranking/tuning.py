@@ -13,6 +13,7 @@ from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.progress import Progress
 from indexing import Snapshot
 from indexing.settings import TunedSearch
+from indexing.storage.fulltext import word_spans
 from retriever.ranking.knobs import SearchSettings
 from retriever.searcher import Searcher
 

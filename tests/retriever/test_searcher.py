@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from retriever.ranking.folding import search_documents
 
 from encoder import TokenEmbeddings, maxsim
 from encoder.errors import ArgumentError, EncoderMismatchError
 from indexing import Index
 from retriever import Searcher
-from retriever.ranking.folding import search_documents
 from tests.helpers.fakes import FakeEncoder, corpus
 
 DIM = 16
