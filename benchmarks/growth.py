@@ -101,22 +101,23 @@ def measure(path: Path, data: Data) -> dict[str, Any]:
             qid: {hit.doc_id: hit.score for hit in searcher.search_embeddings(rows, k=100)}
             for qid, rows in data.queries.items()
         }
-        index, error = searcher.index, 0.0
-        for segment in index.segments:
-            pids = range(segment.pid_start, segment.pid_start + segment.n_passages)
-            for i, document in enumerate(index._store.documents(pids)):
-                rows = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), index.codec)
-                error += float(np.square(rows - data.passage(places[document.doc_id])).sum())
+        now, error = searcher.snapshot, 0.0
+        names = now.doc_ids(number for segment in now.segments for number in segment.owners.tolist())
+        for segment in now.segments:
+            for i, owner in enumerate(segment.owners.tolist()):
+                rows = segment.decode(int(segment.offsets[i]), int(segment.offsets[i + 1]), now.codec)
+                error += float(np.square(rows - data.passage(places[names[owner]])).sum())
+    with Index.open(path) as index:
         info = index.info()
-        return {
-            "nDCG@10": round(evaluate(data.qrels, run)["nDCG@10"], 4),
-            "error": round(error / info["tokens"], 4),
-            "kind": info["kind"],
-            "nlist": info["nlist"],
-            "segments": info["segments"],
-            "bytes/token": round(info["bytes_per_token"], 1),
-            "MB": round(sum(info["bytes"].values()) / 1e6, 1),
-        }
+    return {
+        "nDCG@10": round(evaluate(data.qrels, run)["nDCG@10"], 4),
+        "error": round(error / info["tokens"], 4),
+        "kind": info["kind"],
+        "nlist": info["nlist"],
+        "segments": info["segments"],
+        "bytes/token": round(info["bytes_per_token"], 1),
+        "MB": round(sum(info["bytes"].values()) / 1e6, 1),
+    }
 
 
 if __name__ == "__main__":

@@ -85,10 +85,11 @@ def query_weights(encoder: Any, texts: list[str], passages: list[Any]) -> list[V
     one_each = TokenEmbeddings(np.ones((len(passages), 8), np.float32), np.arange(len(passages) + 1))
     with tempfile.TemporaryDirectory() as place, Index.create(Path(place) / "index", dim=8) as index:
         index.add_embeddings([p["doc_id"] for p in passages], one_each, texts=[p["text"] for p in passages])
-        return [
-            idf_weights(text, encoder.query_tokens(text), len(index), index.document_frequencies)
-            for text in texts
-        ]
+        with index.snapshot() as now:
+            return [
+                idf_weights(text, encoder.query_tokens(text), len(now), now.document_frequencies)
+                for text in texts
+            ]
 
 
 def synthetic(out: Path, tokens: int, n_queries: int) -> None:

@@ -56,7 +56,7 @@ def collection(folder: Path) -> Path:
 def main(folder: Path, report: Path) -> dict[str, float]:
     """nDCG@10 of each system. What the report holds already is not run again."""
     encoder = Encoder.load()
-    systems = [LateInteraction(encoder), LateInteraction(encoder, mode="hybrid"), Bm25(), Dense(encoder)]
+    systems = [LateInteraction(encoder), LateInteraction.of(encoder, mode="hybrid"), Bm25(), Dense(encoder)]
     results = evaluate_all(systems, [EvaluationSet.load(folder)], report_file=report)
     print(side_by_side(results))
     print(markdown(results))

@@ -1,4 +1,4 @@
-"""Cut long documents into windows, search them, see the best window of each document.
+"""Add long documents as they are, search them, see which part of each speaks for it.
 
 Run: python examples/long_documents.py
 """
@@ -6,29 +6,27 @@ Run: python examples/long_documents.py
 import tempfile
 from pathlib import Path
 
-from retriever.ranking.folding import search_documents
-
-from encoder import Encoder
-from indexing import Index
-from indexing.reading.windows import Windows
-from retriever import Searcher
+from latewood import Encoder, Index, Searcher
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main(folder: Path) -> list[str]:
     """The documents found, one hit each."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
-    encoder = Encoder.load()
-    windows = Windows(encoder.tokenizer, window=128, overlap=16)
+    encoder = Encoder.load(
+        document_length=512
+    )  # of 8,192 that it can read; longer documents have several passages
     with Index.create(folder, encoder) as index:
-        index.add(windows.cut({"doc_id": name, "text": text} for name, text in texts.items()))
+        index.add(
+            {"doc_id": path.name, "text": path.read_text("utf-8")} for path in sorted(DOCS.glob("*.md"))
+        )
+        print(f"{len(index)} documents in {index.n_passages} passages")
     with Searcher.open(folder, encoder) as searcher:
-        hits = search_documents(searcher, {"q": "which characters of a filter become SQL?"}, k=3)["q"]
+        hits = searcher.search("which characters of a filter become SQL?", k=3)
     for hit in hits:
-        start, end = hit.metadata["span"]
-        assert texts[hit.doc_id][start:end] == hit.text
-        print(f"{hit.doc_id} ({hit.score:.2f}), characters {start}-{end}: {(hit.text or '')[:60]!r}")
+        part = hit.passage
+        assert part is not None  # None only for a document without a text
+        print(f"{hit.doc_id} ({hit.score:.2f}), lines {part.first_line}-{part.last_line}: {part.text[:60]!r}")
     return [hit.doc_id for hit in hits]
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexing import Index
-from retriever import Searcher
+from latewood import Index, Searcher
 
 
 def main(folder: Path) -> list[str]:

@@ -7,10 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from encoder import Encoder
-from indexing import Index
 from indexing.writing.sources import update_folder
-from retriever import Searcher
+from latewood import Encoder, Index, Searcher
 from retriever.code.search import search_code
 
 CODE = Path(__file__).parent.parent / "retriever" / "evaluation"
@@ -28,7 +26,7 @@ def main(folder: Path) -> list[str]:
         with Index.open(out, encoder, writable=True) if edit else Index.create(out, encoder) as index:
             report = update_folder(index, source)
             print(
-                f"{report.changed} files read, {report.renamed} passages renamed, {report.added.tokens} tokens"
+                f"{report.changed} files read, {report.renamed} chunks renamed, {report.added.tokens} tokens"
             )
         with Searcher.open(out, encoder) as searcher:
             hits = search_code(searcher, "documents in ties", languages=["py"], regex=r"^def ", k=3)

@@ -6,9 +6,7 @@ Run: python examples/search_texts.py
 import tempfile
 from pathlib import Path
 
-from encoder import Encoder
-from indexing import Index
-from retriever import Searcher
+from latewood import Encoder, Index, Searcher
 
 TEXTS = {
     "heart": "The heart pumps blood through the body.",

@@ -90,6 +90,7 @@ def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, c
         long_documents.main()
     assert [path.name for path in sorted(out.iterdir())] == [
         "part",
+        "ratios.json",
         "table.md",
         "whole-64-0.json",
         "windows-32-4.json",
@@ -98,14 +99,21 @@ def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, c
     assert whole.startswith("| whole, 64 tokens | ")
     assert windows.startswith("| windows of 32, overlap 4 | 1.0000 | 1.0000 | 1.0000 | 1.0000 | ")
     assert [row.split(" | ")[7] for row in (whole, windows)] == ["2", "0"]  # documents cut
-    assert capsys.readouterr().out.count("windows of 32") == 4
+    ratios = json.loads((out / "ratios.json").read_text())
+    ways = ["whole, 64 tokens", "windows of 32, overlap 4"]
+    assert [f"{ratios[way]:.2f} |" for way in ways] == [row.rsplit(" | ", 1)[1] for row in (whole, windows)]
+    assert capsys.readouterr().out.count("windows of 32") == 5
 
 
 def test_an_index_that_was_there_has_no_time(benchmark):
     one = {"mode": "late", "encoded_tokens": 3, "tokens": 9, "passages": 2, "cut": 0, "index_bytes": 10**6}
     one |= {"nDCG@10": 0.5, "R@100": 1.0, "index_seconds": 5, "index_cpu_seconds": 4, "ms_per_query": 1}
-    [cells] = benchmark("long_documents").table({"whole": [one]}, ["late", "hybrid"]).splitlines()[2:]
-    assert cells == "| whole | 0.5000 |  | 1.0000 |  | 2 | 9 |  | 1.0 |  |  | 1.0 |  |"
+    [cells] = (
+        benchmark("long_documents")
+        .table({"whole": [one]}, ["late", "hybrid"], {"whole": 1.25})
+        .splitlines()[2:]
+    )
+    assert cells == "| whole | 0.5000 |  | 1.0000 |  | 2 | 9 |  | 1.0 |  |  | 1.0 |  | 1.25 |"
 
 
 def test_busy_speeds_are_medians_and_ratios_those_of_turns(benchmark):

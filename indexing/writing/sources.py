@@ -1,7 +1,7 @@
 """An index that follows a folder: what changed is encoded, what is gone is dropped, what moved is renamed.
 
-`sources.db` in the index folder notes each file's size, times, hash and passages. It is ahead of the index, never
-behind: passages are noted before they are stored, and a file is noted as done only after the commit that holds the
+`sources.db` in the index folder notes each file's size, times, hash and documents. It is ahead of the index, never
+behind: documents are noted before they are stored, and a file is noted as done only after the commit that holds the
 last of them. So whatever interrupts an update, the next one knows of all that may be there, and reads again what may
 not be.
 """
@@ -39,8 +39,8 @@ AT_ONCE = 500
 class UpdateReport:
     """unchanged: files as they were. changed: files read anew. gone: files of the last update that are no more.
 
-    renamed: passages that kept their vectors under another doc_id. deleted: passages dropped. added: the rest.
-    folder: the whole walk, its counts of passages and languages those of the files read anew.
+    renamed: documents that kept their vectors under another doc_id. deleted: documents dropped. added: the rest.
+    folder: the whole walk, its counts of documents and languages those of the files read anew.
     """
 
     folder: FolderReport = field(default_factory=FolderReport)
@@ -55,7 +55,7 @@ class UpdateReport:
 @dataclass(frozen=True)
 class _Note:
     """What is known of a file. stamp, digest: those of `indexing.reading.files.Reading`; without a stamp the file is
-    read again, without a digest cut again. how: what else decides how it is cut. reason: why it has no passages."""
+    read again, without a digest cut again. how: what else decides how it is cut. reason: why it has no documents."""
 
     path: str
     stamp: str
@@ -65,7 +65,7 @@ class _Note:
     doc_ids: list[str]
 
     def unsure(self, doc_ids: Iterable[str] = ()) -> "_Note":
-        """With passages that may soon be stored, too."""
+        """With documents that may soon be stored, too."""
         return replace(self, stamp="", digest="", doc_ids=list(dict.fromkeys([*self.doc_ids, *doc_ids])))
 
 
@@ -80,9 +80,9 @@ def update_folder(
 ) -> UpdateReport:
     """Bring a writable index up to date with a folder, as `read_folder` reads it.
 
-    A file of the same size and times as at the last update is not opened. Of the others a passage whose text is
-    stored already, under its doc_id or under that of a passage that is gone, is not encoded: a renamed file costs
-    nothing. Passages that came into the index otherwise are left alone, and so are those of files and folders that
+    A file of the same size and times as at the last update is not opened. Of the others a document whose text is
+    stored already, under its doc_id or under that of one that is gone, is not encoded: a renamed file costs
+    nothing. Documents that came into the index otherwise are left alone, and so are those of files and folders that
     cannot be read now.
 
     tell: is called with a line before more than half of the index is deleted. allow_empty: take a folder that has
@@ -104,7 +104,7 @@ def update_folder(
             n = sum(len(note.doc_ids) for note in known.values())
             raise CorpusError(
                 f"{root} holds no text or code to index: {report.folder}; see that its disk is mounted, or allow it "
-                f"to be empty (--allow-empty), which deletes the {n:,} passages that the index has of it"
+                f"to be empty (--allow-empty), which deletes the {n:,} documents that the index has of it"
             )
         with Progress(files, desc="read", unit="file", show=show_progress) as bar:
             same, new, digests = _read(root, bar, known, report, spool)
@@ -125,13 +125,13 @@ def update_folder(
         moves = {source: target for source, target in moves.items() if target not in foreign}
         dropped = stored.keys() - digests.keys() - moves.keys() | _in_the_way(stored, moves)
         if tell is not None and 2 * len(dropped) > len(index):
-            tell(f"deletes {len(dropped):,} of {len(index):,} passages, whose files are gone or changed")
+            tell(f"deletes {len(dropped):,} of {len(index):,} documents, whose files are gone or changed")
         report.deleted = index.delete(dropped)
         report.renamed = index.rename(moves)
 
         done: list[_Note] = []
 
-        def passages() -> Iterator[Passage]:
+        def documents() -> Iterator[Passage]:
             spooled = iter(spool)
             for note in new:
                 for _ in note.doc_ids:
@@ -142,7 +142,7 @@ def update_folder(
             notes.put(done)
             done.clear()
 
-        report.added = index.add(passages(), show_progress=show_progress, committed=committed)
+        report.added = index.add(documents(), show_progress=show_progress, committed=committed)
         notes.drop(gone)
         return report
 
@@ -150,8 +150,8 @@ def update_folder(
 def _read(
     root: Path, files: Iterable[TextFile], known: Mapping[str, _Note], report: UpdateReport, spool: "_Spool"
 ) -> tuple[list[_Note], list[_Note], dict[str, bytes]]:
-    """Read what may have changed. Notes of files found unchanged by their hash; notes of the others, whose passages
-    are in the spool in this order; and {doc_id: digest of its text} of these passages."""
+    """Read what may have changed. Notes of files found unchanged by their hash; notes of the others, whose documents
+    are in the spool in this order; and {doc_id: digest of its text} of these."""
     how = json.dumps([CHUNKING, sorted(filter(has_grammar, GRAMMARS))])
     commit = head_commit(root)
     same: list[_Note] = []
@@ -225,7 +225,7 @@ def _texts(index: Index, doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 class _Spool:
-    """Passages between their one reading and the time that they are stored: a file without a name in a folder."""
+    """Documents between their one reading and the time that they are stored: a file without a name in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

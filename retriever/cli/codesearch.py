@@ -34,7 +34,7 @@ def print_code(
                 typer.echo(line)
         if not hits:
             if len(searcher.snapshot) and code != CodeOptions():
-                typer.echo("no hits: no passage is in that language, at that path, with that text")
+                typer.echo("no hits: no document is in that language, at that path, with that text")
             else:
                 typer.echo(f"no hits: {why_nothing(searcher.snapshot, options)}")
 

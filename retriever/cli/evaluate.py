@@ -203,7 +203,7 @@ def _say(result: dict[str, Any], found: bool) -> None:
     )
     if result.get("cut"):
         typer.echo(
-            f"{result['cut']:,} passages were longer than {result['settings']['document_length']} tokens and were "
+            f"{result['cut']:,} documents were longer than {result['settings']['document_length']} tokens and were "
             "cut; leave --document-length out, or pass --window, to keep all"
         )
     if result.get("windowed"):

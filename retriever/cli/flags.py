@@ -71,9 +71,12 @@ def _with_flags(without: tuple[str, ...], command: Command) -> Command:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        for name, (kind, own) in groups.items():
-            values[name] = kind(**{flag.name: flag.read(values.pop(flag.name)) for flag in own})
-        command(**values)
+        # Apart from the flags' own values: a dataclass may be called as a flag is.
+        filled = {
+            name: kind(**{flag.name: flag.read(values.pop(flag.name)) for flag in own})
+            for name, (kind, own) in groups.items()
+        }
+        command(**values, **filled)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

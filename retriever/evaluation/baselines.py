@@ -58,7 +58,7 @@ class Bm25:
 
         started = time.perf_counter()
         ids, texts = [], []
-        for passage in _bar(data.passages(), data, "BM25 index", "passage", show_progress):
+        for passage in _bar(data.passages(), data, "BM25 index", "document", show_progress):
             ids.append(passage["doc_id"])
             texts.append(passage["text"])
         model = bm25s.BM25(k1=self.k1, b=self.b)
@@ -98,7 +98,7 @@ class Dense:
         index = faiss.IndexFlatIP(encoder.dim)
         ids: list[str] = []
         started = time.perf_counter()
-        passages = iter(_bar(data.passages(), data, "dense index", "passage", show_progress))
+        passages = iter(_bar(data.passages(), data, "dense index", "document", show_progress))
         while some := list(itertools.islice(passages, AT_ONCE)):
             index.add(encoder.encode_documents([p["text"] for p in some]).means())
             ids += [p["doc_id"] for p in some]
@@ -119,10 +119,10 @@ def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, show: 
 
 
 def _figures(
-    data: EvaluationSet, passages: int, size: int, started: float, indexed: float, done: float
+    data: EvaluationSet, documents: int, size: int, started: float, indexed: float, done: float
 ) -> dict[str, Any]:
     return {
-        "passages": passages,
+        "documents": documents,
         "index_bytes": size,
         "index_seconds": round(indexed - started, 2),
         "search_seconds": round(done - indexed, 2),

@@ -10,7 +10,7 @@ from retriever.evaluation.results import averages, told_apart
 
 __all__ = ["plot"]
 
-AXES = (("ms_per_query", "milliseconds a query"), ("bytes_per_passage", "bytes of index a passage"))
+AXES = (("ms_per_query", "milliseconds a query"), ("bytes_per_document", "bytes of index a document"))
 
 
 def plot(
@@ -31,7 +31,7 @@ def plot(
         {
             **result,
             "ms_per_query": max(1e-3, result["ms_per_query"]),
-            "bytes_per_passage": max(1, result["index_bytes"]) / max(1, result["passages"]),
+            "bytes_per_document": max(1, result["index_bytes"]) / max(1, result["documents"]),
         }
         for result in told_apart(results)
     ]

@@ -180,12 +180,12 @@ def _set_name(result: Mapping[str, Any]) -> str:
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table with a row for each data set and system, means below, and what it was measured with."""
     results = told_apart(results)
-    columns = ["data set", "system", *METRICS, "ms/query", "index MB", "index s", "queries", "passages"]
+    columns = ["data set", "system", *METRICS, "ms/query", "index MB", "index s", "queries", "documents"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in results:
         cells = [_set_name(r), r["system"], *(f"{r[metric]:.4f}" for metric in METRICS)]
         cells += [f"{r['ms_per_query']:.1f}", f"{r['index_bytes'] / 1e6:.1f}", f"{r['index_seconds']:.1f}"]
-        cells += [f"{r['queries']:,}", f"{r['passages']:,}"]
+        cells += [f"{r['queries']:,}", f"{r['documents']:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     for system in dict.fromkeys(r["system"] for r in results):
         own = [r for r in results if r["system"] == system]

@@ -13,9 +13,8 @@ from encoder.arguments import absolute
 from encoder.errors import ArgumentError
 from encoder.options import updated
 from encoder.progress import Progress
-from indexing import Index
-from indexing.reading.windows import Windows
-from indexing.writing.records import AddReport
+from indexing import AddReport, Index, IndexSettings
+from indexing.writing.encoding import windows_of
 from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher
@@ -36,7 +35,7 @@ class System(Protocol):
         """model, fingerprint (None for what has no weights) and settings: all that decides the run."""
 
     def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
-        """Hits of every query, and figures: at least passages, index_bytes, index_seconds, search_seconds."""
+        """Hits of every query, and figures: at least documents, index_bytes, index_seconds, search_seconds."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,8 @@ class LateInteraction:
     def __post_init__(self) -> None:
         if self.index_folder is not None:
             object.__setattr__(self, "index_folder", absolute(self.index_folder))
-        Windows.chosen(self.encoder.tokenizer, self.window, self.overlap)
-        if self.index_folder is not None:
-            object.__setattr__(self, "index_folder", absolute(self.index_folder))
+        asked = IndexSettings.made(self.encoder, None, {"window": self.window, "overlap": self.overlap})
+        windows_of(self.encoder, asked)
 
     @classmethod
     def of(cls, encoder: Encoder, **options: Any) -> "LateInteraction":

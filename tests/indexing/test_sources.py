@@ -28,6 +28,7 @@ from indexing.reading.corpus import read_folder
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli import app
 from retriever.cli.commands import PastTyperError
+from retriever.searcher import Searcher
 from tests.helpers.fakes import FakeEncoder
 from tests.indexing.test_corpus import refuses
 
@@ -57,8 +58,8 @@ class Followed:
 
     def holds(self) -> dict[str, tuple[str | None, dict[str, Any]]]:
         with Index.open(self.out) as index:
-            pids = [s.pid_start + i for s in index.segments for i in range(s.n_passages) if index.live(s)[i]]
-            return {d.doc_id: (d.text, d.metadata) for d in index._store.documents(pids)}
+            assert index.n_unencoded == 0
+            return {document.doc_id: (document.text, document.metadata) for document in index}
 
     def check(self) -> None:
         fresh = read_folder(self.folder) if any(self.folder.iterdir()) else iter(())
@@ -111,7 +112,7 @@ def test_what_is_gone_goes_and_what_moved_keeps_its_vectors(followed: Followed) 
     followed.check()
 
 
-def test_passages_that_change_places_are_renamed(followed: Followed) -> None:
+def test_documents_that_change_places_are_renamed(followed: Followed) -> None:
     write(followed.folder / "a.txt", "w1 w2\n")
     write(followed.folder / "b.txt", "w3 w4\n")
     followed.update()
@@ -122,7 +123,7 @@ def test_passages_that_change_places_are_renamed(followed: Followed) -> None:
     followed.check()
 
 
-def test_passages_of_other_origin_are_left_alone(followed: Followed) -> None:
+def test_documents_of_other_origin_are_left_alone(followed: Followed) -> None:
     write(followed.folder / "a.py", TWO)
     with Index.open(followed.out, followed.encoder, writable=True) as index:
         index.add([{"doc_id": "mine", "text": "w5"}])
@@ -320,12 +321,12 @@ def test_an_empty_folder_is_refused(followed: Followed) -> None:
     before = followed.holds()
     for name in ("a.py", "b.py"):
         (followed.folder / name).unlink()
-    with pytest.raises(CorpusError, match=r"which deletes the 4 passages that the index has of it$"):
+    with pytest.raises(CorpusError, match=r"which deletes the 4 documents that the index has of it$"):
         followed.update()
     assert followed.holds() == before
     told: list[str] = []
     assert followed.update(allow_empty=True, tell=told.append).deleted == 4
-    assert told == ["deletes 4 of 4 passages, whose files are gone or changed"]
+    assert told == ["deletes 4 of 4 documents, whose files are gone or changed"]
     assert followed.holds() == {}
 
 
@@ -348,7 +349,7 @@ def test_a_deletion_of_more_than_half_is_told_before(
         assert len(followed.holds()) == 3
 
     followed.update(tell=tell)
-    assert told == ["deletes 2 of 3 passages, whose files are gone or changed"]
+    assert told == ["deletes 2 of 3 documents, whose files are gone or changed"]
     followed.check()
 
 
@@ -441,7 +442,7 @@ def test_a_full_disk_at_any_write_of_the_notes(followed: Followed, monkeypatch: 
     assert failures > 12
 
 
-def test_no_room_for_the_passages_between_reading_and_storing(
+def test_no_room_for_the_documents_between_reading_and_storing(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(followed.folder / "a.py", TWO)
@@ -547,14 +548,16 @@ def test_rename(tmp_path: Path) -> None:
     with Index.create(tmp_path / "x", encoder) as index:
         index.add([{"doc_id": d, "text": t} for d, t in {"a": "w1", "b": "w2", "c": "w3"}.items()])
         assert index.rename({"a": "b", "b": "a"}) == 2
-        assert [d.text for d in index._store.documents([0, 1, 2])] == ["w1", "w2", "w3"]
-        assert [d.doc_id for d in index._store.documents([0, 1, 2])] == ["b", "a", "c"]
+        assert {d.doc_id: d.text for d in index} == {"b": "w1", "a": "w2", "c": "w3"}
+        assert list(index.ids()) == ["b", "a", "c"]
         for wrong in ({"z": "y"}, {"a": "c"}, {"a": "y", "b": "y"}, {"a": ""}):
             with pytest.raises(ArgumentError):
                 index.rename(wrong)
         assert len(encoder.encoded) == 3
-        pids, _ = index._snapshot.lexical("w1", 3, index._snapshot.matching(None))
-        assert pids.tolist() == [0]
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        for mode in ("late", "lexical"):
+            [hit] = searcher.search("w1", k=1, mode=mode)
+            assert (hit.doc_id, hit.text) == ("b", "w1")
 
 
 def run(*arguments: Any) -> str:
@@ -567,10 +570,10 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = tmp_path / "code", tmp_path / "code" / "own.index"
     write(source / "a.py", TWO)
     text = run("index", source, "--out", out, "--update")
-    assert "0 files unchanged, 1 read, 0 gone; passages: 2 added" in text
+    assert "0 files unchanged, 1 read, 0 gone; documents: 2 added" in text
     # Nothing to do: not even the model is loaded.
     with monkeypatch.context() as patch:
-        patch.setattr(retriever.cli.update.Encoder, "load", None)
+        patch.setattr("encoder.Encoder.load", None)
         assert "1 files unchanged, 0 read, 0 gone" in run("index", source, "--out", out, "--update")
 
     def changes(*_: object, watch_filter: Any, **__: object) -> Any:
@@ -584,7 +587,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("watchfiles.watch", changes)
     watched = CliRunner().invoke(app, ["watch", str(source), "--out", str(out)])
     lines = watched.output.splitlines()
-    assert "1 read, 1 gone; passages: 0 added, 0 replaced, 2 renamed" in lines[-1].replace(
+    assert "1 read, 1 gone; documents: 0 added, 0 replaced, 2 renamed" in lines[-1].replace(
         "2 replaced", "0 replaced"
     )
     assert isinstance(watched.exception, PastTyperError)
@@ -648,10 +651,10 @@ def test_an_empty_folder_empties_an_index_only_where_it_is_told_to(tmp_path: Pat
     (source / "a.py").unlink()
     result = CliRunner().invoke(app, ["index", str(source), "--out", str(out), "--update"])
     assert isinstance(result.exception, CorpusError)
-    assert "(--allow-empty), which deletes the 2 passages" in str(result.exception)
+    assert "(--allow-empty), which deletes the 2 documents" in str(result.exception)
     text = run("index", source, "--out", out, "--update", "--allow-empty")
-    assert f"{out}: deletes 2 of 2 passages" in text
-    assert f"{out}: 0 passages" in text
+    assert f"{out}: deletes 2 of 2 documents" in text
+    assert f"{out}: 0 documents" in text
     result = CliRunner().invoke(app, ["index", str(source), "--out", str(out), "--allow-empty"])
     assert isinstance(result.exception, ArgumentError)
 

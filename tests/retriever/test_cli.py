@@ -79,7 +79,8 @@ def test_search_as_json(index):
     hits = json.loads(run("search", index, "open a TCP connection", "--json", "-k", "2").stdout)
     assert [h["rank"] for h in hits] == [1, 2]
     assert hits[0]["metadata"]["path"] == "net.py"
-    assert hits[0].keys() == {"rank", "score", "doc_id", "text", "metadata"}
+    assert hits[0].keys() == {"rank", "score", "doc_id", "text", "metadata", "passage"}
+    assert hits[0]["passage"]["first_line"] == hits[0]["metadata"]["start_line"]
     several = json.loads(run("search", index, "pasta", "sockets", "--json", "-k", "1").stdout)
     assert [s["query"] for s in several] == ["pasta", "sockets"]
     assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
@@ -111,7 +112,7 @@ def test_search_by_words_and_by_filter(index):
 
 def test_indexing_again_costs_nothing_and_adds_what_is_new(code, index):
     again = run("index", code, "--out", index)
-    assert "0 passages added, 0 replaced" in again.output
+    assert "0 documents added, 0 replaced" in again.output
     assert "; 0 tokens in" in again.output
 
 
@@ -132,9 +133,9 @@ def test_compact_leaves_out_what_was_deleted(tmp_path):
         index.delete(["1", "3"])
     result = run("compact", folder)
     assert result.exit_code == 0, result.output
-    assert "4 passages" in result.output
+    assert "4 documents" in result.output
     info = json.loads(run("info", folder, "--json").stdout)
-    assert (info["passages"], info["segments"]) == (4, 1)
+    assert (info["documents"], info["passages"], info["segments"]) == (4, 4, 1)
     assert isinstance(run("compact", tmp_path / "nowhere").exception, IndexFormatError)
 
 
@@ -176,7 +177,7 @@ def test_where_nothing_is_found_it_is_said_why(index, tmp_path):
         == "no hits: no document has a word of the query\n"
     )
     assert told(index, "zebra", "--code", "--filter", nowhere) == "no hits: the filter matches nothing\n"
-    assert "no passage is in that language" in told(index, "zebra", "--lang", "rust")
+    assert "no document is in that language" in told(index, "zebra", "--lang", "rust")
     with Index.open(index) as opened:
         encoder = Encoder.load(**opened.settings.encoder)
     with Index.create(tmp_path / "empty", encoder):

@@ -105,7 +105,7 @@ def test_ctrl_c_in_index_says_what_the_index_holds(corpus, tmp_path):
     out = tmp_path / "x"
     place = "encoder.encode:Encoder.encode_documents"
     assert interrupted(place, "index", corpus, "--out", out) == (
-        f"{out} is whole and holds 0 passages; run the same again to go on"
+        f"{out} is whole and holds 0 documents; run the same again to go on"
     )
     assert (
         interrupted("encoder.encode:Encoder.load", "index", corpus, "--out", tmp_path / "y")
@@ -114,11 +114,11 @@ def test_ctrl_c_in_index_says_what_the_index_holds(corpus, tmp_path):
     assert latewood("index", corpus, "--out", out).returncode == 0
     more = tmp_path / "more.jsonl"
     write(more, [{"_id": "d9", "text": "another text"}])
-    assert "holds 4 passages" in interrupted(place, "index", more, "--out", out)
+    assert "holds 4 documents" in interrupted(place, "index", more, "--out", out)
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "a.py").write_text("def f():\n    return 1\n")
-    assert "holds 4 passages" in interrupted(place, "index", folder, "--out", out, "--update")
+    assert "holds 4 documents" in interrupted(place, "index", folder, "--out", out, "--update")
     with Index.open(out) as index:
         index.verify()
 
@@ -138,7 +138,7 @@ def test_ctrl_c_in_the_other_commands(corpus, tmp_path):
     with Index.open(index, writable=True) as opened:
         opened.delete(["d3"])
     shrunk = interrupted("indexing.writing.writer:Writer.compact", "compact", index)
-    assert shrunk == f"{index} is whole and holds 3 passages; run the same again to go on"
+    assert shrunk == f"{index} is whole and holds 3 documents; run the same again to go on"
     assert latewood("index", corpus, "--out", index).returncode == 0
     no_report = interrupted(documents, "evaluate", corpus)
     assert no_report == "no result was kept; pass --out or --report to keep each"
@@ -176,7 +176,7 @@ def test_ctrl_c_at_a_terminal_ends_a_watch(corpus, tmp_path):
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.splitlines()[-1] == (
-        f"latewood: interrupted; stopped watching; {tmp_path / 'x'} is whole and holds 1 passages; "
+        f"latewood: interrupted; stopped watching; {tmp_path / 'x'} is whole and holds 1 documents; "
         "run the same again to go on"
     )
     assert "Traceback" not in error
@@ -315,7 +315,7 @@ def test_bars_on_a_terminal_and_lines_on_a_dumb_one(corpus, tmp_path):
     bar = on_a_terminal(*LATEWOOD, "index", corpus, "--out", tmp_path / "a")
     assert "\rindex: " in bar
     dumb = on_a_terminal(*LATEWOOD, "index", corpus, "--out", tmp_path / "b", TERM="dumb")
-    assert "4 passages added" in dumb
+    assert "4 documents added" in dumb
     assert not set("\r\x1b") & set(dumb.replace("\r\n", "\n"))
 
 

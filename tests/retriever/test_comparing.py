@@ -19,7 +19,7 @@ from retriever.evaluation.comparing import comparison_markdown
 def result(values: list[float], *, dataset: str = "nq", system: str = "latewood", data: str = "x") -> Any:
     per_query = {f"q{i}": dict.fromkeys(METRICS, value) for i, value in enumerate(values)}
     about = {"dataset": dataset, "split": "test", "system": system, "data": data, "per_query": per_query}
-    return about | {"ms_per_query": 2.0, "index_bytes": 10, "passages": 5} | dict.fromkeys(METRICS, 0.5)
+    return about | {"ms_per_query": 2.0, "index_bytes": 10, "documents": 5} | dict.fromkeys(METRICS, 0.5)
 
 
 A = [0.1, 0.5, 0.3, 0.9, 0.0, 0.4, 0.7, 0.2]

@@ -8,14 +8,12 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from retriever.ranking.folding import search_documents
 from typer.testing import CliRunner
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from indexing import Index
 from indexing.reading.corpus import read_source
-from indexing.reading.windows import Windows
 from retriever.cli import app
 from retriever.evaluation import (
     METRICS,
@@ -148,7 +146,7 @@ def test_bm25_is_the_formula(tmp_path: Path) -> None:
     norm = 0.9 * (1 - 0.4 + 0.4 * 3 / 3)  # the document has three words, as the mean has
     idf = np.log(1 + (3 - 1 + 0.5) / (1 + 0.5))
     assert run == {"q": {"d1": pytest.approx(idf * 2 / (2 + norm), rel=1e-5)}}
-    assert figures["passages"] == 3
+    assert figures["documents"] == 3
 
 
 def test_dense_is_the_cosine_of_mean_token_vectors(bundled: Encoder, tmp_path: Path) -> None:
@@ -219,16 +217,16 @@ LONG = {"d1": f"{FILLER}{DOCUMENTS['d1']} {FILLER}", "d2": DOCUMENTS["d2"], "d3"
 
 
 @pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
-def test_windows_are_folded_into_documents(bundled: Encoder, tmp_path: Path, mode: Any) -> None:
+def test_long_documents_are_ranked_by_their_best_passage(bundled: Encoder, tmp_path: Path, mode: Any) -> None:
     folder = collection(tmp_path / "long", LONG)
     run = tmp_path / "run.trec"
     result = evaluate_folder(bundled, folder, mode=mode, window=48, overlap=8, run_file=run)
-    windows = Windows(bundled.tokenizer, 48, 8)
-    with Index.create(tmp_path / "x", bundled) as index:
-        index.add(windows.cut(EvaluationSet.load(folder).passages()))
-        assert result["passages"] == len(index) > 5
+    with Index.create(tmp_path / "x", bundled, window=48, overlap=8) as index:
+        index.add(EvaluationSet.load(folder).passages())
+        assert (result["documents"], result["passages"]) == (len(index), index.n_passages)
+        assert index.n_passages > 5 > len(index)
     with Searcher.open(tmp_path / "x", bundled) as searcher:
-        expected = search_documents(searcher, QUERIES, k=100, mode=mode)
+        expected = searcher.search_many(QUERIES, k=100, mode=mode)
     found = read_run(run)
     for qid, hits in expected.items():
         assert found[qid] == {hit.doc_id: pytest.approx(hit.score, abs=1e-5) for hit in hits}
@@ -277,7 +275,7 @@ def test_modes_share_an_index_and_windows_are_of_a_results_identity(
     loads.clear()
     plain = cli(*command, "--document-length", 64)
     assert plain.exit_code == 0, plain.output
-    assert "2 passages were longer than 64 tokens and were cut" in plain.output
+    assert "2 documents were longer than 64 tokens and were cut" in plain.output
     first = cli(*command, "--window", 64)
     assert first.output.count("(from the report)") == 1  # bm25's
     assert "and were cut" not in first.output
@@ -299,15 +297,15 @@ def test_modes_share_an_index_and_windows_are_of_a_results_identity(
 
 
 @pytest.mark.usefixtures("loaded")
-def test_an_index_that_is_kept_loses_windows_that_are_gone(tmp_path: Path) -> None:
+def test_an_index_that_is_kept_keeps_its_windows(tmp_path: Path) -> None:
     folder = collection(tmp_path / "long", LONG)
     command = ["evaluate", folder, "--index", tmp_path / "x", "--json"]
-    first = json.loads(cli(*command, "--window", 32).stdout)
-    second = json.loads(cli(*command, "--window", 64).stdout)
-    assert first["passages"] > second["passages"]
-    assert (
-        second["passages"] == json.loads(cli("evaluate", folder, "--json", "--window", 64).stdout)["passages"]
-    )
+    first, again = (json.loads(cli(*command, "--window", 32).stdout) for _ in range(2))
+    assert first["passages"] == again["passages"] > 3
+    assert (first["encoded_tokens"], again["encoded_tokens"]) == (first["tokens"], 0)
+    refused = cli(*command, "--window", 64)
+    assert isinstance(refused.exception, ArgumentError)
+    assert "was made with window=32 and overlap=0, not 64 and 0; pass these" in str(refused.exception)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -395,7 +393,7 @@ def test_folders_of_folders(tmp_path: Path) -> None:
 
 
 def result(dataset: str, system: str, value: float) -> dict[str, Any]:
-    about = {"dataset": dataset, "system": system, "split": "test", "queries": 2, "passages": 10}
+    about = {"dataset": dataset, "system": system, "split": "test", "queries": 2, "documents": 10}
     times = {"ms_per_query": 1.0, "index_bytes": 1000, "index_seconds": 1.0, "settings": {"k": 100}}
     machine = {"machine": {"cpu": "a CPU", "threads": 1}, "versions": {"numpy": "2"}, "date": "2026-11-24T00"}
     weights = {"model": "m", "fingerprint": "0123456789abcdef", "environment": machine}
