@@ -3,6 +3,9 @@
 import ast
 import importlib
 import pkgutil
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import typer
 
 import encoder
 import indexing
+import latewood
 import retriever
 from retriever.cli import app
 
@@ -20,6 +24,38 @@ MODULES = [
     for package in (encoder, indexing, retriever)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
 ]
+# Inside a package, from below to above: a module imports of its own folder and of the lines before its own. A file that
+# stands here by itself belongs where it stands, and not where its folder does.
+LAYERS = {
+    "encoder": """
+        errors
+        arguments reading threads embeddings maxsim progress
+        jsonl options pooling tokenizer
+        model checkpoints.folder
+        checkpoints.formats checkpoints.hf
+        model.late_interaction
+        checkpoints
+        model.heads workers
+        encode
+        checkpoints.doctor training
+    """,
+    "indexing": """
+        coding reading
+        settings
+        storage
+        writing
+        index
+        writing.sources writing.estimate
+    """,
+    "retriever": """
+        options kernels explaining
+        hits ranking
+        searcher reranking
+        ranking.tuning code mining
+        evaluation
+        cli
+    """,
+}
 
 
 def imported(path):
@@ -40,6 +76,88 @@ def test_imports_go_one_way(package):
             top = name.partition(".")[0]
             assert PACKAGES.get(top, -1) <= PACKAGES[package], f"{path} imports {name}"
             assert top not in ("tests", "benchmarks", "examples"), f"{path} imports {name}"
+
+
+def dependencies(package):
+    """{module: modules of the same package that it imports when it runs}; what only types need is left out."""
+    found = {}
+    names = {name for name in MODULES if name.startswith(f"{package}.")} | {package}
+    for name in names - {package}:
+        path = ROOT / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        found[name] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= (inner & names) or {node.module}
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & names
+    return found
+
+
+def place(name, layers):
+    """(line, unit) of a module: of the longest entry that it is or lies in."""
+    parts = name.split(".")[1:]
+    entries = {unit: i for i, line in enumerate(layers.split("\n")) for unit in line.split()}
+    for n in range(len(parts), 0, -1):
+        if (unit := ".".join(parts[:n])) in entries:
+            return entries[unit], unit
+    raise AssertionError(f"{name} stands in no line of LAYERS")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_inside_a_package_imports_go_one_way(package):
+    layers = LAYERS[package]
+    for name, imports in dependencies(package).items():
+        line, unit = place(name, layers)
+        for other in imports - {package}:  # a package's surface is lazy, or stands in for what it gives
+            lower, of = place(other, layers)
+            assert unit == of or lower < line, f"{name} imports {other}, which stands no lower"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_goes_in_a_circle(package):
+    TopologicalSorter(dependencies(package)).prepare()  # raises CycleError, which names it
+
+
+@pytest.mark.parametrize("package", [encoder, indexing, retriever, latewood])
+def test_the_public_surface_is_complete(package):
+    """Every name is there, sorted, once; what types see, what is loaded and what is listed are the same."""
+    names = package.__all__
+    assert len(names) == len(set(names))
+    assert all(getattr(package, name) is not None for name in names)
+    assert set(names) <= set(dir(package))
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES
+        for alias in node.names
+    }
+    assert seen == {name for name in names if not name.startswith("__")}
+    with pytest.raises(AttributeError, match="no_such_name"):
+        package.no_such_name  # noqa: B018
+
+
+def test_the_names_of_latewood_are_those_of_its_packages():
+    for name in set(latewood.__all__) - {"__version__"}:
+        homes = [package for package in (encoder, indexing, retriever) if name in package.__all__]
+        assert [getattr(home, name) for home in homes] == [getattr(latewood, name)]
+
+
+def test_import_latewood_takes_nothing_heavy():
+    """Neither does its version, nor asking for a name that it has not."""
+    code = "import latewood; latewood.__version__; hasattr(latewood, 'zzz')"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "latewood" in loaded
+    assert not {"torch", "numpy", "numba", "faiss", "transformers", "sqlite3", *PACKAGES} & loaded
 
 
 @pytest.mark.parametrize("name", MODULES)
