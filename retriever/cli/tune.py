@@ -2,28 +2,45 @@
 
 import importlib.util
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from encoder.arguments import as_integer
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
+from encoder.options import option
+from retriever.cli.flags import flags
 from retriever.cli.options import AsJson
 
 __all__ = ["tune_command"]
 
 
+@dataclass(frozen=True)
+class TuneOptions:
+    """What is measured, and what becomes of it."""
+
+    recall: float = option(0.99, "Share of the exact top k to find, at least.")
+    k: int = option(10, "Hits a search; the settings hold up to this k.", "-k")
+    queries: Path | None = option(
+        None, "A file of queries, one a line; else sentences of documents are taken."
+    )
+    n: int = option(100, "How many queries, at most.", "-n")
+    plot: Path | None = option(None, "Draw latency against recall into this PNG.")
+    dry_run: bool = option(False, "Measure and store nothing.")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.recall <= 1:
+            raise ArgumentError(f"recall={self.recall}; pass 0 < recall <= 1")
+        as_integer(self.k, "k", 1)
+        as_integer(self.n, "n", 1)
+
+
+@flags()
 def tune_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")],
-    recall: Annotated[float, typer.Option(help="Share of the exact top k to find, at least.")] = 0.99,
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits a search; the settings hold up to this k.")] = 10,
-    queries: Annotated[
-        Path | None, typer.Option(help="A file of queries, one a line; else sentences of passages are taken.")
-    ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many queries, at most.")] = 100,
-    plot: Annotated[Path | None, typer.Option(help="Draw latency against recall into this PNG.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and store nothing.")] = False,
+    options: TuneOptions,
     as_json: AsJson = False,
 ) -> None:
     """Measure search settings on an index, and store the fastest that finds enough.
@@ -36,26 +53,27 @@ def tune_command(
     from retriever.ranking.tuning import plot as draw
     from retriever.searcher import Searcher
 
-    if not 0 < recall <= 1:
-        raise ArgumentError(f"recall={recall}; pass 0 < recall <= 1")
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:  # before, not after, measuring
+    if (
+        options.plot is not None and importlib.util.find_spec("matplotlib") is None
+    ):  # before, not after, measuring
         raise MissingDependencyError("--plot needs matplotlib; run: pip install 'latewood[plot]'")
-    if plot is not None:
-        output_folder(plot.resolve().parent)
+    if options.plot is not None:
+        output_folder(options.plot.resolve().parent)
     with Searcher.open(folder) as searcher:
-        texts = sample_queries(searcher.snapshot, n) if queries is None else _lines(queries)[:n]
-        trials = tune(searcher, texts, k=k, show_progress=True)
-    chosen = best(trials, recall, k)
-    if not dry_run:
+        given = options.queries
+        texts = sample_queries(searcher.snapshot, options.n) if given is None else _lines(given)[: options.n]
+        trials = tune(searcher, texts, k=options.k, show_progress=True)
+    chosen = best(trials, options.recall, options.k)
+    if not options.dry_run:
         with Index.open(folder, writable=True) as index:
             index.set_tuned_search(chosen)
-    if plot is not None:
-        draw(trials, chosen, plot)
+    if options.plot is not None:
+        draw(trials, chosen, options.plot)
     if as_json:
         shown = [asdict(t.settings) | {"recall": t.recall, "seconds": t.seconds} for t in trials]
         typer.echo(json.dumps({"chosen": asdict(chosen), "trials": shown}, indent=2))
         return
-    typer.echo(f"{len(texts)} queries, k={k}\nnprobe  ncandidates  nrerank  recall  median ms")
+    typer.echo(f"{len(texts)} queries, k={options.k}\nnprobe  ncandidates  nrerank  recall  median ms")
     picked = (chosen.nprobe, chosen.ncandidates, chosen.nrerank)
     for trial in trials:
         s = trial.settings
@@ -63,7 +81,11 @@ def tune_command(
         typer.echo(
             f"{s.nprobe:6d}  {s.ncandidates:11d}  {s.nrerank:7d}  {trial.recall:.4f}  {1e3 * trial.seconds:9.2f}{mark}"
         )
-    typer.echo("nothing stored" if dry_run else f"stored in {folder}; searches for up to {k} hits use it")
+    typer.echo(
+        "nothing stored"
+        if options.dry_run
+        else f"stored in {folder}; searches for up to {options.k} hits use it"
+    )
 
 
 def _lines(path: Path) -> list[str]:

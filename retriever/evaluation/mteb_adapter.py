@@ -73,11 +73,9 @@ class MtebSearch:
         corpus: Iterable[Mapping[str, Any]],
         *,
         task_metadata: Any,
-        hf_split: str,
         hf_subset: str,
         encode_kwargs: Mapping[str, Any],
-        num_proc: int | None = None,
-        **kwargs: Any,
+        **others: Any,
     ) -> None:
         """Index a task's corpus: rows with id, text and maybe title. The index of an earlier task goes."""
         self.close()
@@ -93,14 +91,10 @@ class MtebSearch:
         self,
         queries: Iterable[Mapping[str, Any]],
         *,
-        task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
         top_k: int,
         encode_kwargs: Mapping[str, Any],
         top_ranked: Mapping[str, list[str]] | None = None,
-        num_proc: int | None = None,
-        **kwargs: Any,
+        **others: Any,
     ) -> dict[str, dict[str, float]]:
         """{query id: {doc_id: score}}, top_k hits a query; of a reranking task, among top_ranked only."""
         if self._searcher is None:
