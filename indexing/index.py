@@ -150,14 +150,16 @@ class Index:
     def close(self) -> None:
         """Let go of the database and the writer's lock. Snapshots and searchers made from it stay good."""
         with self._mutex:
-            self._close()
-            if self._lock is not None:
-                self._lock.release()
+            try:
+                self._close()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def _close(self) -> None:
         if self._writer is not None:
             self._snapshot, self._writer = self._writer.snapshot, None
-        for part in (self._now if self._snapshot else None, self._store):
+        for part in (self._snapshot, self._store):
             if part is not None:
                 part.close()
 
@@ -391,9 +393,10 @@ class Index:
         by then, so it learns from the decoded ones and each is coded a second time, which costs a little
         precision; adding everything to a new index does not. Takes as much free disk as the index.
         """
-        bar = Progress[int](desc="compact", unit="token", show=show_progress, total=self.n_tokens)
-        with self._writing() as writer, bar:
-            writer.compact(bar.update)
+        with self._writing() as writer:
+            total = self.n_tokens
+            with Progress[int](desc="compact", unit="token", show=show_progress, total=total) as bar:
+                writer.compact(bar.update)
 
     # Inside -------------------------------------------------------------------------------------------------
 

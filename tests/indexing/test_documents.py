@@ -275,3 +275,148 @@ def test_any_history_equals_a_model(
             for snapshot, state in held:
                 assert stored(snapshot) == state
         index.verify()
+
+
+# Texts first, long texts, names that look like windows -------------------------------------------------------
+
+
+def test_the_last_tenth_of_a_long_text_is_found_first(path: Path) -> None:
+    """40,000 words, each a token, read 512 at a time, among 200 documents; with nothing but add."""
+    encoder = FakeEncoder(32, document_length=512, windows=True)
+    random = np.random.default_rng(0)
+    vocabulary = [f"word{i}" for i in range(500)]
+    long = list(random.choice(vocabulary, 40_000))
+    sentence = "quiet zebras crossed the frozen river at dawn"
+    long[38_000:38_000] = sentence.split()
+    text = " ".join(long)
+    docs = [{"doc_id": f"d{i}", "text": " ".join(random.choice(vocabulary, 30))} for i in range(199)]
+    with Index.create(path, encoder) as index:
+        report = index.add([*docs[:100], {"doc_id": "long", "text": text}, *docs[100:]])
+        assert (report.added, report.truncated, len(index)) == (200, 0, 200)
+        assert index.n_passages == report.passages > 199 + 40_000 // 512
+        assert index["long"].text == text
+    with Searcher.open(path, encoder) as searcher:
+        hits = searcher.search(sentence, k=200)
+        assert hits[0].doc_id == "long"
+        passage = hits[0].passage
+        assert passage is not None
+        start, end = passage.span
+        assert sentence in text[start:end] == passage.text
+        assert start > 0.85 * len(text)
+        assert len({hit.doc_id for hit in hits}) == len(hits) == 200
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=4, max_size=4), st.permutations(["a", "a#0", "a#1", "a#2"]))
+def test_names_that_look_like_windows_are_names(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], order: list[str]
+) -> None:
+    texts = {
+        doc_id: " ".join([f"only{i}", *WORDS * 3][: n + 1])
+        for i, (doc_id, n) in enumerate(zip(["a", "a#0", "a#1", "a#2"], lengths, strict=True))
+    }
+    encoder = new_encoder()
+    with Index.create(tmp_path_factory.mktemp("names") / "x", encoder) as index:
+        index.add({"doc_id": doc_id, "text": text} for doc_id, text in texts.items())
+        assert list(index.ids()) == list(texts)
+        for doc_id in order:
+            with Searcher(index, encoder, scoring=PLAIN) as searcher:
+                for i, (other, text) in enumerate(texts.items()):
+                    for mode in ("late", "lexical", "hybrid"):
+                        hit = searcher.search(f"only{i}", k=4, mode=mode)
+                        assert (hit[0].doc_id, hit[0].text) == (other, text) or other not in index
+                        assert len({h.doc_id for h in hit}) == len(hit)
+            assert index.delete([doc_id]) == 1
+            assert doc_id not in index
+            remaining = order[order.index(doc_id) + 1 :]
+            assert set(index.ids()) == set(remaining)
+            assert passages(index).keys() == set(remaining)
+            with pytest.raises(KeyError, match=f"'{doc_id}'"):
+                index[doc_id]
+
+
+def test_texts_first_and_vectors_after_equal_both_at_once(tmp_path: Path, encoder: FakeEncoder) -> None:
+    docs = [record(i, words(i, i), n=i) for i in range(30)]
+    found = []
+    for name in ("at once", "after"):
+        with Index.create(tmp_path / name, encoder, flat_tokens=300, seed=3) as index:
+            if name == "at once":
+                whole = index.add(docs)
+            else:
+                before = len(encoder.encoded)
+                assert index.add(docs, encode=False) == AddReport(added=30)
+                assert (len(encoder.encoded), index.n_unencoded, index.n_passages) == (before, 30, 0)
+                assert index.add(docs, encode=False) == AddReport(unchanged=30)
+                some = index.encode(["d3", "d9", "zz"])
+                assert (index.n_unencoded, some.tokens > 0) == (28, True)
+                assert index.encode(["d3"]) == AddReport()
+                rest = index.encode()
+                assert some.tokens + rest.tokens == whole.tokens
+                assert some.passages + rest.passages == whole.passages
+                assert index.encode() == AddReport()
+            assert index.n_unencoded == 0
+            index.verify()
+            found.append((stored(index), {k: [span for span, _ in v] for k, v in passages(index).items()}))
+            for doc_id, own in passages(index).items():
+                for (start, end), vectors in own:
+                    text = index[doc_id].text or ""
+                    expected = [encoder.word(word) for word in text[start:end].split()]
+                    np.testing.assert_allclose(vectors, np.reshape(expected, (-1, DIM)), atol=5e-3)
+    assert found[0] == found[1]
+
+
+def test_an_encode_that_is_stopped_loses_a_commit_of_vectors_and_no_document(
+    path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.writing.records.BATCH_RECORDS", 5)
+    docs = [record(i, words(6, i), n=i) for i in range(60)]
+    encode, calls = encoder.encode_documents, []
+
+    def breaks(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    with Index.create(path, encoder, commit_tokens=60) as index:
+        index.add(docs, encode=False)
+        monkeypatch.setattr(encoder, "encode_documents", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            index.encode()
+        made = sum(calls) - calls[-1]
+        assert made == 35
+        kept = 60 - index.n_unencoded
+        assert made - 60 / 7 - 5 <= kept <= made  # of a commit: 60 tokens, and the batch that fills it
+        assert list(index.ids()) == [f"d{i}" for i in range(60)]
+        encoder.encoded.clear()
+        index.encode()
+        assert len(encoder.encoded) == 60 - kept
+        assert index.n_unencoded == 0
+        index.verify()
+
+
+def test_an_index_without_an_encoder_says_what_to_pass(path: Path) -> None:
+    with Index.create(path, dim=DIM) as index:
+        index.add([record(0, "w1 w2")], encode=False)
+        with pytest.raises(ArgumentError, match="created with dim=8 and no encoder; use add_embeddings"):
+            index.encode()
+        assert index.n_unencoded == 1
+        with Searcher(index) as searcher:
+            assert [hit.doc_id for hit in searcher.search("w1", mode="lexical")] == ["d0"]
+
+
+def test_a_folder_of_format_1_gets_one_line(path: Path, encoder: FakeEncoder) -> None:
+    Index.create(path, encoder).close()
+    db = sqlite3.connect(path / "index.db")
+    db.execute("UPDATE settings SET value = '1' WHERE key = 'format_version'")
+    db.commit()
+    db.close()
+    for opened in (
+        lambda: Index.open(path),
+        lambda: Index.open(path, encoder, writable=True),
+        lambda: Searcher.open(path),
+        lambda: Snapshot(path),
+    ):
+        with pytest.raises(IndexFormatError, match="built by an older version .*; index again$") as told:
+            opened()
+        assert "\n" not in str(told.value)

@@ -13,7 +13,6 @@ from encoder.errors import CorpusError
 from indexing import Index
 from indexing.coding.codec import Codec
 from indexing.coding.sizes import codec_bytes
-from indexing.settings import IndexSettings
 from indexing.writing.estimate import estimate
 from retriever.cli import app
 from tests.helpers.fakes import FakeEncoder
@@ -29,23 +28,20 @@ def corpus(n: int) -> list[dict[str, Any]]:
     return [{"doc_id": f"d{i}", "text": " ".join(random.choice(words, k))} for i, k in enumerate(lengths)]
 
 
-@pytest.mark.parametrize("flat_tokens", [10**9, 10_000])
+@pytest.mark.parametrize(("flat_tokens", "windows"), [(10**9, False), (10**9, True), (10_000, False)])
 def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat_tokens: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat_tokens: int, windows: bool
 ) -> None:
     monkeypatch.setattr(indexing.writing.estimate, "SAMPLE", 400)
-    monkeypatch.setattr(
-        indexing.writing.estimate,
-        "IndexSettings",
-        lambda **given: IndexSettings(**given, flat_tokens=flat_tokens),
-    )
-    encoder, docs = FakeEncoder(DIM), corpus(1000)
-    found = estimate(docs, encoder)
+    encoder, docs = FakeEncoder(DIM, windows=windows), corpus(1000)
+    found = estimate(docs, encoder, flat_tokens=flat_tokens)
     with Index.create(tmp_path / "x", encoder, flat_tokens=flat_tokens) as index:
         index.add(docs)
-        nlist, tokens = index.info()["nlist"], index.n_tokens
+        nlist, tokens, passages = index.info()["nlist"], index.n_tokens, index.n_passages
+    assert (passages > 1200) == windows
+    assert found.passages == pytest.approx(passages, rel=0.1)
     disk = sum(file.stat().st_size for file in (tmp_path / "x").rglob("*") if file.is_file())
-    assert (found.passages, found.chars) == (1000, sum(len(d["text"]) for d in docs))
+    assert (found.documents, found.chars) == (1000, sum(len(d["text"]) for d in docs))
     assert found.tokens == pytest.approx(tokens, rel=0.1)
     assert found.disk_bytes == pytest.approx(disk, rel=0.3)
     assert (found.nlist is None) == (nlist is None)
@@ -61,8 +57,8 @@ def test_a_codec_takes_the_bytes_that_are_foretold(tmp_path: Path, dim: int, m: 
     assert 0 < headers < 300
 
 
-def test_a_source_without_passages_is_refused() -> None:
-    with pytest.raises(CorpusError, match="no passages"):
+def test_a_source_without_documents_is_refused() -> None:
+    with pytest.raises(CorpusError, match="no documents"):
         estimate([], FakeEncoder(DIM))
 
 
@@ -71,13 +67,16 @@ def test_the_command_tells_as_text_and_as_json(tmp_path: Path) -> None:
     source.write_text("".join(json.dumps({"_id": str(i), "text": f"text {i}"}) + "\n" for i in range(20)))
     told = CliRunner().invoke(app, ["estimate", str(source)])
     assert told.exit_code == 0, told.output
-    assert told.output.startswith("20 passages, about ")
+    assert told.output.startswith("20 documents, about ")
     found = json.loads(CliRunner().invoke(app, ["estimate", str(source), "--json"]).stdout)
-    assert found["passages"] == 20
+    assert (found["documents"], found["passages"]) == (20, 20)
     assert found["nlist"] is None
     assert found["seconds"] == found["encode_seconds"] + found["index_seconds"]
     longer = {"_id": "long", "text": "one two three " * 20}
     source.write_text(source.read_text() + json.dumps(longer) + "\n")
     command = ["estimate", str(source), "--json", "--window", "32", "--overlap", "8"]
     cut = json.loads(CliRunner().invoke(app, command).stdout)
-    assert cut["passages"] == 20 + 3  # 60 words, 30 a window, of which 8 are those of the last
+    assert (cut["documents"], cut["passages"]) == (
+        21,
+        20 + 3,
+    )  # 60 words, 30 a window, of which 8 are those of the last

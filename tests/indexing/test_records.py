@@ -124,7 +124,7 @@ def test_what_is_large_and_still_fits_comes_back(index: Index) -> None:
     metadata = {"deep": nested(99, list), "deeper": nested(99, dict), "i": 2**1023, "f": 1.7e308, "-": -0.0}
     index.add([{"doc_id": "a", "text": "w1", "metadata": metadata}])
     assert contents(index)["a"][1] == metadata
-    assert [list(live) for live in index._snapshot.matching("i > 1e300")] == [[False] * 3, [True]]
+    assert [list(live) for live in index.snapshot().select("i > 1e300").lives] == [[False] * 3, [True]]
 
 
 def test_numbers_of_numpy_are_numbers(index: Index) -> None:
@@ -139,7 +139,8 @@ def test_numbers_of_numpy_are_numbers(index: Index) -> None:
     stored = contents(index)["a"][1]
     assert stored == {"i": 5, "u": 200, "f": 0.5, "h": 2.0, "b": True, "l": [0.1]}
     assert stored["b"] is True
-    assert sum(int(live.sum()) for live in index._snapshot.matching("i = 5 and b = true and f < 1")) == 1
+    selection = index.snapshot().select("i = 5 and b = true and f < 1")
+    assert sum(int(live.sum()) for live in selection.lives) == 1
     assert index.update_metadata({"d0": {"n": np.int32(0)}}) == 0  # the same number
 
 
@@ -205,7 +206,7 @@ def test_one_value_is_no_list(index: Index, vectors: Index, one: Any) -> None:
     for call in (
         lambda: index.delete(one),
         lambda: index.add(one),
-        lambda: index.document_frequencies(one),
+        lambda: index.snapshot().document_frequencies(one),
         lambda: vectors.add_embeddings(one, array),
         lambda: vectors.add_embeddings(["a"], one),
     ):
@@ -231,7 +232,7 @@ def test_generators_are_walked_once(index: Index, vectors: Index) -> None:
     report = vectors.add_embeddings(
         (i for i in ids), (a for a in arrays), (i * 2 for i in ids), ({"n": i} for i in ids)
     )
-    assert report == AddReport(added=3, tokens=6)
+    assert report == AddReport(added=3, passages=3, tokens=6)
     assert {k: v[:2] for k, v in contents(vectors).items()} == {i: (i * 2, {"n": i}) for i in ids}
     with pytest.raises(ArgumentError, match="3 embeddings for 2 doc_ids; pass one each"):
         vectors.add_embeddings((i for i in ids[:2]), (a for a in arrays))
@@ -239,7 +240,8 @@ def test_generators_are_walked_once(index: Index, vectors: Index) -> None:
         vectors.add_embeddings((i for i in ids), arrays, (i for i in ids[:2]))
     assert vectors.delete(i for i in ids[:2]) == 2
     assert index.delete(iter(["d0"])) == 1
-    assert index.document_frequencies(w for w in ["w1", "w2"]) == index.document_frequencies(["w1", "w2"])
+    now = index.snapshot()
+    assert now.document_frequencies(w for w in ["w1", "w2"]) == now.document_frequencies(["w1", "w2"])
 
 
 @pytest.mark.parametrize("kind", ["list", "float64", "nested lists", "one array", "tuple", "TokenEmbeddings"])
@@ -308,7 +310,7 @@ def test_an_index_stays_where_it_is_when_the_process_moves(
         index.update_metadata({"d1": {"n": "new"}})
         index.compact()
         index.verify()
-        assert reader.refresh()
+        assert reader.reload()
         assert contents(reader).keys() == {f"d{i}" for i in range(1, 40)}
         reader.close()
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,4 +1,4 @@
-"""Windows of long documents: nothing is lost, nothing is too long, hits fold into documents."""
+"""Windows of long documents: nothing is lost, nothing is too long."""
 
 import json
 from itertools import pairwise
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from retriever.ranking.folding import fold, search_documents
 from typer.testing import CliRunner
 
 from encoder import Encoder
@@ -17,8 +16,7 @@ from encoder.tokenizer import LateTokenizer
 from indexing import Index
 from indexing.reading.windows import Windows
 from retriever.cli import app
-from retriever.searcher import Hit, Searcher
-from tests.helpers.fakes import FakeEncoder, corpus
+from tests.helpers.fakes import FakeEncoder, passages
 
 WORDS = ["word", "antidisestablishmentarianism", "é", "a.b", " ", "\n", "x" * 90]
 
@@ -46,7 +44,7 @@ def test_windows_cover_the_text_and_fit(
     for start, end in spans:
         covered |= set(range(start, end))
         ids = tokenizer.tokenizer.encode(text[start:end], add_special_tokens=False).ids
-        assert len(spans) == 1 or len(ids) <= windows.room
+        assert len(spans) == 1 or len(ids) <= window - tokenizer.n_special
     assert not [c for i, c in enumerate(text) if i not in covered and not c.isspace()]
     starts = [start for start, _ in spans]
     assert starts == sorted(set(starts))
@@ -62,23 +60,14 @@ def test_windows_overlap_and_begin_at_words(tokenizer: LateTokenizer) -> None:
         assert text[start - 1] == " "
 
 
-def test_passages_that_fit_stay_as_they_are(tokenizer: LateTokenizer) -> None:
+def test_texts_that_fit_stay_whole(tokenizer: LateTokenizer) -> None:
     windows = Windows(tokenizer, 16)
-    long = "one two three " * 12
-    records = [
-        {"doc_id": "a", "text": "short", "metadata": {"x": 1}},
-        {"doc_id": "b", "text": long, "metadata": {"x": 2}},
-    ]
-    first, *rest = windows.cut(records)
-    assert first == records[0]
-    assert windows.counts == {"a": 0, "b": len(rest)}
-    for n, window in enumerate(rest, 1):
-        start, end = window["metadata"]["span"]
-        assert window == {
-            "doc_id": f"b#{n}",
-            "text": long[start:end],
-            "metadata": {"x": 2, "parent": "b", "window": n, "span": [start, end]},
-        }
+    assert windows.spans("") == [(0, 0)]
+    assert windows.spans(" short\n") == [(0, 7)]  # with its white space
+    fits = "one two three " * 4 + "one two"
+    assert len(tokenizer.tokenizer.encode(fits).ids) == 16
+    assert windows.spans(fits) == [(0, len(fits))]
+    assert len(windows.spans(fits + " three")) == 2
 
 
 def test_by_default_only_what_would_be_cut_off_comes_in_windows() -> None:
@@ -103,7 +92,11 @@ def test_a_text_of_few_characters_may_have_many_tokens(tokenizer: LateTokenizer)
     """Characters that the tokenizer takes apart: length in characters says nothing."""
     text = "\uac01 " * 30  # three letters in one character
     windows = Windows(tokenizer, 64)
-    assert len(text) < windows.fits < len(tokenizer.tokenizer.encode(text, add_special_tokens=False).ids)
+    assert (
+        len(text)
+        < 64 - tokenizer.n_special
+        < len(tokenizer.tokenizer.encode(text, add_special_tokens=False).ids)
+    )
     assert len(windows.spans(text)) > 1
 
 
@@ -114,10 +107,6 @@ def test_what_cannot_be_is_refused(tokenizer: LateTokenizer) -> None:
     for whole in (31, 65):
         with pytest.raises(ArgumentError, match=f"whole={whole}; pass window=32 to document_length=64"):
             Windows(tokenizer, 32, whole=whole)
-    with pytest.raises(ArgumentError, match="metadata 'parent', which windows need"):
-        list(Windows(tokenizer, 8).cut([{"doc_id": "a", "text": "b " * 9, "metadata": {"parent": 1}}]))
-    short = {"doc_id": "a", "text": "b", "metadata": {"parent": 1}}
-    assert list(Windows(tokenizer, 8).cut([short])) == [short]  # what is not cut may have keys of its own
 
 
 def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,124 +123,60 @@ def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: p
         assert told.exit_code == 0, told.output
         return told.output
 
-    assert "1 documents were longer than 64 tokens and are stored in windows of 64" in index("x")
+    assert "1 documents were long and are stored in several passages each" in index("x")
     found = CliRunner().invoke(app, ["search", str(tmp_path / "x"), "zebra", "-k", "1", "--json"])
     [hit] = json.loads(found.stdout)
-    assert (hit["doc_id"], hit["text"].endswith("The zebra crossed the river.")) == ("a", True)
+    assert (hit["doc_id"], hit["text"]) == ("a", long)
+    assert hit["passage"]["text"].endswith("The zebra crossed the river.")
     told = index("y", "--document-length", "64")
     assert "1 passages were longer than 64 tokens and were cut; leave --document-length out" in told
 
 
-def test_a_document_that_gets_shorter_leaves_no_windows(tokenizer: LateTokenizer, tmp_path: Path) -> None:
-    long, longer = "one two three " * 12, "one two three " * 30
-    encoder = FakeEncoder()
-    with Index.create(tmp_path / "x", encoder) as index:
-
-        def store(**texts: str) -> set[str]:
-            windows = Windows(tokenizer, 16)
-            index.add(windows.cut({"doc_id": d, "text": t} for d, t in texts.items()))
-            windows.drop_stale(index)
-            return {
-                d.doc_id
-                for d in index._store.documents(
-                    [s.pid_start + i for s in index.segments for i in range(s.n_passages) if index.live(s)[i]]
-                )
-            }
-
-        own = {"parent": "b", "window": 99}
-        index.add(
-            [{"doc_id": "a#2", "text": "w1"}, {"doc_id": "mine", "text": "w1", "metadata": own}]
-        )  # no windows
-        n = len(Windows(tokenizer, 16).spans(long))
-        assert len(store(b=longer)) > n + 1
-        assert store(b=long) == {"a#2", "mine"} | {f"b#{i + 1}" for i in range(n)}
-        assert store(b="short", a="short") == {"a#2", "mine", "a", "b"}
-        assert store(b=long) == {"a#2", "mine", "a"} | {f"b#{i + 1}" for i in range(n)}
+WORD = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def test_folding_keeps_the_best_window_of_each() -> None:
-    names = [("d#2", "d"), ("e", None), ("d#1", "d"), ("f#1", "f")]
-    hits = [
-        Hit(i, 9.0 - i, doc_id, "", {"parent": parent, "window": int(doc_id[2:])} if parent else {})
-        for i, (doc_id, parent) in enumerate(names, 1)
-    ]
-    hits.append(Hit(5, 1.0, "reply", "", {"parent": "e", "window": "left"}))  # a user's own keys: no window
-    folded = fold(hits)
-    shown = [(h.rank, h.doc_id, h.score) for h in folded]
-    assert shown == [(1, "d", 8.0), (2, "e", 7.0), (3, "f", 5.0), (4, "reply", 1.0)]
+def words(n: int) -> str:
+    return " ".join(WORD[i % 10] for i in range(n))
 
 
-def test_k_documents_come_back_however_many_windows_one_has(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
-    with Index.create(tmp_path / "x", encoder) as index:
-        windows = [
-            {"doc_id": f"long#{i}", "text": "w1 w2", "metadata": {"parent": "long", "window": i}}
-            for i in range(50)
-        ]
-        index.add([*windows, *({"doc_id": f"d{i}", "text": "w1"} for i in range(8))])
-    with Searcher.open(tmp_path / "x", encoder) as searcher:
-        found = search_documents(searcher, {"q": "w1 w2", "r": "w3"}, k=3)
-        assert list(found) == ["q", "r"]
-        assert found["q"][0].doc_id == "long"
-        assert [len({h.doc_id for h in hits}) for hits in found.values()] == [3, 3]
-        everything = search_documents(searcher, {"q": "w1 w2"}, k=100)["q"]
-        assert [h.rank for h in everything] == list(range(1, 10))
-        # No deeper than the user lets it look: all 4 are windows of one document.
-        assert [h.doc_id for h in search_documents(searcher, {"q": "w1 w2"}, k=3, nrerank=4)["q"]] == ["long"]
+@pytest.mark.parametrize(
+    ("options", "text", "n_passages", "n_tokens"),
+    [
+        ({}, words(64), 1, 64),
+        ({}, words(65), 2, 65),  # windows of 64 that may overlap by 8, cut at words
+        ({"window": None}, words(200), 1, 64),
+        ({"window": 16}, words(65), 5, 65),
+        ({"window": 16, "overlap": 4}, words(40), 3, 48),
+        ({"window": 16}, "", 1, 0),
+    ],
+)
+def test_an_index_cuts_what_it_is_given(
+    tmp_path: Path, options: dict[str, Any], text: str, n_passages: int, n_tokens: int
+) -> None:
+    encoder = FakeEncoder(windows=True)
+    with Index.create(tmp_path / "x", encoder, **options) as index:
+        report = index.add([{"doc_id": "a", "text": text}])
+        assert (report.added, report.passages) == (1, n_passages)
+        assert report.truncated == (options.get("window", 1) is None)
+        spans = [span for span, _ in passages(index)["a"]]
+        assert len(spans) == n_passages == index.n_passages
+        kept = [word for start, end in spans for word in text[start:end].split()]
+        assert report.tokens == index.n_tokens == min(len(kept), 64 if n_passages == 1 else len(kept))
+        if "overlap" not in options and options:
+            assert index.n_tokens == n_tokens
+        assert len(index) == 1
 
 
-def window(doc_id: str, n: int, text: str) -> dict[str, Any]:
-    return {"doc_id": f"{doc_id}#{n}", "text": text, "metadata": {"parent": doc_id, "window": n}}
-
-
-def test_hybrid_fuses_the_ranks_of_documents(tmp_path: Path) -> None:
-    """Vectors find one window of "both", words another; as windows neither would be found twice."""
-    encoder = FakeEncoder()
-    encoder.word = lambda word: FakeEncoder.word(encoder, "w1" if word == "near" else word)  # type: ignore
-    with Index.create(tmp_path / "x", encoder) as index:
-        index.add([window("both", 1, "near near"), window("both", 2, "filler w1 w1")])
-        index.add([window("words", 1, "w1"), window("words", 2, "filler")])
-        index.add([{"doc_id": "vectors", "text": "near"}, {"doc_id": "none", "text": "filler filler"}])
-    with Searcher.open(tmp_path / "x", encoder) as searcher:
-        late = search_documents(searcher, {"q": "w1"}, k=10)["q"]
-        lexical = search_documents(searcher, {"q": "w1"}, k=10, mode="lexical")["q"]
-        for weights in (None, (1.0, 3.0)):
-            expected: dict[str, float] = {}
-            for weight, ranking in zip(weights or (1, 1), (late, lexical), strict=True):
-                for hit in ranking:
-                    expected[hit.doc_id] = expected.get(hit.doc_id, 0) + weight / (60 + hit.rank)
-            found = search_documents(searcher, {"q": "w1"}, k=10, mode="hybrid", weights=weights)["q"]
-            order = sorted(expected.items(), key=lambda pair: (-pair[1], pair[0]))
-            assert [(h.doc_id, h.score) for h in found] == [(d, pytest.approx(s)) for d, s in order]
-            assert [h.rank for h in found] == list(range(1, len(found) + 1))
-        with pytest.raises(ArgumentError, match="weights="):
-            search_documents(searcher, {"q": "w1"}, mode="hybrid", weights=(0, 0))
-
-
-def test_without_windows_hybrid_is_the_searchers(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
-    with Index.create(tmp_path / "x", encoder) as index:
-        index.add(corpus(150))
-    with Searcher.open(tmp_path / "x", encoder) as searcher:
-        queries = {"q": "w1 w2", "r": "w3", "s": "unknown"}
-        for options in ({"k": 7}, {"k": 120}, {"k": 5, "weights": (2.0, 0.5)}, {"k": 5, "nrerank": 20}):
-            folded = search_documents(searcher, queries, mode="hybrid", **options)  # type: ignore[arg-type]
-            plain = searcher.search_many(queries, mode="hybrid", **options)  # type: ignore[arg-type]
-            assert folded == plain
-
-
-def test_a_window_that_words_found_is_explained_by_vectors(tmp_path: Path) -> None:
-    encoder = Encoder.load()
-    with Index.create(tmp_path / "x", encoder) as index:
-        index.add(window("it's", n, text) for n, text in enumerate(["A cat.", "The heart pumps blood."], 1))
-        index.add({"doc_id": f"d{i}", "text": f"blood pressure {i}"} for i in range(9))
-    with Searcher.open(tmp_path / "x", encoder) as searcher:
-        options: dict[str, Any] = {"k": 1, "nrerank": 1, "mode": "hybrid", "weights": (0.1, 1.0)}
-        [hit] = search_documents(searcher, {"q": "pumps"}, **options)["q"]
-        assert (hit.doc_id, hit.text) == ("it's", "The heart pumps blood.")
-        explained = hit.explain()
-        assert explained.text == hit.text
-        assert "pumps" in {match.passage_token.strip(" ĠÂ") for match in explained.matches}
+def test_windows_that_an_encoder_cannot_cut_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="window=8, and 'fake' has no tokenizer; pass window=None"):
+        Index.create(tmp_path / "x", FakeEncoder(), window=8)
+    with pytest.raises(ArgumentError, match="window=65; pass 2 to document_length=64, or raise that"):
+        Index.create(tmp_path / "x", FakeEncoder(windows=True), window=65)
+    with pytest.raises(ArgumentError, match="overlap=9; pass 0 to 8, half a window"):
+        Index.create(tmp_path / "x", FakeEncoder(windows=True), window=16, overlap=9)
+    with pytest.raises(ArgumentError, match="overlap=4 without a window; pass window, or leave it out"):
+        Index.create(tmp_path / "x", FakeEncoder(windows=True), overlap=4)
+    assert not (tmp_path / "x").exists()
 
 
 def run(*arguments: Any) -> str:
@@ -271,7 +196,8 @@ def test_the_command_line_shows_the_document_and_its_best_window(tmp_path: Path)
     assert "x: " in run("index", source, "--out", out, "--window", 48, "--overlap", 8)
     [hit, other] = json.loads(run("search", out, "cardiac circulation of blood", "--json"))
     assert (hit["doc_id"], other["doc_id"]) == ("talk", "x")
-    start, end = hit["metadata"]["span"]
-    assert "heart pumps blood" in text[start:end] == hit["text"]
+    start, end = hit["passage"]["span"]
+    assert "heart pumps blood" in text[start:end] == hit["passage"]["text"]
+    assert (hit["text"], hit["metadata"]) == (text, {})
     line = run("search", out, "cardiac circulation of blood").splitlines()[0]
-    assert line.endswith(f"talk  window {hit['metadata']['window']}, characters {start}-{end}")
+    assert line.endswith("talk  lines 1-1")
