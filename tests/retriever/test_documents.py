@@ -175,6 +175,7 @@ def test_a_searcher_that_reloads_leaks_no_file_and_no_disk(
         assert more_files <= files + 2
         assert more_maps <= maps + 4
         assert more_disk <= 1.3 * disk
+    del index, searcher
     assert held() == (0, 0)
     assert not list(path.glob("*-wal"))
     assert taken() <= 1.3 * disk
