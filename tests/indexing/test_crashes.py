@@ -45,7 +45,7 @@ from pathlib import Path
 from indexing.storage import store
 from indexing.writing import writer
 from indexing import Index
-from tests.indexing.test_crashes import new_encoder, steps
+from tests.indexing import test_crashes
 
 def dies_at(n):
     count = 0
@@ -73,8 +73,9 @@ for n in range(1, 1000):
         folder = root / str(n)
         folder.mkdir()
         dies_at(n)
-        with Index.create(folder / "docs.index", new_encoder(), flat_tokens=300) as index:
-            for number, step in enumerate(steps()):
+        encoder, flat_tokens = test_crashes.new_encoder(), int(sys.argv[3])
+        with Index.create(folder / "docs.index", encoder, flat_tokens=flat_tokens) as index:
+            for number, step in enumerate(getattr(test_crashes, sys.argv[2])()):
                 step(index)
                 (folder / "done").write_text(str(number + 1))
         os._exit(0)
@@ -140,19 +141,23 @@ def models() -> list[Stored]:
     return states
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def crash(folder: Path, history: str, flat_tokens: int) -> int:
+    """Runs CRASHES: how many instants there were, each with a folder of its number."""
     ran = subprocess.run(
-        [sys.executable, "-c", CRASHES, str(tmp_path)],
+        [sys.executable, "-c", CRASHES, str(folder), history, str(flat_tokens)],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    instants = int(ran.stdout)
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
+    instants = crash(tmp_path, "steps", 300)
     assert instants > 60
     expected = models()
     encoder = new_encoder()
@@ -183,6 +188,48 @@ def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
                 assert stored(index) == expected[-1], f"instant {n}"
                 assert_equals(index, *texts_of(expected[-1], encoder))
     assert opened > 50
+
+
+VERSIONS = {
+    "a": [f"first {long(1)}", "second w1", f"third {long(2)}"],
+    "b": ["fourth w2 w3", f"fifth {long(3, 70)}", f"sixth {long(4)}"],
+    "c": [f"seventh {long(5)}", f"eighth {long(6, 90)}", f"ninth {long(7, 20)}"],
+}
+
+
+def replacements() -> list[Any]:
+    """Long to short, short to long and long to long, one document a step."""
+    texts = [{"doc_id": doc_id, "text": own[0]} for doc_id, own in VERSIONS.items()]
+    changed = [{"doc_id": doc_id, "text": own[n]} for n in (1, 2) for doc_id, own in VERSIONS.items()]
+    return [lambda index: index.add(texts), *(lambda index, d=doc: index.add([d]) for doc in changed)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_replaced_document_is_wholly_the_old_or_wholly_the_new(tmp_path: Path) -> None:
+    """In its text, its words and its vectors, wherever the writer dies."""
+    instants = crash(tmp_path, "replacements", 10**6)
+    states: list[dict[str, str]] = [{}, {doc_id: own[0] for doc_id, own in VERSIONS.items()}]
+    for n in (1, 2):
+        for doc_id, own in VERSIONS.items():
+            states.append(states[-1] | {doc_id: own[n]})
+    looked_at = 0
+    for n in range(1, instants + 1):
+        done = tmp_path / str(n) / "done"
+        if not done.exists():
+            continue
+        number = int(done.read_text())
+        with Index.open(tmp_path / str(n) / "docs.index") as reader:
+            texts = {document.doc_id: str(document.text) for document in reader}
+            assert texts in states[number : number + 2], f"instant {n}"
+            assert_equals(reader, {doc_id: (text, {}) for doc_id, text in texts.items()}, new_encoder())
+            with reader.snapshot() as now:
+                for doc_id, own in VERSIONS.items():
+                    for text in own:
+                        found, _ = now.lexical(text.split()[0], 10, now.select())
+                        named = list(now.doc_ids(found.tolist()).values())
+                        assert named == ([doc_id] if texts[doc_id] == text else []), f"instant {n}"
+        looked_at += 1
+    assert looked_at > 50
 
 
 # What SIGKILL does between a commit's last write to the log and its mark in the log's index (-shm): the
