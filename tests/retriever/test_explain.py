@@ -46,7 +46,7 @@ def searcher(request, encoder, tmp_path_factory):
             for i, t in enumerate(texts)
         )
     with Searcher.open(folder, encoder) as searcher:
-        assert {segment.kind for segment in searcher.index.segments} == {request.param}
+        assert {segment.kind for segment in searcher.snapshot.segments} == {request.param}
         yield searcher
 
 
@@ -83,7 +83,7 @@ def test_query_tokens_and_lines(searcher):
 
 def test_a_truncated_passage_has_spans_up_to_the_cut(encoder, tmp_path):
     text = " ".join(f"alpha{i}" for i in range(40))
-    with Index.create(tmp_path / "x", encoder) as index:
+    with Index.create(tmp_path / "x", encoder, window=None) as index:
         index.add([{"doc_id": "a", "text": text}])
     with Searcher.open(tmp_path / "x", encoder) as searcher:
         [hit] = searcher.search("alpha7")
@@ -193,7 +193,7 @@ def test_a_hit_is_data_for_all_others(searcher):
 
 
 def test_explain_on_the_command_line(searcher, monkeypatch):
-    folder = str(searcher.index.folder)
+    folder = str(searcher.snapshot.folder)
     plain = CliRunner().invoke(app, ["search", folder, "the heart", "-k", "1", "--explain"], color=True)
     assert plain.exit_code == 0, plain.output
     assert "\x1b" not in plain.output  # no terminal

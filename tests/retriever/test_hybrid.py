@@ -4,7 +4,6 @@ import math
 import sqlite3
 import unicodedata
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,10 @@ from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.storage.fulltext import match_expression, split_words
-from indexing.storage.store import Change, DocumentRow, Store
+from indexing.storage import tables
+from indexing.storage.reader import Reader
+from indexing.storage.store import Store
+from indexing.storage.tables import Change, DocumentRow, State
 from retriever import Searcher
 from retriever.ranking.fusion import reciprocal_rank_fusion
 from tests.helpers.fakes import DIM, WORDS, FakeEncoder, corpus, record
@@ -223,7 +225,7 @@ def test_any_history_ranks_like_bm25_of_what_is_left(tmp_path_factory, history):
                 for query in ("w1", "w3 w5 w7", "absent"):
                     assert_ranked(searcher.search(query, k=7, mode="lexical"), bm25(query, texts), 7)
         index.verify()
-        index._store._writer.execute("INSERT INTO fulltext (fulltext) VALUES ('integrity-check')")
+        index._store._db.execute("INSERT INTO fulltext (fulltext) VALUES ('integrity-check')")
     finally:
         index.close()
 
@@ -247,18 +249,24 @@ def test_replaced_and_deleted_texts_no_longer_count(tmp_path):
 
 
 def test_a_commit_that_fails_leaves_the_words_too(tmp_path):
-    Store.create(tmp_path / "index.db", {})
-    store = Store(tmp_path / "index.db", writable=True)
+    path = tmp_path / "index.db"
+
+    def found():
+        reader = Reader(path)
+        documents = sorted(reader.lexical('"common"', 10)[0].tolist())
+        reader.close()
+        return documents
+
+    tables.create(path, {})
+    store = Store(path)
     store.bury()
-    rows = [DocumentRow(i, f"d{i}", f"w{i} common", "{}", "") for i in range(3)]
-    store.commit(Change(replace(store.state, generation=1), documents=rows))
-    store.refresh()
-    before = store.lexical('"common"', 10)[0].tolist()
-    bad = [DocumentRow(3, "new", "common", "{}", ""), DocumentRow(4, "d1", "common", "{}", "")]
+    rows = [DocumentRow(i, f"d{i}", "", "{}", f"w{i} common") for i in range(3)]
+    store.commit(Change(State(generation=1), documents=rows))
+    assert found() == [0, 1, 2]
+    bad = [DocumentRow(3, "new", "", "{}", "common"), DocumentRow(4, "d1", "", "{}", "common")]
     with pytest.raises(sqlite3.IntegrityError):
-        store.commit(Change(replace(store.state, generation=2), deleted=[0], documents=bad))
-    store.refresh()
-    assert store.lexical('"common"', 10)[0].tolist() == before == [0, 1, 2]
+        store.commit(Change(State(generation=2), deleted=[0], documents=bad))
+    assert found() == [0, 1, 2]
     store.close()
 
 
@@ -269,7 +277,8 @@ def test_a_reader_keeps_its_snapshot(tmp_path):
             index.add([record(0, "w3"), record(2, "w1")])
             index.compact()
             assert [hit.doc_id for hit in searcher.search("w1", mode="lexical")] == ["d0"]
-            searcher.index.refresh()
+            assert searcher.reload()
+            assert not searcher.reload()
             assert [hit.doc_id for hit in searcher.search("w1", mode="lexical")] == ["d2"]
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from retriever.options import SearchOptions
 from retriever.ranking.knobs import SearchSettings, choose
 
 
 @pytest.mark.parametrize(
-    ("k", "nlist", "passages", "tokens", "expected"),
+    ("k", "nlist", "n", "tokens", "expected"),
     [
         (10, None, 100, 9_000, (1, 512, 128)),  # flat: nothing is probed
         (10, 8_192, 1_400, 277_572, (16, 512, 128)),
@@ -18,7 +19,7 @@ from retriever.ranking.knobs import SearchSettings, choose
         (10, 2, 30, 90_000, (2, 1_024, 512)),  # no more lists than there are
     ],
 )
-def test_defaults(k: int, nlist: Any, passages: int, tokens: int, expected: tuple[int, int, int]) -> None:
-    found = choose(k, nlist=nlist, passages=passages, tokens=tokens, tuned=None)
+def test_defaults(k: int, nlist: Any, n: int, tokens: int, expected: tuple[int, int, int]) -> None:
+    found = choose(SearchOptions(k), k, nlist=nlist, n=n, tokens=tokens, tuned=None)
     assert found == SearchSettings(*expected)
     assert found.ncandidates >= found.nrerank >= k

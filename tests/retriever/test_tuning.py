@@ -30,17 +30,17 @@ def index_folder(tmp_path):
 
 def test_recall_and_the_choice(index_folder):
     with Searcher.open(index_folder, FakeEncoder(dim=16)) as searcher:
-        queries = sample_queries(searcher.index, 10)
+        queries = sample_queries(searcher.snapshot, 10)
         trials = tune(searcher, queries, k=10)
         assert {len(t.settings.__dict__) for t in trials} == {3}
         assert [t.seconds for t in trials] == sorted(t.seconds for t in trials)
-        nlist = searcher.index.codec.nlist
+        nlist = searcher.snapshot.codec.nlist
         everything = SearchSettings(nlist, 300, 300)
         assert [t.recall for t in trials if t.settings == everything] == [1.0]
         assert min(t.recall for t in trials) < 1
         pairs = dict(enumerate(queries))
         for trial in trials[::9]:
-            expected = searcher.recall_vs_exact(pairs, 10, **vars(trial.settings))
+            expected = searcher.recall_vs_exact(pairs, k=10, **vars(trial.settings))
             assert trial.recall == pytest.approx(expected)
 
 
@@ -61,23 +61,25 @@ def test_the_fastest_that_finds_enough_is_chosen():
 def test_stored_settings_take_the_place_of_the_defaults(index_folder):
     encoder = FakeEncoder(dim=16)
     with Searcher.open(index_folder, encoder) as before:
-        assert before.index.tuned_search is None
-        default = before.settings(10)
+        assert before.snapshot.tuned_search is None
+        default = before.settings(k=10)
         with Index.open(index_folder, encoder, writable=True) as index:
             index.set_tuned_search(TunedSearch(10, 0.99, 3, 40, 20))
             index.set_tuned_search(TunedSearch(10, 0.98, 2, 40, 20))
             with pytest.raises(IndexLockedError):
                 Index.open(index_folder, writable=True)
-        assert before.settings(10) == default  # its snapshot is older
-        before.index.refresh()
-        assert before.settings(10) == SearchSettings(2, 40, 20)
+        assert before.settings(k=10) == default  # its snapshot is older
+        assert before.reload()
+        assert before.settings(k=10) == SearchSettings(2, 40, 20)
+    with Index.open(index_folder) as index:
+        assert index.info()["tuned_search"]["recall"] == 0.98
     with Searcher.open(index_folder, encoder) as searcher:
-        assert searcher.index.info()["tuned_search"]["recall"] == 0.98
-        assert searcher.settings(10) == SearchSettings(2, 40, 20)
-        assert searcher.settings(11) == default  # beyond what was measured
-        assert searcher.settings(10, nprobe=5) == SearchSettings(5, 40, 20)
-        assert searcher.settings(10, nrerank=50) == SearchSettings(2, 50, 50)
-        assert searcher.settings(10, ncandidates=15) == SearchSettings(2, 15, 15)
+        assert searcher.snapshot.tuned_search == TunedSearch(10, 0.98, 2, 40, 20)
+        assert searcher.settings(k=10) == SearchSettings(2, 40, 20)
+        assert searcher.settings(k=11) == default  # beyond what was measured
+        assert searcher.settings(k=10, nprobe=5) == SearchSettings(5, 40, 20)
+        assert searcher.settings(k=10, nrerank=50) == SearchSettings(2, 50, 50)
+        assert searcher.settings(k=10, ncandidates=15) == SearchSettings(2, 15, 15)
         assert len(searcher.search("w1 w2", k=10)) == 10
     with Index.open(index_folder, encoder, writable=True) as index:
         index.compact()
@@ -92,8 +94,8 @@ def test_sampled_queries_are_sentences_of_passages(tmp_path):
     texts = {"a": "One two three four. Five six.", "b": "first line of code\nx = 1\n", "c": ""}
     with Index.create(tmp_path / "x", FakeEncoder(dim=16)) as index:
         index.add({"doc_id": i, "text": t} for i, t in texts.items())
-        assert sorted(sample_queries(index, 10)) == ["One two three four.", "first line of code"]
-        assert sample_queries(index, 1) == sample_queries(index, 1)
+        assert sorted(sample_queries(index.snapshot(), 10)) == ["One two three four.", "first line of code"]
+        assert sample_queries(index.snapshot(), 1) == sample_queries(index.snapshot(), 1)
 
 
 def run(*arguments):
@@ -151,4 +153,4 @@ def test_queries_of_scripts_without_spaces_are_lines_too(tmp_path):
     lines = ["すべての人間は自由である", "北京是中华人民共和国的首都"]
     with Index.create(tmp_path / "x", FakeEncoder(8)) as index:
         index.add([{"doc_id": "a", "text": "\n".join(lines)}])
-        assert sample_queries(index, 1)[0] in lines
+        assert sample_queries(index.snapshot(), 1)[0] in lines

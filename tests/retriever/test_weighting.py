@@ -12,7 +12,7 @@ from encoder.maxsim import SHARPNESS
 from encoder.tokenizer import Token
 from indexing import Index
 from indexing.storage.fulltext import match_expression, split_words, word_spans
-from retriever import Searcher
+from retriever import Scoring, Searcher
 from retriever.ranking.weighting import idf_weights
 from tests.encoder.test_maxsim import counted
 from tests.helpers.fakes import DIM, WORDS, FakeEncoder, corpus, record
@@ -142,21 +142,26 @@ def test_a_token_that_touches_a_known_and_an_unknown_word_weighs_as_the_known():
 
 
 def test_frequencies_follow_the_index(tmp_path, encoder):
-    with Index.create(tmp_path / "index", encoder) as index, Index.open(tmp_path / "index") as reader:
-        assert index.document_frequencies(["w0"]) == [0]
+    def counts(words):
+        with index.snapshot() as now:
+            return now.document_frequencies(words)
+
+    with Index.create(tmp_path / "index", encoder) as index, index.snapshot() as before:
+        assert counts(["w0"]) == [0]
         index.add(record(i, text) for i, text in enumerate(TEXTS))
-        assert index.document_frequencies(["w0", "W1", "w2", "nowhere", "w3"]) == [5, 2, 1, 0, 1]
+        assert counts(["w0", "W1", "w2", "nowhere", "w3"]) == [5, 2, 1, 0, 1]
         index.add([record(9, "Caf\u00e9 in 東京都")])
         asked = ["cafe\u0301", "東京", "東京都", "京", "都東", "?"]
-        assert index.document_frequencies(asked) == [1, 1, 1, 1, 0, 0]
+        assert counts(asked) == [1, 1, 1, 1, 0, 0]
         index.delete(["d0", "d9"])
         index.add([record(1, "w1 running")])
-        assert index.document_frequencies(["w0", "w1", "run", "runs"]) == [3, 2, 1, 1]  # of one stem
+        assert counts(["w0", "w1", "run", "runs"]) == [3, 2, 1, 1]  # of one stem
         index.compact()
-        assert index.document_frequencies(["w0", "w1", "w2"]) == [3, 2, 0]
-        assert reader.document_frequencies(["w0"]) == [0]  # its snapshot is of before
-        assert reader.refresh()
-        assert reader.document_frequencies(["w0"]) == [3]
+        assert counts(["w0", "w1", "w2"]) == [3, 2, 0]
+        assert before.document_frequencies(["w0"]) == [0]  # whatever came later
+        with Searcher(before) as searcher:
+            assert searcher.reload()
+            assert searcher.snapshot.document_frequencies(["w0"]) == [3]
 
 
 @pytest.mark.parametrize("query", ["w0 w2", "w1 w0 w4 ?", "w0", "nowhere w3"])
@@ -165,7 +170,7 @@ def test_frequencies_follow_the_index(tmp_path, encoder):
 def test_search_is_weighted_maxsim(index, encoder, query, idf, sharpness):
     weights = expected_weights(query, TEXTS) if idf else np.ones(len(query.split()) + 1)
     truth = scores(encoder, query, TEXTS, weights, sharpness)
-    hits = Searcher(index, encoder, idf=idf, sharpness=sharpness).search(query, k=len(TEXTS))
+    hits = Searcher(index, encoder, scoring=Scoring(idf, sharpness)).search(query, k=len(TEXTS))
     assert [hit.doc_id for hit in hits] == [f"d{i}" for i in sorted(range(5), key=lambda i: -truth[i])]
     np.testing.assert_allclose([hit.score for hit in hits], sorted(truth, reverse=True), rtol=2e-3)
     for hit in hits:
@@ -192,5 +197,7 @@ def test_an_encoder_that_names_no_tokens_is_not_weighted(tmp_path):
     encoder = FakeEncoder(DIM)
     with Index.create(tmp_path / "index", encoder) as index:
         index.add(record(i, text) for i, text in enumerate(TEXTS))
-        weighted, plain = [Searcher(index, encoder, idf=idf).search("w0 w2") for idf in (True, False)]
+        weighted, plain = [
+            Searcher(index, encoder, scoring=Scoring(idf)).search("w0 w2") for idf in (True, False)
+        ]
     assert [hit.score for hit in weighted] == [hit.score for hit in plain]
