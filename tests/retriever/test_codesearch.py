@@ -13,7 +13,15 @@ from indexing import Index
 from indexing.reading.corpus import read_source
 from retriever.cli import app
 from retriever.cli.codesearch import _line
-from retriever.code.search import MatchedLine, _lines_with_words, code_filter, search_code
+from retriever.code.search import (
+    CodeHit,
+    CodeOptions,
+    MatchedLine,
+    _lines_with_words,
+    code_filter,
+    search_code,
+)
+from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 from tests.helpers.fakes import FakeEncoder
 
@@ -47,8 +55,14 @@ def searcher(folder: Path) -> Searcher:
     return Searcher.open(folder, FakeEncoder())
 
 
+def look(
+    searcher: Searcher, query: str = "session expires", k: int = 100, filter: str | None = None, **code: Any
+) -> list[CodeHit]:
+    return search_code(searcher, query, SearchOptions(k, filter=filter), CodeOptions(**code))
+
+
 def found(searcher: Searcher, **options: Any) -> set[str]:
-    return {hit.doc_id for hit in search_code(searcher, "session expires", k=100, **options)}
+    return {hit.doc_id for hit in look(searcher, **options)}
 
 
 def test_languages_by_name_or_extension(searcher: Searcher) -> None:
@@ -76,7 +90,7 @@ def test_languages_by_name_or_extension(searcher: Searcher) -> None:
     ],
 )
 def test_paths_as_in_gitignore(searcher: Searcher, patterns: list[str], wanted: list[str]) -> None:
-    hits = search_code(searcher, "session expires", k=100, paths=patterns)
+    hits = look(searcher, paths=patterns)
     assert {hit.path for hit in hits} == set(wanted)
 
 
@@ -84,18 +98,16 @@ def test_paths_as_in_gitignore(searcher: Searcher, patterns: list[str], wanted: 
     "regex", ["alive", r"^def \w+", r"self\.\w+\(", r"(?i)EXPIRE", r"over\.\n\s+if", "nothing at all", "'"]
 )
 def test_regex_lets_through_what_matches_and_meaning_ranks_it(searcher: Searcher, regex: str) -> None:
-    everything = search_code(searcher, "session expires", k=100)
+    everything = look(searcher)
     matching = [h for h in everything if re.search(regex, h.text, re.MULTILINE)]
-    hits = search_code(searcher, "session expires", k=100, regex=regex)
+    hits = look(searcher, regex=regex)
     assert [(h.doc_id, h.score) for h in hits] == [(h.doc_id, h.score) for h in matching]
     # Before ranking: the best k of those that match, not those of the best k that match.
-    assert [h.doc_id for h in search_code(searcher, "session expires", k=1, regex=regex)] == [
-        h.doc_id for h in matching[:1]
-    ]
+    assert [h.doc_id for h in look(searcher, k=1, regex=regex)] == [h.doc_id for h in matching[:1]]
 
 
 def test_the_place_of_a_match_is_its_line_in_the_file(searcher: Searcher) -> None:
-    for hit in search_code(searcher, "session", k=100, regex="alive"):
+    for hit in look(searcher, "session", regex="alive"):
         source = FILES[hit.path].split("\n")
         wanted = [
             n
@@ -110,7 +122,7 @@ def test_the_place_of_a_match_is_its_line_in_the_file(searcher: Searcher) -> Non
 
 
 def test_a_match_over_several_lines(searcher: Searcher) -> None:
-    [hit] = search_code(searcher, "session", regex=r"time is over\.\n *if now")
+    [hit] = look(searcher, "session", regex=r"time is over\.\n *if now")
     assert [(line.line, [line.text[a:b] for a, b in line.spans]) for line in hit.lines] == [
         (6, ["time is over."]),
         (7, ["        if now"]),
@@ -118,9 +130,7 @@ def test_a_match_over_several_lines(searcher: Searcher) -> None:
 
 
 def test_without_a_regex_lines_with_words_of_the_query_are_shown(searcher: Searcher) -> None:
-    hits = {
-        h.symbol: h for h in search_code(searcher, "where are the keys expired?", k=100, languages=["py"])
-    }
+    hits = {h.symbol: h for h in look(searcher, "where are the keys expired?", languages=["py"])}
     assert [line.line for line in hits["expire_keys"].lines] == [1, 2]
     assert hits["expire_keys"].lines[0].spans == ((4, 15), (16, 20))
     assert hits["Session.delete"].lines[0].text == "    def delete(self):"  # its head
@@ -136,7 +146,7 @@ def test_filters_of_ones_own_are_kept_apart(searcher: Searcher) -> None:
     for wrong in ("kind = ", "kind = 'a') or (kind = 'b'"):
         with pytest.raises(ArgumentError, match="filter"):
             found(searcher, filter=wrong, languages=["py"])
-    assert code_filter(searcher.index) is None
+    assert code_filter(searcher.snapshot, CodeOptions()) is None
 
 
 def test_a_bad_regex_says_where(searcher: Searcher) -> None:
@@ -203,7 +213,7 @@ def test_a_users_own_keys_are_no_lines_and_windows(
         [hit] = searcher.search("session expires")
         assert hit.metadata == own
         for regex in (None, "expires"):
-            [code] = search_code(searcher, "session expires", regex=regex)
+            [code] = look(searcher, regex=regex)
             assert (code.doc_id, code.metadata) == ("a", own)
     for arguments in ((), ("--json",), ("--code",), ("--mode", "lexical")):
         shown = CliRunner().invoke(app, ["search", str(tmp_path / "docs.index"), "session", *arguments])

@@ -62,7 +62,7 @@ def test_a_device_scores_every_passage(folder, n_query, sharpness, monkeypatch):
     monkeypatch.setattr(torch_codes, "TOKENS_AT_ONCE", 100)
     query = unit(np.random.default_rng(n_query), n_query)
     with Searcher.open(folder, device="cpu") as searcher:
-        expected = brute_force(searcher.index, query, sharpness)
+        expected = brute_force(searcher.snapshot, query, sharpness)
         assert_same(searcher.search_embeddings(query, k=50, sharpness=sharpness), expected, 50)
         assert searcher.search_embeddings(query, k=1000)[-1].rank == len(expected)
 
@@ -79,7 +79,7 @@ def test_a_device_prunes_as_the_processor_does(folder, sharpness):
             # The processor ranks by levels of 8 bits before the last stage, so a few may differ.
             same += len({h.doc_id for h in found} & {h.doc_id for h in expected})
             total += len(expected)
-            exact = brute_force(there.index, query, sharpness)
+            exact = brute_force(there.snapshot, query, sharpness)
             np.testing.assert_allclose([h.score for h in found], [exact[h.doc_id] for h in found], atol=1e-3)
         assert same >= 0.95 * total
 
@@ -91,10 +91,12 @@ def test_filters_and_new_commits_reach_the_device(tmp_path):
         index.add_embeddings([f"p{i}" for i in range(60)], vectors, metadata=[{"n": i} for i in range(60)])
         with Searcher(index, device="cpu") as searcher:
             query = unit(random, 3)
-            hits = searcher.search_embeddings(query, k=100, filter="n < 5")
-            assert {h.doc_id for h in hits} == {f"p{i}" for i in range(5)}
+            few = searcher.search_embeddings(query, k=100, filter="n < 5")
+            assert {h.doc_id for h in few} == {f"p{i}" for i in range(5)}
             index.delete(["p3"])
             index.add_embeddings(["new"], TokenEmbeddings.from_list([query], DIM))
+            assert searcher.search_embeddings(query, k=100, filter="n < 5") == few
+            assert searcher.reload()
             hits = searcher.search_embeddings(query, k=100)
             assert hits[0].doc_id == "new"
             assert "p3" not in {h.doc_id for h in hits}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
-from indexing.storage.fulltext import match_expression, split_words
 from indexing.storage import tables
+from indexing.storage.fulltext import match_expression, split_words
 from indexing.storage.reader import Reader
 from indexing.storage.store import Store
 from indexing.storage.tables import Change, DocumentRow, State

@@ -42,16 +42,23 @@ def build(folder, lengths, *, random, flat_tokens, parts=1, negative=False):
     return given_vectors
 
 
-def brute_force(index, query, sharpness=0.0):
-    """{doc_id: MaxSim on decoded vectors} of every live passage."""
+def brute_force(snapshot, query, sharpness=0.0):
+    """{doc_id: MaxSim on decoded vectors} of every live document's best passage."""
     scores = {}
-    for segment in index.segments:
-        vectors = segment.decode(0, segment.n_tokens, index.codec)
+    for segment, live in zip(snapshot.segments, snapshot.lives, strict=True):
+        vectors = segment.decode(0, segment.n_tokens, snapshot.codec)
         offsets = torch.tensor(segment.offsets)
         values = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), offsets, sharpness)
+<<<<<<< HEAD
         live = np.flatnonzero(index.live(segment))
         documents = index._store.documents((segment.pid_start + live).tolist())
         scores |= {d.doc_id: float(values[i]) for d, i in zip(documents, live, strict=True)}
+=======
+        names = snapshot.doc_ids(segment.owners.tolist())
+        for i in np.flatnonzero(live):
+            name = names[int(segment.owners[i])]
+            scores[name] = max(float(values[i]), scores.get(name, -np.inf))
+>>>>>>> 804c7c8 (Search tests: searcher, device, code search; SearchOptions and flags held to each promise)
     return scores
 
 
@@ -96,12 +103,12 @@ def test_everything_probed_and_reranked_is_brute_force(
     )
     query = unit(random, n_query, negative)
     with Searcher.open(folder) as searcher:
-        kinds = {segment.kind for segment in searcher.index.segments}
+        kinds = {segment.kind for segment in searcher.snapshot.segments}
         assert ("compressed" in kinds) == compressed
-        codec = searcher.index.codec
+        codec = searcher.snapshot.codec
         everything = {"nprobe": codec.nlist, "nrerank": 10**6, "ncandidates": 10**6} if codec else {}
         hits = searcher.search_embeddings(query, k=k, **everything)
-        assert_same(hits, brute_force(searcher.index, query), k)
+        assert_same(hits, brute_force(searcher.snapshot, query), k)
 
 
 @pytest.mark.parametrize("flat_tokens", [1000, 10**6])
@@ -110,7 +117,7 @@ def test_long_queries_and_documents_are_brute_force(tmp_path, flat_tokens):
     random = np.random.default_rng(0)
     build(tmp_path / "x", [8192, 1, 3000, 8192, 0, 8192], random=random, flat_tokens=flat_tokens)
     with Searcher.open(tmp_path / "x") as searcher:
-        index = searcher.index
+        index = searcher.snapshot
         for n_query in (256, 300):
             query = unit(random, n_query)
             expected = brute_force(index, query)
@@ -145,7 +152,7 @@ def test_pruning_finds_most_of_what_brute_force_finds(large):
         found = first = 0
         for i in range(0, 400, 20):
             query = vectors[i][:8] + 0.2 * unit(random, len(vectors[i][:8]))
-            expected = brute_force(searcher.index, query)
+            expected = brute_force(searcher.snapshot, query)
             top = sorted(expected, key=lambda i: -expected[i])[:10]
             hits = searcher.search_embeddings(query, k=10, nprobe=16, nrerank=100)
             np.testing.assert_allclose([h.score for h in hits], [expected[h.doc_id] for h in hits], atol=1e-3)
