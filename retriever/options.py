@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from encoder.arguments import as_integer, as_number, shown
+from encoder.arguments import as_integer, as_list, as_number, shown
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness
 from encoder.options import option
@@ -65,15 +65,15 @@ class SearchOptions:
     def _checked_weights(self) -> tuple[float, float]:
         if self.mode != "hybrid":
             raise ArgumentError(
-                f'weights={self.weights} does nothing in mode "{self.mode}"; pass mode="hybrid"'
+                f'weights={shown(self.weights)} does nothing in mode "{self.mode}"; pass mode="hybrid"'
             )
-        given = self.weights
-        if not isinstance(given, tuple | list) or len(given) != 2:
-            raise ArgumentError(f"weights={shown(given)}; pass two numbers, for late and lexical")
-        late, lexical = (as_number(weight, "weights") for weight in given)
-        if min(late, lexical) < 0 or not math.isfinite(late + lexical) or late + lexical == 0:
-            raise ArgumentError(f"weights={given}; pass two numbers >= 0, for late and lexical, not both 0")
-        return late, lexical
+        given = as_list(self.weights, "weights", "numbers")
+        numbers = [as_number(weight, f"weights[{i}]") for i, weight in enumerate(given)]
+        if len(numbers) != 2 or min(numbers) < 0 or not 0 < sum(numbers) < math.inf:
+            raise ArgumentError(
+                f"weights={shown(tuple(given))}; pass two numbers >= 0, for late and lexical, not both 0"
+            )
+        return numbers[0], numbers[1]
 
 
 @dataclass(frozen=True)

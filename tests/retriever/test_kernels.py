@@ -457,7 +457,7 @@ def test_recall_vs_exact_is_what_a_comparison_finds(tmp_path):
         index.add({"doc_id": str(i), "text": " ".join(some)} for i, some in enumerate(words))
     queries = {str(i): " ".join(some[:4]) for i, some in enumerate(words[:20])}
     with Searcher.open(tmp_path / "x", encoder) as searcher:
-        nlist = searcher.index.codec.nlist
+        nlist = searcher.snapshot.codec.nlist
         assert searcher.recall_vs_exact(queries, 10, nprobe=nlist, nrerank=300) == 1.0
         few = {"nprobe": 1, "ncandidates": 10, "nrerank": 10}
         recalls = []

@@ -60,14 +60,14 @@ def test_integers_of_numpy_are_integers(kind: Any) -> None:
         ({"mode": "lexical", "nprobe": 3}, 'nprobe=3 does nothing in mode "lexical"; leave it out'),
         ({"mode": "lexical", "nrerank": 30}, 'nrerank=30 does nothing in mode "lexical"; leave it out'),
         ({"weights": (1, 1)}, 'weights=(1, 1) does nothing in mode "late"; pass mode="hybrid"'),
-        ({"mode": "hybrid", "weights": 2}, "weights=2; pass two numbers, for late and lexical"),
-        ({"mode": "hybrid", "weights": "11"}, "weights='11'; pass two numbers, for late and lexical"),
+        ({"mode": "hybrid", "weights": 2}, "weights is int; pass a list of numbers"),
+        ({"mode": "hybrid", "weights": "11"}, "weights is the string '11'; pass a list of numbers"),
         (
             {"mode": "hybrid", "weights": (1, 2, 3)},
-            "weights=(1, 2, 3); pass two numbers, for late and lexical",
+            "weights=(1, 2, 3); pass two numbers >= 0, for late and lexical, not both 0",
         ),
-        ({"mode": "hybrid", "weights": ("1", 1)}, "weights='1' is str; pass a number"),
-        ({"mode": "hybrid", "weights": (1, math.inf)}, "weights=inf; pass a finite number"),
+        ({"mode": "hybrid", "weights": ("1", 1)}, "weights[0]='1' is str; pass a number"),
+        ({"mode": "hybrid", "weights": (1, math.inf)}, "weights[1]=inf; pass a finite number"),
         (
             {"mode": "hybrid", "weights": (-1, 2)},
             "weights=(-1, 2); pass two numbers >= 0, for late and lexical, not both 0",
@@ -135,12 +135,18 @@ ASK = {
 
 @pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
 def test_a_keyword_that_is_no_option_names_the_nearest(searcher: Searcher, ask: Any) -> None:
-    for wrong, meant in (("top_k", "k"), ("nprob", "nprobe"), ("filters", "filter")):
+    for wrong, meant in (
+        ("top_k", "k"),
+        ("nprob", "nprobe"),
+        ("filters", "filter"),
+        ("where", "filter"),
+        ("limit", "k"),
+    ):
         with pytest.raises(ArgumentError) as refused:
             ask(searcher, **{wrong: 3})
-        assert str(refused.value) == f"{wrong}=3 is no option of SearchOptions; pass {meant}=..."
+        assert str(refused.value) == f"{wrong} is no option of SearchOptions; did you mean {meant}?"
     with pytest.raises(
-        ArgumentError, match="zzz=3 is no option of SearchOptions; the options are k, by, mode,"
+        ArgumentError, match="zzz is no option of SearchOptions; there are by, filter, k, mode, "
     ):
         ask(searcher, zzz=3)
     with pytest.raises(ArgumentError, match="k=0; pass k >= 1"):

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from retriever.ranking.folding import search_documents
 
 from encoder import TokenEmbeddings, maxsim
 from encoder.errors import ArgumentError, EncoderMismatchError
 from indexing import Index
-from retriever import Searcher
+from retriever import Scoring, Searcher
 from tests.helpers.fakes import FakeEncoder, corpus
 
 DIM = 16
@@ -49,16 +48,10 @@ def brute_force(snapshot, query, sharpness=0.0):
         vectors = segment.decode(0, segment.n_tokens, snapshot.codec)
         offsets = torch.tensor(segment.offsets)
         values = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), offsets, sharpness)
-<<<<<<< HEAD
-        live = np.flatnonzero(index.live(segment))
-        documents = index._store.documents((segment.pid_start + live).tolist())
-        scores |= {d.doc_id: float(values[i]) for d, i in zip(documents, live, strict=True)}
-=======
         names = snapshot.doc_ids(segment.owners.tolist())
         for i in np.flatnonzero(live):
             name = names[int(segment.owners[i])]
             scores[name] = max(float(values[i]), scores.get(name, -np.inf))
->>>>>>> 804c7c8 (Search tests: searcher, device, code search; SearchOptions and flags held to each promise)
     return scores
 
 
@@ -260,7 +253,7 @@ def words(tmp_path_factory):
 ASK = {
     "search": lambda searcher, **options: searcher.search("w1 w2", **options),
     "search_many": lambda searcher, **options: searcher.search_many({"": "w1 w2"}, **options)[""],
-    "search_documents": lambda searcher, **options: search_documents(searcher, {"": "w1 w2"}, **options)[""],
+    "search_stream": lambda searcher, **options: next(searcher.search_stream([("", "w1 w2")], **options))[1],
 }
 
 
@@ -290,7 +283,7 @@ def test_knobs_are_integers_from_1_on(words, knob):
         ),
         lambda v: words.search_embeddings(query, k=1, **{knob: v}),
         lambda v: words.recall_vs_exact(["w1"], k=1, **{knob: v}),
-        lambda v: words.settings(1, **{knob: v}),
+        lambda v: words.settings(k=1, **{knob: v}),
     ]
     for ask in asks:
         for value in (0, -3):
@@ -311,30 +304,13 @@ def test_sharpness_is_a_number_of_any_kind(words):
             words.search_embeddings(query, sharpness=wrong)
 
 
-def test_a_keyword_that_is_unknown_is_told_which_was_meant(words):
-    query = unit(np.random.default_rng(0), 3)
-    for ask in (
-        lambda **more: words.search("w1", **more),
-        lambda **more: words.search_many({"": "w1"}, **more),
-        lambda **more: words.search_stream({"": "w1"}, **more),
-        lambda **more: words.search_embeddings(query, **more),
-        lambda **more: words.recall_vs_exact(["w1"], **more),
-    ):
-        with pytest.raises(ArgumentError, match=r"^\w+ has no top_k; did you mean k\?$"):
-            ask(top_k=3)
-        with pytest.raises(ArgumentError, match=r"has no nprob; did you mean nprobe\?$"):
-            ask(nprob=3)
-    with pytest.raises(ArgumentError, match=r"^search has no zzz; there are filter, k, mode, "):
-        words.search("w1", zzz=1)
-
-
 def test_recall_takes_texts_and_vectors(tmp_path):
     random = np.random.default_rng(3)
     encoder = FakeEncoder(dim=DIM)
     with Index.create(tmp_path / "x", encoder, flat_tokens=300) as index:
         index.add(corpus(200))
     few = {"k": 5, "nprobe": 1, "ncandidates": 6, "nrerank": 5}
-    with Searcher.open(tmp_path / "x", encoder, idf=False, sharpness=0) as searcher:
+    with Searcher.open(tmp_path / "x", encoder, scoring=Scoring(False, 0)) as searcher:
         texts = {str(i): " ".join(random.choice([f"w{j}" for j in range(12)], 4)) for i in range(10)}
         packed = encoder.encode_queries(list(texts.values()))
         recall = searcher.recall_vs_exact(texts, **few)
@@ -393,7 +369,7 @@ def test_a_name_or_a_path_is_told_how_to_open_it(tmp_path):
 
 @pytest.mark.parametrize("filter", [None, "n >= 0"])
 @pytest.mark.parametrize("mode", ["late", "hybrid", "lexical"])
-def test_searches_go_on_beside_commits_compactions_and_refreshes(tmp_path, mode, filter):
+def test_searches_go_on_beside_commits_compactions_and_reloads(tmp_path, mode, filter):
     """A search sees one snapshot or another, never parts of two."""
     encoder = FakeEncoder(dim=DIM)
     done = threading.Event()
@@ -410,13 +386,15 @@ def test_searches_go_on_beside_commits_compactions_and_refreshes(tmp_path, mode,
     with Index.create(tmp_path / "x", encoder, flat_tokens=300) as writer, ThreadPoolExecutor(4) as pool:
         writer.add(corpus(60))
         with Index.open(tmp_path / "x") as reader:
-            searching = [pool.submit(search, Searcher(index, encoder)) for index in (reader, reader, writer)]
+            searchers = [Searcher(index, encoder) for index in (reader, reader, writer)]
+            searching = [pool.submit(search, searcher) for searcher in searchers]
             try:
                 for seed in range(12):
                     writer.delete([f"d{i}" for i in range(seed, 60, 7)])
                     writer.add(corpus(60, seed=seed))
                     writer.compact()
-                    assert reader.refresh()
+                    assert reader.reload()
+                    assert all(searcher.reload() for searcher in searchers)
             finally:
                 done.set()
             assert min(future.result() for future in searching) >= 20
