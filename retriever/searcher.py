@@ -196,7 +196,7 @@ class Searcher:
                 f"queries is {shown(queries)}; pass {{query id: text}}, or use search for one text"
             )
         ranker = self._ranker  # what a reload leaves alone
-        plan = ranker.plan(updated(options, changes), self.scoring.sharpness)  # refuses before encoding
+        plan = ranker.plan(_asked(options, changes), self.scoring.sharpness)  # refuses before encoding
         total = len(queries) if isinstance(queries, Mapping) else None
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
 
@@ -225,7 +225,7 @@ class Searcher:
     ) -> Hits:
         """As `search`, for the vectors of one query: (n_query, dim). By plain MaxSim, unless sharpness is given; a
         vector's length is then its weight."""
-        options = updated(options, changes)
+        options = _asked(options, changes)
         if options.mode != "late":
             raise ArgumentError(f'mode="{options.mode}" needs a text; use search')
         ranker = self._ranker
@@ -238,7 +238,7 @@ class Searcher:
 
         Where nothing is passed: what `latewood tune` stored, for k up to the one it measured, or the defaults.
         """
-        options = updated(options, changes)
+        options = _asked(options, changes)
         return self._ranker.settings(options.k, options)
 
     def recall_vs_exact(
@@ -259,7 +259,7 @@ class Searcher:
         if not some:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
         texts, ranker = any(isinstance(query, str) for query in some), self._ranker
-        plan = ranker.plan(updated(options, changes), self.scoring.sharpness if texts else 0.0)
+        plan = ranker.plan(_asked(options, changes), self.scoring.sharpness if texts else 0.0)
         encoded = self._encode(as_strings(some, "queries"), ranker.snapshot) if texts else some
         recalls = []
         for i, query in enumerate(encoded):
@@ -358,6 +358,14 @@ def _each(
     from retriever.kernels import each_on_a_thread  # imports numba
 
     return each_on_a_thread(rank, queries)
+
+
+def _asked(options: SearchOptions, changes: Mapping[str, Any]) -> SearchOptions:
+    if not isinstance(options, SearchOptions):
+        raise ArgumentError(
+            f"options is {shown(options)} ({type(options).__name__}); pass SearchOptions, or its fields by name, as k=3"
+        )
+    return updated(options, changes)
 
 
 def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:
