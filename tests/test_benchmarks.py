@@ -70,6 +70,7 @@ def test_a_search_row_pools_rounds_and_says_what_is_lost(benchmark):
     json.dumps(row)
 
 
+@pytest.mark.slow
 def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, capsys):
     """End to end on a slice, and again: a row for each way, nothing measured twice, no index left."""
     long_documents = benchmark("long_documents")

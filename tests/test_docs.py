@@ -47,6 +47,7 @@ def test_python_blocks_run_in_order(place, monkeypatch, capsys):
     assert "heart" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_latewood_commands_run(place, monkeypatch):
     monkeypatch.chdir(place)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("latewood ")]
@@ -77,6 +78,7 @@ def test_example_own_vectors(tmp_path):
     assert examples.own_vectors.main(tmp_path / "x")[0] == "page 17"
 
 
+@pytest.mark.slow
 def test_example_evaluate_beir(tmp_path):
     folder = examples.evaluate_beir.collection(tmp_path / "functions")
     found = examples.evaluate_beir.main(folder, tmp_path / "report.json")
@@ -92,11 +94,13 @@ def test_example_search_code(tmp_path):
     assert after == [place.replace("metrics.py", "scores.py") for place in before]
 
 
+@pytest.mark.slow
 def test_example_train_small(tmp_path):
     before, after = examples.train_small.main(tmp_path)
     assert after > before + 0.06  # measured: 0.14 to 0.15 more
 
 
+@pytest.mark.slow
 def test_example_long_documents(tmp_path):
     found = examples.long_documents.main(tmp_path / "x")
     assert len(found) == len(set(found)) == 3

@@ -3,6 +3,8 @@
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
 from encoder import Encoder
 from indexing import Index
 from indexing.reading.corpus import read_folder
@@ -28,6 +30,7 @@ K = 10
 FLOOR = 0.2
 
 
+@pytest.mark.slow
 def test_a_newcomer_finds_the_way(tmp_path: Path) -> None:
     encoder = Encoder.load()
     sources = (

@@ -395,6 +395,7 @@ def sql(path: Path, *statements: str) -> None:
     db.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_any_write_of_the_notes(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
     write(followed.folder / "a.py", TWO)
     write(followed.folder / "b.py", "x = 1\n")
@@ -504,6 +505,7 @@ edits = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(rounds=st.lists(edits, min_size=1, max_size=4))
 def test_after_any_edits_the_index_is_as_a_new_one(
@@ -566,6 +568,7 @@ def run(*arguments: Any) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = tmp_path / "code", tmp_path / "code" / "own.index"
     write(source / "a.py", TWO)

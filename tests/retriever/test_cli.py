@@ -186,6 +186,7 @@ def test_where_nothing_is_found_it_is_said_why(index, tmp_path):
         assert told(tmp_path / "empty", "zebra", *options) == "no hits: the index is empty\n"
 
 
+@pytest.mark.slow
 def test_an_output_may_be_a_link_whose_target_is_still_to_be_made(code, beir, tmp_path):
     def link(name):
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
@@ -244,6 +245,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(index, beir, tmp_path, monk
             assert "Invalid value" in error, name
 
 
+@pytest.mark.slow
 def test_the_command_is_installed_and_starts_without_its_models():
     """`python -m retriever.cli --help` in a process of its own: no warning, no traceback."""
     root = Path(__file__).parent.parent.parent

@@ -17,6 +17,8 @@ import pytest
 from indexing import Index
 from tests.helpers.fakes import FakeEncoder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
 ENVIRONMENT |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
