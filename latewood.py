@@ -1,8 +1,6 @@
 """Latewood: late-interaction retrieval. The names that most programs need, each loaded when it is first used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; typing itself takes time to load
 if TYPE_CHECKING:
     from encoder import Encoder, LatewoodError, TokenEmbeddings
     from indexing import AddReport, Document, Index, IndexSettings, Snapshot
@@ -36,7 +34,9 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name == "__version__":
         from importlib.metadata import version
 

@@ -2,8 +2,8 @@
 
 Run: python benchmarks/starting.py [--turns 30]
 
-Each start is a process of its own. What counts is the difference of the medians (goal: at most 0.1 s) and their ratio, which
-another program on the machine shifts less.
+Each start is a process of its own. What counts is the difference of the medians (goal: at most 0.1 s) and their ratio,
+which another program on the machine shifts less.
 """
 
 import argparse
