@@ -87,6 +87,7 @@ def test_example_evaluate_beir(tmp_path):
     assert examples.evaluate_beir.main(folder, tmp_path / "report.json") == found
 
 
+@pytest.mark.slow
 def test_example_search_code(tmp_path):
     places = examples.search_code.main(tmp_path)
     before, after = places[: len(places) // 2], places[len(places) // 2 :]

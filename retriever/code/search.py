@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import Any
 
 from pathspec import GitIgnoreSpec
 from regex import finditer  # its \w has the vowel signs of India's scripts
 
+from encoder.arguments import as_strings
 from encoder.errors import ArgumentError
-from encoder.options import option
+from encoder.options import option, updated
 from indexing import Snapshot
 from indexing.reading.languages import language_named
 from indexing.storage.filters import parse_filter
@@ -116,16 +117,30 @@ class CodeOptions:
     paths: tuple[str, ...] = option(
         (), "Only these paths, as in .gitignore: 'src/**', '*.py', '!tests/'. Repeatable.", "--path"
     )
-    regex: str | None = option(None, "Only passages whose text matches, ranked by meaning.")
+    regex: str | None = option(None, "Only documents whose text matches, ranked by meaning.")
+
+    def __post_init__(self) -> None:
+        for name in ("languages", "paths"):
+            object.__setattr__(self, name, tuple(as_strings(getattr(self, name), name)))
 
 
 EVERYTHING, DEFAULTS = CodeOptions(), SearchOptions()
 
 
 def search_code(
-    searcher: Searcher, query: str, options: SearchOptions = DEFAULTS, code: CodeOptions = EVERYTHING
+    searcher: Searcher,
+    query: str,
+    options: SearchOptions = DEFAULTS,
+    code: CodeOptions = EVERYTHING,
+    **changes: Any,
 ) -> list[CodeHit]:
-    """The k best passages of code for a question, of those that `code_filter` lets through."""
+    """The k best documents of code for a question, of those that `code_filter` lets through.
+
+    changes: fields of CodeOptions and of SearchOptions by their names, as `languages=["py"], k=3`.
+    """
+    names = {field.name for field in fields(CodeOptions)} & changes.keys()
+    code = updated(code, {name: changes.pop(name) for name in names})
+    options = updated(options, changes)
     where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
         return []

@@ -76,6 +76,7 @@ def train(data, name, out, model_dir, **changes):
 
 
 # The best dev metric that 120 steps must reach, and the part of the dev loss that they may leave.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "which", "least"),
     [
@@ -92,6 +93,7 @@ def test_labels_are_learnt(name, which, least, data, model_dir, tmp_path):
     assert result["dev_loss"] < 0.5 * result["dev_loss_before"], result
 
 
+@pytest.mark.slow
 def test_a_loss_with_its_sign_flipped_fails_that_test(data, model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(classify, "classification_loss", lambda *a: -classification_loss(*a))
     result = train(data, "halves", tmp_path, model_dir, epochs=2)
@@ -99,6 +101,7 @@ def test_a_loss_with_its_sign_flipped_fails_that_test(data, model_dir, tmp_path,
     assert result["metric"] < 0.5
 
 
+@pytest.mark.slow
 def test_the_best_on_dev_is_kept(data, model_dir, tmp_path, monkeypatch):
     values = iter([0.0, 0.5, 0.9, 0.7, 0.0])  # the first and the last are of evaluations for the loss alone
     monkeypatch.setattr(classify, "metric", lambda name, regression: lambda gold, found: next(values))

@@ -44,6 +44,7 @@ def test_batch_composition_changes_no_vector(bundled, batch_tokens):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_neither_neighbours_nor_order_change_a_vector(bundled, data):

