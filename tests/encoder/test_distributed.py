@@ -91,6 +91,7 @@ def retrieve(place, name):
     train_retrieval(pairs, out, run, config, save_every=2)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     save_tokenizer(tmp_path / "tokenizer.json")
     write_corpus(tmp_path / "texts.jsonl.gz", 300)

@@ -49,6 +49,7 @@ def trained(place):
     return place, result
 
 
+@pytest.mark.slow
 def test_hidden_words_are_learnt_and_bins_are_full(trained):
     _, result = trained
     assert result["held_out_loss_before"] == pytest.approx(np.log(64), abs=0.5)  # 45 tokens, rows to 64
@@ -56,6 +57,7 @@ def test_hidden_words_are_learnt_and_bins_are_full(trained):
     assert result["filled"] >= 0.99
 
 
+@pytest.mark.slow
 def test_a_loss_with_its_sign_flipped_fails_that_test(place, tmp_path, monkeypatch):
     monkeypatch.setattr(mlm, "mlm_loss", lambda *a: -mlm_loss(*a))
     sources = [(place / "texts.jsonl.gz", 1.0)]
@@ -69,6 +71,7 @@ def losses(run):
     return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(place, tmp_path, monkeypatch):
     """Killed between two saves: the steps done twice have the same losses, and the weights are the same."""
     sources = [(place / "texts.jsonl.gz", 0.5)]  # some epochs within the 40 steps

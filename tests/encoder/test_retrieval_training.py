@@ -160,12 +160,14 @@ def is_learnt(name, before, after):
     return after < LOSSES[name][2] * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_is_learnt(name, model_dir, data, teacher_dir, tmp_path):
     before, after = loss_of_training(name, model_dir, data, teacher_dir, tmp_path)
     assert is_learnt(name, before, after), (before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_with_its_sign_flipped_fails_that_test(
     name, model_dir, data, teacher_dir, tmp_path, monkeypatch
@@ -321,6 +323,7 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, model_di
         torch.testing.assert_close(own[name], expected[name], atol=float(scale) * 0.05 + 1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(model_dir, data, tmp_path):
     sources = [(data / "mined.jsonl.gz", 0.5)]
     settings = config(model_dir, steps=30)
@@ -340,6 +343,7 @@ def test_a_killed_run_goes_on_to_the_bit(model_dir, data, tmp_path):
     assert Encoder.load(tmp_path / "resumed").fingerprint == Encoder.load(tmp_path / "whole").fingerprint
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_and_the_run_stops_early(model_dir, data, tmp_path):
     scores = iter([0.3, 0.5, 0.4, 0.2, 0.9])
     seen = []
@@ -378,6 +382,7 @@ def beir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["colbert", "dense"])
 def test_the_commands_train_a_model_that_finds_what_it_could_not(command, model_dir, data, beir, tmp_path):
     arguments = [

@@ -17,6 +17,7 @@ from encoder.workers import worker_devices
 from tests.helpers.checkpoints import TEXTS, pylate
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
     monkeypatch.setattr("encoder.encode.BLOCK_TEXTS", 8)
     pylate(tmp_path, document_length=40)
@@ -71,6 +72,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_workers_end_with_their_parent(tmp_path, how):
@@ -98,6 +100,7 @@ def test_workers_end_with_their_parent(tmp_path, how):
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_closing_an_encoder_leaves_the_workers_to_another(tmp_path):
     pylate(tmp_path, document_length=40)
     first = Encoder.load(tmp_path, device="cpu", workers=2)

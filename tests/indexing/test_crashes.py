@@ -155,6 +155,7 @@ def crash(folder: Path, history: str, flat_tokens: int) -> int:
     return int(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_crash_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
     instants = crash(tmp_path, "steps", 300)
@@ -204,6 +205,7 @@ def replacements() -> list[Any]:
     return [lambda index: index.add(texts), *(lambda index, d=doc: index.add([d]) for doc in changed)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_replaced_document_is_wholly_the_old_or_wholly_the_new(tmp_path: Path) -> None:
     """In its text, its words and its vectors, wherever the writer dies."""

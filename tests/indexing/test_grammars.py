@@ -419,6 +419,7 @@ def test_large_files_of_each_language(language: str, size: int) -> None:
     assert max(len(c.text) for c in chunks) <= 1_500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["junk", "nested"])
 def test_five_megabytes_of_nonsense_are_cut(kind: str) -> None:
     """In a few seconds: what is too large for a parser is cut by indentation."""

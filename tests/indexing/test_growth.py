@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 DIM, LENGTH, PASSAGES = 32, 10, 1200
 
 
+@pytest.mark.slow
 def test_what_came_later_is_coded_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each part of the corpus has themes of its own, so a codec trained on the first knows little of the last.
     random = np.random.default_rng(0)
@@ -78,6 +79,7 @@ with Index.create(sys.argv[1], Encoder(), memory="16MB") as index:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     peaks = []

@@ -36,6 +36,7 @@ def run(*arguments: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_instant_leaves_the_last_commit(tmp_path: Path) -> None:
     told = run("kill", tmp_path, KILLS)
     assert sum(told["struck in"].values()) == KILLS
@@ -43,6 +44,7 @@ def test_a_writer_killed_at_any_instant_leaves_the_last_commit(tmp_path: Path) -
     assert len(told["struck in"]) > 2
 
 
+@pytest.mark.slow
 def test_readers_see_whole_commits_while_a_writer_works(tmp_path: Path) -> None:
     told = run("read", tmp_path, SECONDS)
     assert told["steps"] >= 24

@@ -22,6 +22,7 @@ def peaks(layers, *lengths):
     return found["loaded"], found["peaks"]
 
 
+@pytest.mark.slow
 def test_8192_tokens_through_the_base_model_stay_under_3_gb():
     """Two layers, a global and a local one, are run; the weights of the other twenty are added to their peak."""
     _, (peak,) = peaks("2", 8192)

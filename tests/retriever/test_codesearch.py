@@ -231,7 +231,7 @@ def test_a_search_takes_fields_by_their_names(tmp_path: Path) -> None:
             searcher, "w1", SearchOptions(k=1, mode="lexical"), CodeOptions(languages=("py",))
         )
         assert [hit.path for hit in by_name] == [hit.path for hit in whole] == ["a.py"]
-        with pytest.raises(ArgumentError, match="language='py' is no option of SearchOptions"):
+        with pytest.raises(ArgumentError, match=r"language.* is no option of SearchOptions"):
             search_code(searcher, "w1", language="py")
-        with pytest.raises(ArgumentError, match="languages='py' is"):
+        with pytest.raises(ArgumentError, match="languages is the string 'py'"):
             search_code(searcher, "w1", languages="py")
