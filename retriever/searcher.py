@@ -129,14 +129,15 @@ class Searcher:
     def reload(self) -> bool:
         """Move to the index's newest commit; whether there was one. Searches under way end on the old one."""
         with self._loading:
-            old = self.snapshot
-            newest = Snapshot(old.folder, old)
-            if newest.state.generation == old.state.generation:
-                newest.close()
-                return False
-            # Not closed: other threads may search it. It is let go with the last of them.
-            self._ranker, self._own = Ranker(newest, self._device), True
-            return True
+            before = self.snapshot.state.generation
+            self._move(self.snapshot.newest())
+            self._move(self.snapshot.beside_log())
+            return self.snapshot.state.generation != before
+
+    def _move(self, snapshot: Snapshot) -> None:
+        if snapshot is not self.snapshot:
+            # The old one is not closed: other threads may search it. It is let go with the last of them.
+            self._ranker, self._own = Ranker(snapshot, self._device, self._ranker), True
 
     @property
     def encoder(self) -> QueryEncoder:

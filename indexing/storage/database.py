@@ -6,9 +6,10 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-__all__ = ["BUSY_SECONDS", "connect", "connect_reader"]
+__all__ = ["BUSY_SECONDS", "connect", "connect_reader", "shorten_log"]
 
 BUSY_SECONDS = 30.0
+LONG_LOG = 4 << 20  # bytes
 
 
 def connect(path: Path, mode: str) -> Database:
@@ -28,6 +29,27 @@ def connect(path: Path, mode: str) -> Database:
         db.close()
         raise
     return db
+
+
+def shorten_log(path: Path) -> bool:
+    """Copy a long write-ahead log into the database file; whether it was long. Readers that open from then on need no
+    log, so that writers may begin it anew once all older readers are gone: else it would grow as long as anyone
+    reads. Where this process may not write, nothing is done."""
+    log = path.with_name(path.name + "-wal")
+    try:
+        if log.stat().st_size < LONG_LOG:
+            return False
+        db = connect(path, "rw")
+    except (OSError, sqlite3.Error):
+        return False
+    try:
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error:
+        return False
+    finally:
+        db.close()
+    return True
 
 
 def connect_reader(path: Path) -> Database:

@@ -15,6 +15,7 @@ from encoder.arguments import absolute, as_strings
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.settings import IndexSettings, TunedSearch
+from indexing.storage.database import shorten_log
 from indexing.storage.filters import Filter, parse_key
 from indexing.storage.fulltext import match_expression, quoted
 from indexing.storage.reader import Document, Numbers, Reader
@@ -77,6 +78,19 @@ class Snapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def newest(self) -> "Snapshot":
+        """A snapshot of the newest commit, this one where there is no newer. What has not changed is shared."""
+        found = Snapshot(self.folder, self)
+        if found.state.generation > self.state.generation:
+            return found
+        found.close()
+        return self
+
+    def beside_log(self) -> "Snapshot":
+        """This one, or the newest opened anew after SQLite's log has become long: one that lets the log be begun anew
+        (`shorten_log`). To be called when older snapshots have been let go."""
+        return Snapshot(self.folder, self) if shorten_log(self.reader.path) else self
 
     # Documents -----------------------------------------------------------------------------------------------
 

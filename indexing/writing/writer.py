@@ -274,4 +274,5 @@ class Writer:
         # Were it to fail, numbers taken from the old state would be used twice; the next writing begins anew.
         self.store.uncertain = True
         self.snapshot = Snapshot(self.folder, self.snapshot)
+        self.snapshot = self.snapshot.beside_log()
         self.store.uncertain = False

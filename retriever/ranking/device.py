@@ -31,7 +31,6 @@ class Part:
     document. Either vectors (n_tokens, dim) float16, or ids (n_tokens,) int32 and codes (n_tokens, code_bytes)
     uint8."""
 
-    pid_start: int
     offsets: Tensor
     owners: Tensor
     vectors: Tensor | None
@@ -45,10 +44,15 @@ class DeviceIndex:
     Raises ArgumentError where the device has no room for them.
     """
 
-    def __init__(self, snapshot: Snapshot, device: torch.device) -> None:
+    def __init__(
+        self, snapshot: Snapshot, device: torch.device, previous: "DeviceIndex | None" = None
+    ) -> None:
         self.device = device
         self.codec = codec = snapshot.codec
-        needed = sum(_bytes(segment) for segment in snapshot.segments)
+        here: dict[Segment, Part] = {}  # segments never change; under another codec they are opened anew
+        if previous is not None and previous.codec is codec:
+            here = previous._here
+        needed = sum(_bytes(segment) for segment in snapshot.segments if segment not in here)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if needed > SPARE * free:
@@ -60,10 +64,11 @@ class DeviceIndex:
             self._centroids = torch.tensor(codec.centroids, device=device)
             self._scales = torch.tensor(codec.scales, device=device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
-        self._parts = [
-            self._part(int(start), segment)
-            for start, segment in zip(snapshot.starts, snapshot.segments, strict=False)
-        ]
+        self._here: dict[Segment, Part] = {
+            segment: here.get(segment) or self._part(segment) for segment in snapshot.segments
+        }
+        self._parts = list(self._here.values())
+        self._starts = snapshot.starts
 
     def search(self, query: npt.NDArray[np.float32], plan: "Plan", fold: bool) -> Ranking:
         """Pids, ascending, and scores of the passages worth it; all there are where plan.settings is None."""
@@ -81,7 +86,7 @@ class DeviceIndex:
             if plan.settings is not None:
                 self._prune(sharpened(centroids, norms, sharpness), plan.settings, plan.depth, alive, fold)
         pids, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-        for part, live in zip(self._parts, alive, strict=True):
+        for start, part, live in zip(self._starts, self._parts, alive, strict=False):
             local = torch.nonzero(live)[:, 0]
             if part.vectors is not None:
                 values = over_passages(
@@ -92,7 +97,7 @@ class DeviceIndex:
                 assert part.codes is not None
                 stored = (part.ids, part.codes, part.offsets)
                 values = residual_scores(centroids, residuals, scales, *stored, local, norms, sharpness)
-            pids.append(part.pid_start + local.cpu().numpy())
+            pids.append(int(start) + local.cpu().numpy())
             scores.append(values.cpu().numpy())
         return np.concatenate(pids), np.concatenate(scores)
 
@@ -143,16 +148,16 @@ class DeviceIndex:
             alive[i] = torch.zeros_like(alive[i])
             alive[i][locals_[i]] = True
 
-    def _part(self, pid_start: int, segment: Segment) -> Part:
+    def _part(self, segment: Segment) -> Part:
         offsets = torch.tensor(np.asarray(segment.offsets), device=self.device)
         # A document's passages lie in one segment, so its number tells it from those of any other.
         owners = torch.tensor(np.asarray(segment.owners), device=self.device)
         if segment.kind == "flat":
             vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
-            return Part(pid_start, offsets, owners, vectors, None, None)
+            return Part(offsets, owners, vectors, None, None)
         ids = torch.tensor(segment.centroid_ids.astype(np.int32), device=self.device)
         codes = torch.tensor(np.ascontiguousarray(segment.residual_codes), device=self.device)
-        return Part(pid_start, offsets, owners, None, ids, codes)
+        return Part(offsets, owners, None, ids, codes)
 
 
 def _products(query: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:

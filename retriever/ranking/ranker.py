@@ -50,7 +50,10 @@ class Found(NamedTuple):
 class Ranker:
     """Ranks the documents of one snapshot; several threads may share it."""
 
-    def __init__(self, snapshot: Snapshot, device: str | torch.device | None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, device: str | torch.device | None, previous: "Ranker | None" = None
+    ) -> None:
+        """previous: of an older snapshot, whose codes on the device are used again."""
         self.snapshot = snapshot
         self.device: DeviceIndex | None = None
         if device is not None:
@@ -67,7 +70,9 @@ class Ranker:
                 raise ArgumentError(
                     f"device={device!r} cannot be used ({reason}); pass one that torch has, or leave it out"
                 ) from None
-            self.device = on_device.DeviceIndex(snapshot, place)
+            self.device = on_device.DeviceIndex(
+                snapshot, place, None if previous is None else previous.device
+            )
 
     @property
     def serial(self) -> bool:
