@@ -152,7 +152,7 @@ def test_a_keyword_that_is_no_option_names_the_nearest(searcher: Searcher, ask: 
     with pytest.raises(ArgumentError, match="k=0; pass k >= 1"):
         ask(searcher, k=0)
     for wrong in (3, "late", None, {"k": 3}):
-        with pytest.raises(ArgumentError, match="options is .*; pass SearchOptions, or its fields by name"):
+        with pytest.raises(ArgumentError, match=r"options is .*; pass SearchOptions, or its fields by name"):
             ask(searcher, wrong)
 
 
