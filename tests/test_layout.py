@@ -29,8 +29,8 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors
-        arguments reading threads embeddings maxsim progress
-        jsonl options pooling tokenizer
+        arguments reading threads maxsim progress
+        embeddings jsonl options pooling tokenizer
         model checkpoints.folder
         checkpoints.formats checkpoints.hf
         model.late_interaction
