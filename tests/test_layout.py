@@ -29,8 +29,8 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors
-        arguments reading threads maxsim progress
-        embeddings jsonl options pooling tokenizer
+        arguments reading threads progress
+        embeddings maxsim jsonl options pooling tokenizer
         model checkpoints.folder
         checkpoints.formats checkpoints.hf
         model.late_interaction
