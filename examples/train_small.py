@@ -82,10 +82,11 @@ def main(place: Path) -> tuple[float, float]:
     # 1. Pre-training by masked words, and the mean of the last checkpoints.
     text_file = write_lines(place / "texts.jsonl", [{"text": text} for text in texts])
     mlm = MlmConfig(
-        tokenizer=str(tokenizer), shape=(64, 96, 3, 2), length=256, batch_size=8, steps=60, warmup=10, decay=40, lr=3e-3
+        tokenizer=str(tokenizer), hidden_size=64, intermediate_size=96, layers=3, heads=2, length=256, batch_size=8,
+        steps=60, warmup=10, decay=40, lr=3e-3, checkpoint_every=10,
     )  # fmt: skip
     run = place / "runs" / "mlm"
-    train_mlm([(text_file, 1.0)], place / "models" / "mlm", run, mlm, checkpoint_every=10)
+    train_mlm([(text_file, 1.0)], place / "models" / "mlm", run, mlm)
     pretrained = place / "models" / "averaged"
     average_checkpoints(sorted((run / "checkpoints").iterdir())[-3:], pretrained)
     before = evaluate_exact(held_out, Encoder.load(pretrained))["nDCG@10"]

@@ -4,34 +4,50 @@ import gzip
 import json
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from encoder import Encoder
 from encoder.arguments import absolute, as_list
 from encoder.checkpoints.folder import output_file
 from encoder.errors import ArgumentError
+from encoder.options import check, option
 from encoder.progress import Progress
 from encoder.training.pairs import Example, read_examples
 from indexing import Index
 from retriever.options import Scoring
 from retriever.searcher import Searcher
 
-__all__ = ["mine", "mine_file"]
+__all__ = ["MiningConfig", "mine", "mine_file"]
 
 QUERIES_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """Which of a query's hits are taken for wrong."""
+
+    n_negatives: int = option(4, "Negatives kept of each query.", "--negatives", least=1)
+    depth: int = option(50, "Hits looked at.", least=2)
+    max_ratio: float = option(0.95, "Hits above the positive's score times this may be answers: left out.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < self.max_ratio <= 1:
+            raise ArgumentError(f"max_ratio={self.max_ratio}; pass a number above 0 and at most 1")
+        if self.n_negatives >= self.depth:
+            raise ArgumentError(f"n_negatives={self.n_negatives}; pass less than depth={self.depth}")
 
 
 def mine(
     encoder: Encoder,
     examples: Iterable[Example],
     folder: Path,
+    config: MiningConfig = MiningConfig(),
     *,
-    n_negatives: int = 4,
-    depth: int = 50,
-    max_ratio: float = 0.95,
     show_progress: bool = False,
 ) -> list[Example]:
-    """The examples with up to `n_negatives` mined negatives behind their positive, in the order given.
+    """The examples with up to `config.n_negatives` mined negatives behind their positive, in the order given.
 
     The positives of all examples are the corpus, indexed in `folder`; each query's hits above its positive's
     score times `max_ratio` are taken for unlabelled answers and passed over (positive-aware mining, Moreira et
@@ -39,10 +55,6 @@ def mine(
     says which of its hits are wrong.
     """
     examples, folder = as_list(examples, "examples", "Example"), absolute(folder)
-    if not 0 < max_ratio <= 1:
-        raise ArgumentError(f"max_ratio={max_ratio}; pass a number above 0 and at most 1")
-    if not 1 <= n_negatives < depth:
-        raise ArgumentError(f"n_negatives={n_negatives}; pass at least 1 and less than depth={depth}")
     doc_ids = {text: str(i) for i, text in enumerate(dict.fromkeys(e.documents[0] for e in examples))}
     with Index.create(folder, encoder) as index:
         records = ({"doc_id": i, "text": text} for text, i in doc_ids.items())
@@ -60,16 +72,16 @@ def mine(
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             block = {q: q for q in queries[start : start + QUERIES_AT_ONCE]}
-            for query, hits in searcher.search_many(block, k=depth).items():
+            for query, hits in searcher.search_many(block, k=config.depth).items():
                 found[query] = [(h.doc_id, h.score, h.text or "") for h in hits]
             bar.update(len(block))
     mined = []
     for example in examples:
         ranking = found[example.query]
         own = [score for i, score, _ in ranking if i == doc_ids[example.documents[0]]]
-        limit = max_ratio * own[0] if own else float("-inf")
+        limit = config.max_ratio * own[0] if own else float("-inf")
         wrong = [text for i, score, text in ranking if score <= limit and i not in answers[example.query]]
-        mined.append(Example(example.query, (example.documents[0], *wrong[:n_negatives])))
+        mined.append(Example(example.query, (example.documents[0], *wrong[: config.n_negatives])))
     return mined
 
 
@@ -77,16 +89,14 @@ def mine_file(
     encoder: Encoder,
     source: Path,
     out: Path,
+    config: MiningConfig = MiningConfig(),
     *,
-    n_negatives: int = 4,
-    depth: int = 50,
-    max_ratio: float = 0.95,
     show_progress: bool = False,
 ) -> tuple[int, int]:
     """Mine for the examples of a file and write {query, pos, negs} lines to `out` (.jsonl or .jsonl.gz),
     which is opened first and takes its place when it is whole.
 
-    The options are those of `mine`. Returns how many examples there are, and how many got a negative.
+    Returns how many examples there are, and how many got a negative.
     """
     opened = gzip.open if out.suffix == ".gz" else open
     with (
@@ -94,15 +104,8 @@ def mine_file(
         tempfile.TemporaryDirectory(prefix="latewood-mine-") as folder,
         opened(aside, "wt", encoding="utf-8") as file,
     ):
-        mined = mine(
-            encoder,
-            read_examples(source),
-            Path(folder) / "index",
-            n_negatives=n_negatives,
-            depth=depth,
-            max_ratio=max_ratio,
-            show_progress=show_progress,
-        )
+        examples = read_examples(source)
+        mined = mine(encoder, examples, Path(folder) / "index", config, show_progress=show_progress)
         for example in mined:
             record = {"query": example.query, "pos": example.documents[0], "negs": example.documents[1:]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from encoder.errors import ArgumentError, CorpusError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import Classifier, load_heads, read_config, save_heads
 from encoder.model.packing import length_sorted_batches, pack
+from encoder.options import check, option
 from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
-from encoder.training.loop import TrainingRun, claim_run, digests, warmup_linear
+from encoder.training.loop import TrainingRun, claim_run, warmup_linear
 from encoder.training.mlm import plain_tokenizer
 from encoder.training.optimiser import stable_adamw
 from encoder.training.teacher import fast_matmul
@@ -31,19 +32,28 @@ EVAL_TOKENS = 8192  # of a forward pass without gradients
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """The paper searches lr in 1e-5, 3e-5, 5e-5, 8e-5, weight decay in 1e-6 to 1e-5, and 1 to 10 epochs a task."""
+    """The paper searches lr in 1e-5, 3e-5, 5e-5, 8e-5, weight decay in 1e-6 to 1e-5, and 1 to 10 epochs a task.
 
-    model: str
-    epochs: float = 3.0
-    batch_size: int = 32
-    lr: float = 5e-5
-    weight_decay: float = 5e-6
-    warmup: float = 0.06  # the part of all steps in which the rate rises
-    length: int = 512
-    pooling: str = ""  # "cls" or "mean"; "" as the model's config.json says, "cls" where it says nothing
-    metric: str = ""  # "" for accuracy, or Spearman's correlation where labels are floats
-    eval_every: int = 0  # steps; 0 for each epoch
-    seed: int = 0
+    Flat with many fields: a run's folder keeps it as one JSON object, and each is a flag.
+    """
+
+    model: str = option(MISSING, "A ModernBERT folder, pre-trained or a classifier, or a hub name.")
+    epochs: float = option(3.0, "Times that all texts are seen.", least=0.01)
+    batch_size: int = option(32, "Texts a step.", least=1)
+    lr: float = option(5e-5, "Peak learning rate.", least=0)
+    weight_decay: float = option(5e-6, "Of matrices.", least=0)
+    warmup: float = option(0.06, "Part of all steps in which the rate rises.", least=0, most=1)
+    length: int = option(512, "Tokens kept of a text or pair.", least=8)
+    pooling: str = option("", "cls or mean; the model's own by default.")
+    metric: str = option(
+        "", "accuracy, f1, mcc; spearman, pearson. By default accuracy, or spearman for floats."
+    )
+    eval_every: int = option(0, "Steps between evaluations; 0: each epoch.", least=0)
+    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
+    seed: int = option(0, "Of all that is drawn at random.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -60,7 +70,6 @@ def train_classifier(
     run_folder: Path,
     config: ClassifyConfig,
     *,
-    save_every: int = 500,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Fine-tune `config.model` on the labels of `train`; the best on `dev`, by the metric, goes to `out`.
@@ -95,8 +104,8 @@ def train_classifier(
     steps = max(1, round(config.epochs * steps_an_epoch))
     eval_every = config.eval_every or steps_an_epoch
     optimiser = stable_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
-    claim_run(run_folder, asdict(config) | {"data": digests([train, dev])})
-    run = TrainingRun(run_folder, model, optimiser)
+    claim_run(run_folder, config, [(train, 1.0), (dev, 1.0)])
+    run = TrainingRun(run_folder, model, optimiser, save_every=config.save_every)
     about = {"classifier_pooling": pooling} | _about_labels(names)
 
     def gradients(rows: list[int]) -> Tensor:
@@ -145,8 +154,6 @@ def train_classifier(
         _batches(len(texts), config, run.step),
         gradients,
         rate=lambda step: warmup_linear(step, steps, max(1, round(config.warmup * steps))),
-        clip=None,
-        save_every=save_every,
         report=report,
     )
     after = run.at_end("dev_loss", lambda: evaluate()[0])

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,17 @@ from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 from encoder.progress import Progress
 from encoder.tokenizer import LateTokenizer
 
-__all__ = ["Chunks", "blocks", "checked_sources", "read_texts"]
+__all__ = ["Chunks", "DataFile", "Given", "blocks", "checked_sources", "read_texts"]
 
 TEXT_FIELDS = ("query", "pos", "title", "text")
 # Batches are sorted by length within a window of this many chunks, so that a batch holds like lengths
 # (attention runs those as one call) and the order stays random at large.
 SORT_WINDOW = 4096
+
+DataFile: TypeAlias = tuple[Path, float]
+"""A file or folder, and the share of it that is taken, above 0 and at most 1."""
+Given: TypeAlias = str | tuple[str | Path, float]
+"""The same as a caller may write it: "FILE" and "FILE:SHARE" too."""
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -32,9 +38,9 @@ def read_texts(path: Path) -> Iterator[str]:
         yield from found
 
 
-def checked_sources(sources: Iterable[tuple[Path | str, float]], what: str) -> list[tuple[Path, float]]:
+def checked_sources(sources: Iterable[Given], what: str) -> list[DataFile]:
     """(whole path, share) of each source; what: what one is, for the message where there is none."""
-    found = [(absolute(path), share) for path, share in as_list(sources, "sources", "(path, share)")]
+    found = [_path_and_share(given) for given in as_list(sources, "sources", "(path, share)")]
     if not found:
         raise ArgumentError(f"no source; pass at least one {what}")
     for path, share in found:
@@ -43,6 +49,18 @@ def checked_sources(sources: Iterable[tuple[Path | str, float]], what: str) -> l
         if not 0 < share <= 1:
             raise ArgumentError(f"{path}: share={share}; pass a share above 0 and at most 1")
     return found
+
+
+def _path_and_share(given: Given) -> DataFile:
+    if not isinstance(given, str):
+        return absolute(given[0]), given[1]
+    name, colon, share = given.rpartition(":")
+    if not colon or Path(given).exists():
+        return absolute(given), 1.0
+    try:
+        return absolute(name), float(share)
+    except ValueError as error:
+        raise ArgumentError(f"{given!r}: share {share!r} is no number; write FILE:0.25") from error
 
 
 @dataclass(frozen=True, eq=False)

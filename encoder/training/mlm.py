@@ -6,7 +6,7 @@ A phase (pre-training, extension to longer texts, decay) is one run; the next on
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,11 @@ from encoder.errors import ArgumentError, CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import MaskedLanguageModel, load_heads, read_config, save_heads
 from encoder.model.packing import PackedBatch, pack
+from encoder.options import check, option
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
-from encoder.training.data import checked_sources
+from encoder.training.data import DataFile, Given, checked_sources
 from encoder.training.distributed import average, rank, say, world_size
-from encoder.training.loop import TrainingRun, claim_run, digests, load_moments, load_weights
+from encoder.training.loop import TrainingRun, claim_run, load_moments, load_weights
 from encoder.training.optimiser import batch_size_at, stable_adamw, trapezoid
 from encoder.training.stream import Bin, PackedText, held_out_texts
 from encoder.training.teacher import fast_matmul
@@ -49,29 +50,66 @@ REPORT_EVERY = 20
 
 @dataclass(frozen=True)
 class MlmConfig:
-    """The first four say where the model comes from: a new one of some shape with a tokenizer, or `model`.
+    """The first say where the model comes from: `model`, or a new one of some size with a `tokenizer`.
 
-    batch_size: bins of `length` tokens a step, over all processes. thetas: 0 keeps the model's, or 10,000.
+    Flat with many fields: a run's folder keeps it as one JSON object, and each is a flag.
     """
 
-    model: str = ""  # a model folder or the folder of a run, whose optimiser goes on too
-    tokenizer: str = ""  # tokenizer.json or a folder that has one; a new model needs it
-    tile_from: str = ""  # the folder of a smaller model
-    shape: tuple[int, int, int, int] = SIZES["base"]  # as in SIZES
-    length: int = 1024
-    batch_size: int = 64
-    batch_size_start: int = 0  # 0: batch_size from the first step
-    batch_warmup: int = 0  # steps until batch_size
-    micro_batch: int = 8  # bins a forward pass
-    steps: int = 1000
-    warmup: int = 100
-    decay: int = 0
-    lr: float = 8e-4
-    weight_decay: float = 1e-5
-    mask_rate: float = 0.3
-    global_rope_theta: float = 0.0
-    local_rope_theta: float = 0.0
-    seed: int = 0
+    tokenizer: str = option("", "For a new model: tokenizer.json, or its folder.")
+    model: str = option(
+        "", "To go on: bundled, a folder, a hub name, or a run's folder (then with its optimiser)."
+    )
+    tile_from: str = option("", "Tile the new model from this smaller one's folder.")
+    size: str = option("base", f"Of a new model: {', '.join(SIZES)}.")
+    hidden_size: int = option(0, "In place of --size's.", least=0)
+    intermediate_size: int = option(0, "In place of --size's.", least=0)
+    layers: int = option(0, "In place of --size's.", least=0)
+    heads: int = option(0, "In place of --size's.", least=0)
+    length: int = option(1024, "Tokens of a bin, and of the longest text.", least=8)
+    batch_size: int = option(64, "Bins a step, over all processes.", least=1)
+    batch_size_start: int = option(0, "Bins a step at first; 0: --batch-size.", least=0)
+    batch_warmup: int = option(0, "Steps until --batch-size.", least=0)
+    micro_batch: int = option(8, "Bins a forward pass.", least=1)
+    steps: int = option(1000, "Steps of the whole run.", least=1)
+    warmup: int = option(100, "Steps until the peak learning rate.", least=0)
+    decay: int = option(0, "Last steps, in which the rate falls by 1 - sqrt.", least=0)
+    lr: float = option(8e-4, "Peak learning rate.", least=0)
+    weight_decay: float = option(1e-5, "Of matrices; it follows the schedule and not the rate.", least=0)
+    mask_rate: float = option(0.3, "Part of the tokens to predict.")
+    global_rope_theta: float = option(
+        0.0, "Of global layers; 0: the model's own, 10,000 for a new one.", least=0
+    )
+    local_rope_theta: float = option(0.0, "The same of local layers.", least=0)
+    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
+    checkpoint_every: int = option(0, "Steps between models kept in RUN/checkpoints; 0: none.", least=0)
+    seed: int = option(0, "Of all that is drawn at random.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if bool(self.model) == bool(self.tokenizer):
+            raise ArgumentError("pass either model, to go on with one, or tokenizer, to make a new one")
+        if self.model and self.tile_from:
+            raise ArgumentError("tile_from makes a new model; leave model out and pass tokenizer")
+        if self.size not in SIZES:
+            raise ArgumentError(f"size={self.size!r}; pass one of {', '.join(SIZES)}")
+        if not 0 < self.mask_rate < 1:
+            raise ArgumentError(f"mask_rate={self.mask_rate}; pass a part between 0 and 1, as 0.3")
+        if self.warmup + self.decay > self.steps:
+            raise ArgumentError(
+                f"warmup={self.warmup} and decay={self.decay} exceed steps={self.steps}; pass fewer or more steps"
+            )
+        self.batch_size_at(0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a new model, as in SIZES."""
+        own = (self.hidden_size, self.intermediate_size, self.layers, self.heads)
+        return tuple(number or usual for number, usual in zip(own, SIZES[self.size], strict=True))
+
+    def batch_size_at(self, step: int) -> int:
+        """Bins of a step."""
+        start = self.batch_size_start or self.batch_size
+        return batch_size_at(step, start, self.batch_size, self.batch_warmup)
 
 
 def plain_tokenizer(path: Path) -> LateTokenizer:
@@ -87,10 +125,6 @@ def plain_tokenizer(path: Path) -> LateTokenizer:
 def open_model(config: MlmConfig) -> tuple[MaskedLanguageModel, LateTokenizer]:
     """The model before its first step: continued, tiled from a smaller one, or new, Megatron-style."""
     generator = torch.Generator().manual_seed(config.seed)
-    if bool(config.model) == bool(config.tokenizer):
-        raise ArgumentError("pass either model, to go on with one, or tokenizer, to make a new one")
-    if config.model and config.tile_from:
-        raise ArgumentError("tile_from makes a new model; leave model out and pass tokenizer")
     if config.model:
         folder = resolve_folder(config.model)
         shape, tokenizer = EncoderConfig.from_hf(read_config(folder), str(folder)), plain_tokenizer(folder)
@@ -180,25 +214,21 @@ def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def train_mlm(
-    sources: Sequence[tuple[Path, float]],
+    sources: Sequence[Given],
     out: Path,
     run_folder: Path,
     config: MlmConfig,
     *,
-    save_every: int = 500,
-    checkpoint_every: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Train on the texts of `sources` and save the model, with its head, to `out`.
 
-    checkpoint_every: steps between models kept in run_folder/checkpoints; 0 keeps none.
     Started again with the same settings and run folder, it goes on from the last saved step to the bit. Under
     torchrun every process takes its part of each batch; the number of processes changes nothing but rounding.
     Returns held-out loss before and after (15 % masked; NaN where every source is one text), the part of the bins
     filled, and tokens a second.
     """
-    _check(config)
-    sources = checked_sources(sources, ".jsonl or .jsonl.gz file")
+    files = checked_sources(sources, ".jsonl or .jsonl.gz file")
     out, run_folder = output_folder(out), output_folder(run_folder)
     model, tokenizer = open_model(config)
     device = torch.device(device)
@@ -206,22 +236,15 @@ def train_mlm(
     optimiser = stable_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     if config.model and _is_run(folder := resolve_folder(config.model)):
         load_moments(load_weights(folder, model), model, optimiser)
-    claim_run(
-        run_folder,
-        asdict(config)
-        | {
-            "sources": [f"{p.name}:{share:g}" for p, share in sources],
-            "data": digests(p for p, _ in sources),
-        },
-    )
-    run = TrainingRun(run_folder, model, optimiser)
+    claim_run(run_folder, config, files)
+    run = TrainingRun(run_folder, model, optimiser, save_every=config.save_every)
     if rank() == 0:  # with these a run's folder is all that the next phase needs
         write_json(run_folder / "config.json", model.config.to_hf())
         (run_folder / "tokenizer.json").write_text(tokenizer.tokenizer.to_str(pretty=True), encoding="utf-8")
         write_json(run_folder / "tokenizer_config.json", tokenizer_config(model.config, tokenizer))
-    text = PackedText(sources, tokenizer, config.length, seed=config.seed, state=run.kept_data)
+    text = PackedText(files, tokenizer, config.length, seed=config.seed, state=run.kept_data)
     run.data_state = text.state
-    held_out = _held_out(sources, tokenizer, config)
+    held_out = _held_out(files, tokenizer, config)
 
     def loss_of(bins: Sequence[Masked]) -> Tensor:
         batch, labels = _collate(bins, device)
@@ -253,10 +276,6 @@ def train_mlm(
         seen[0] += sum(len(s) for sequences in batch for s in sequences)
         return loss
 
-    def size(step: int) -> int:
-        start = config.batch_size_start or config.batch_size
-        return batch_size_at(step, start, config.batch_size, config.batch_warmup)
-
     before = run.at_start("held_out_loss", held_out_loss) if held_out else math.nan
     about = f"held-out loss {before:.4f} at the start" if held_out else "no text is held out"
     say(f"step {run.step}: {about}, {world_size()} process(es)")
@@ -265,7 +284,7 @@ def train_mlm(
     speeds: list[float] = []
 
     def report(step: int, loss: float) -> bool:
-        run.log(loss=loss, batch_size=size(step - 1))
+        run.log(loss=loss, batch_size=config.batch_size_at(step - 1))
         losses.append(loss)
         if step % REPORT_EVERY == 0:
             speeds.append(seen[0] / (time.perf_counter() - since[0]))
@@ -277,9 +296,9 @@ def train_mlm(
             losses.clear()
             since[0], seen[0] = time.perf_counter(), 0
         began = time.perf_counter()
-        if checkpoint_every and step % checkpoint_every == 0 and rank() == 0:
+        if config.checkpoint_every and step % config.checkpoint_every == 0 and rank() == 0:
             save_heads(run_folder / "checkpoints" / f"step-{step:08d}", model, tokenizer, {})
-        if held_out and step % save_every == 0:
+        if held_out and step % config.save_every == 0:
             value = held_out_loss()
             run.log(held_out_loss=value)
             say(f"step {step}: held-out loss {value:.4f}")
@@ -288,11 +307,9 @@ def train_mlm(
 
     run.train(
         config.steps,
-        text.batches(size, start=run.step),
+        text.batches(config.batch_size_at, start=run.step),
         gradients,
         rate=lambda step: trapezoid(step, config.steps, config.warmup, config.decay),
-        clip=None,
-        save_every=save_every,
         report=report,
     )
     after = run.at_end("held_out_loss", held_out_loss) if held_out else math.nan
@@ -306,19 +323,7 @@ def train_mlm(
     }
 
 
-def _check(config: MlmConfig) -> None:
-    if not 0 < config.mask_rate < 1:
-        raise ArgumentError(f"mask_rate={config.mask_rate}; pass a part between 0 and 1, as 0.3")
-    if config.warmup + config.decay > config.steps:
-        raise ArgumentError(
-            f"warmup={config.warmup} and decay={config.decay} exceed steps={config.steps}; pass fewer or more steps"
-        )
-    batch_size_at(0, config.batch_size_start or config.batch_size, config.batch_size, config.batch_warmup)
-
-
-def _held_out(
-    sources: Sequence[tuple[Path, float]], tokenizer: LateTokenizer, config: MlmConfig
-) -> list[Masked]:
+def _held_out(sources: Sequence[DataFile], tokenizer: LateTokenizer, config: MlmConfig) -> list[Masked]:
     """Held-out texts, cut at the length, a bin each, masked once and for all."""
     around = len(tokenizer.before) + len(tokenizer.after)
     encoded = [e.ids[: config.length - around] for e in tokenizer.encode(held_out_texts(sources, EVAL_TEXTS))]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from encoder.checkpoints.folder import read_tensors, write_tensors
 from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
 from encoder.model.packing import length_sorted_batches, pack
+from encoder.options import check, option
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
 from encoder.training.distributed import first_says, gather_rows, rank, wait_for_all, world_size
 from encoder.training.losses import (
@@ -43,34 +45,76 @@ LEAST_IDF = 0.3  # as in the search
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """document_lengths: each batch draws one, so that short and long texts are both trained, in tokens.
-    temperature divides scores that are means over query tokens (`losses.maxsim_scores`) or cosines."""
+    """Late interaction, and single vectors where similarity is "pooled": one loop, so one config.
 
-    model: str = "bundled"
-    similarity: str = "maxsim"  # or "pooled", for one vector a text
-    steps: int = 1000
-    batch_size: int = 48
-    n_negatives: int = 1
-    query_length: int = 64
-    document_lengths: tuple[int, ...] = (128, 192, 256)
-    temperature: float = 0.04
-    contrastive_weight: float = 1.0
-    kl_weight: float = 0.0  # to the scores in the data
-    margin_weight: float = 0.0  # the same, by MarginMSE
-    teacher: str = ""
-    token_weight: float = 0.0  # token distillation from `teacher`
-    teacher_kl_weight: float = 0.0  # KL to the order that `teacher` gives the documents of the batch
-    teacher_pooled: float = 0.0  # in that order, the weight of its pooled vectors' cosine beside its MaxSim
-    teacher_sharpness: float = 3.0  # multiplies both sides' standardised scores before the softmax
-    idf: bool = False  # weigh query tokens by the square root of their IDF, as the search does with words
-    topics: int = 0  # examples alike that a batch has of each subject, by BM25; 0: a batch is drawn at random
-    lr: float = 3e-4
-    embedding_lr: float = 1e-4
-    warmup: int = 50
-    chunk_tokens: int = 0  # GradCache in pieces of so many tokens; 0: the batch at once
-    eval_every: int = 0
-    patience: int = 0  # evaluations without a better nDCG@10 before the run ends; 0: never
-    seed: int = 0
+    Flat with many fields: a run's folder keeps it as one JSON object, and each but similarity is a flag.
+    """
+
+    similarity: Literal["maxsim", "pooled"] = "maxsim"
+    model: str = option("bundled", '"bundled", a model folder, or a hub name.')
+    steps: int = option(1000, "Steps of the whole run.", least=1)
+    batch_size: int = option(48, "Queries a step, over all processes.", least=2)
+    n_negatives: int = option(
+        1, "Hard negatives of each query in a batch, drawn from its own.", "--negatives", least=0
+    )
+    document_lengths: tuple[int, ...] = option(
+        (128, 192, 256),
+        "Tokens a document is cut at; each batch draws one of several, comma-separated.",
+        least=1,
+    )
+    query_length: int = option(64, "Tokens of a query.", least=8)
+    temperature: float = option(
+        0.04, "Divides scores: means over a query's tokens, or cosines.", least=0.0001
+    )
+    contrastive_weight: float = option(1.0, "InfoNCE over the batch.", least=0)
+    kl_weight: float = option(0.0, "KL divergence to the scores of the data.", least=0)
+    margin_weight: float = option(0.0, "MarginMSE to the scores of the data.", least=0)
+    teacher: str = option("", "A BERT-family folder, or the PyPI package's name, of the model's vocabulary.")
+    token_weight: float = option(0.0, "Token distillation from the teacher.", least=0)
+    teacher_kl_weight: float = option(
+        0.0, "KL divergence to the teacher's order of the batch's documents.", least=0
+    )
+    teacher_pooled: float = option(
+        0.0, "In that order, its pooled vectors' weight beside its MaxSim.", least=0
+    )
+    teacher_sharpness: float = option(
+        3.0, "Multiplies standardised scores before the softmax of that KL.", least=0.1
+    )
+    unlabelled: tuple[str, ...] = option(
+        (),
+        "More sources, judged by the teacher alone, which then judges only these. May be given again.",
+        metavar="SOURCE[:SHARE]",
+    )
+    idf: bool = option(False, "Weigh query tokens by their inverse document frequency, as search does.")
+    topics: int = option(0, "Make a batch of groups of so many examples alike (BM25); 0: at random.", least=0)
+    lr: float = option(3e-4, "Peak learning rate.", least=0)
+    embedding_lr: float = option(1e-4, "The same, for token embeddings.", least=0)
+    warmup: int = option(50, "Steps until the peak learning rate.", least=0)
+    chunk_tokens: int = option(
+        0, "GradCache: encode a batch in pieces of so many tokens; 0 does it at once.", least=0
+    )
+    eval_every: int = option(0, "Steps between evaluations.", least=0)
+    patience: int = option(0, "End after so many evaluations without a better nDCG@10; 0: never.", least=0)
+    save_every: int = option(200, "Steps between saves of the run's state.", least=1)
+    half: bool = option(False, "Save the weights as float16.")
+    seed: int = option(0, "Of all that is drawn at random.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.document_lengths:
+            raise ArgumentError("document_lengths is empty; pass one at least, in tokens")
+        if self.topics > self.batch_size:
+            raise ArgumentError(
+                f"topics={self.topics} is more than the batch of {self.batch_size}; pass at most that"
+            )
+        if self.idf and self.similarity != "maxsim":
+            raise ArgumentError("idf=True weighs tokens, which pooled vectors have not; leave it out")
+        if (self.token_weight or self.teacher_kl_weight) and not self.teacher:
+            raise ArgumentError("token_weight and teacher_kl_weight need a teacher; name one")
+        if self.unlabelled and not self.teacher_kl_weight:
+            raise ArgumentError(
+                "unlabelled sources have no loss without teacher_kl_weight; pass one, and a teacher"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,18 +134,8 @@ class _Texts:
 
 
 class RetrievalLoss:
-    """teacher_judges_all: False where the teacher is to judge the batches without labels alone."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        config: RetrievalConfig,
-        run_folder: Path,
-        *,
-        teacher_judges_all: bool = True,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: RetrievalConfig, run_folder: Path) -> None:
         self.config = config
-        self.teacher_judges_all = teacher_judges_all
         self.model = checkpoint.model
         self.device = next(self.model.parameters()).device
         settings = checkpoint.tokenizer.settings
@@ -301,7 +335,7 @@ class RetrievalLoss:
                 assert self.projection is not None
                 projected = F.normalize(targets @ self.projection, dim=-1)
                 loss = loss + config.token_weight * token_cosine_loss(flat, projected)
-            if config.teacher_kl_weight and (self.teacher_judges_all or not texts.labelled):
+            if config.teacher_kl_weight and not (config.unlabelled and texts.labelled):
                 wanted = standardised(all_scores(maxsim_scores, targets, *weights))
                 if config.teacher_pooled:
                     pooled = standardised(all_scores(pooled_scores, hidden))

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,9 +14,9 @@ from encoder.arguments import as_list
 from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
 from encoder.errors import ArgumentError, CorpusError
-from encoder.training.data import checked_sources
+from encoder.training.data import Given, checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size
-from encoder.training.loop import TrainingRun, adamw, claim_run, digests, warmup_linear
+from encoder.training.loop import TrainingRun, adamw, claim_run, warmup_linear
 from encoder.training.objective import RetrievalConfig, RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.topics import Topics
@@ -29,52 +29,43 @@ Evaluate = Callable[[Checkpoint], dict[str, float]]
 
 
 def train_retrieval(
-    sources: Sequence[tuple[Path, float]],
+    sources: Sequence[Given],
     out: Path,
     run_folder: Path,
     config: RetrievalConfig,
     *,
-    unlabelled: Sequence[tuple[Path, float]] = (),
     evaluate: Evaluate | None = None,
-    half_precision_weights: bool = False,
-    save_every: int = 200,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Train `config.model` on examples and save it to `out`: the best by nDCG@10 where `evaluate` is given.
 
     sources: what `read_examples` reads, each with the share of its examples that an epoch takes.
-    unlabelled: sources whose queries the teacher alone judges (`teacher_kl_weight`, which then holds for these and
-    not for the others): their positives are documents to be ordered, and half of their queries are spans of text.
+    config.unlabelled: sources whose queries the teacher alone judges (`teacher_kl_weight`, which then holds for these
+    and not for the others): their positives are documents to be ordered, half of their queries are spans of text.
     evaluate: the model → metrics, "nDCG@10" among them; called every `eval_every` steps, by the first process.
     Started again with the same settings and run folder, it goes on from the last saved step. Under torchrun
     every process encodes its part of each batch; the number of processes changes nothing but rounding.
     Returns the mean loss on held-out batches, before and after, and the best nDCG@10.
     """
-    _check(config, evaluate)
-    sources, unlabelled = as_list(sources, "sources"), as_list(unlabelled, "unlabelled")
-    checked = checked_sources([*sources, *unlabelled], ".jsonl, .jsonl.gz or PyLate folder")
-    sources, unlabelled = checked[: len(sources)], checked[len(sources) :]
-    if unlabelled and not config.teacher_kl_weight:
-        raise ArgumentError(
-            "unlabelled sources have no loss without teacher_kl_weight; pass one, and a teacher"
-        )
+    if config.patience and not (config.eval_every and evaluate):
+        raise ArgumentError(f"patience={config.patience} needs evaluations: pass eval_every and a data set")
+    files = checked_sources(
+        [*as_list(sources, "sources"), *config.unlabelled], ".jsonl, .jsonl.gz or PyLate folder"
+    )
+    n_labelled = len(files) - len(config.unlabelled)
     out, run_folder = output_folder(out), output_folder(run_folder)
     training, held_out = [], []
-    for labelled, files in ((True, sources), (False, unlabelled)):
-        for path, share in files:
-            kept, held = _split(path, config.batch_size)
-            training.append(_source(kept, share, labelled, config))
-            held_out.append(_source(held, 1.0, labelled, config))
+    for i, (path, share) in enumerate(files):
+        kept, held = _split(path, config.batch_size)
+        training.append(_source(kept, share, i < n_labelled, config))
+        held_out.append(_source(held, 1.0, i < n_labelled, config))
     checkpoint = load_checkpoint(resolve_folder(config.model))
     model = checkpoint.model.to(device).train()
-    settings = asdict(config) | {
-        "sources": [f"{p.name}:{share:g}" for p, share in sources],
-        "unlabelled": [f"{p.name}:{share:g}" for p, share in unlabelled],
-        "data": digests(p for p, _ in checked),
-    }
-    claim_run(run_folder, settings)
-    run = TrainingRun(run_folder, model, adamw(model, lr=config.lr, embedding_lr=config.embedding_lr))
-    objective = RetrievalLoss(checkpoint, config, run_folder, teacher_judges_all=not unlabelled)
+    names = tuple(path.name for path, _ in files[n_labelled:])  # wherever they lie
+    claim_run(run_folder, replace(config, unlabelled=names), files)
+    optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)
+    run = TrainingRun(run_folder, model, optimiser, save_every=config.save_every, clip=1.0)
+    objective = RetrievalLoss(checkpoint, config, run_folder)
     objective.fit_idf([e.documents[0] for source in training for e in source.examples[:IDF_SAMPLE]])
 
     def plan(start: int) -> Iterator[Batch]:
@@ -95,7 +86,7 @@ def train_retrieval(
 
     def save(folder: Path) -> None:
         if rank() == 0:
-            dtype = torch.float16 if half_precision_weights else torch.float32
+            dtype = torch.float16 if config.half else torch.float32
             save_checkpoint(folder, checkpoint, dtype=dtype)
 
     objective.fit_projection(plan(0))
@@ -117,7 +108,7 @@ def train_retrieval(
             run.log(loss=round(clock[1] / 20, 5), seconds_a_step=round(seconds, 3))
             say(f"step {step}/{config.steps}: loss {clock[1] / 20:.4f}, {seconds:.2f} s a step")
             clock[:] = [time.perf_counter(), 0.0]
-        if step % save_every == 0:
+        if step % config.save_every == 0:
             save(run_folder / "model")
         if evaluate is None or not config.eval_every or step % config.eval_every:
             return False
@@ -141,7 +132,6 @@ def train_retrieval(
         plan(run.step),
         lambda batch: objective.gradients(batch, run.step),
         rate=lambda step: warmup_linear(step, config.steps, config.warmup),
-        save_every=save_every,
         report=report,
     )
     after = run.at_end("held_out_loss", held_out_loss)
@@ -151,25 +141,6 @@ def train_retrieval(
         save(out)
     result = {"held_out_loss_before": before, "held_out_loss": after}
     return result | ({} if run.best == -math.inf else {"nDCG@10": run.best})
-
-
-def _check(config: RetrievalConfig, evaluate: Evaluate | None) -> None:
-    if config.topics and config.topics > config.batch_size:
-        raise ArgumentError(
-            f"topics={config.topics} is more than the batch of {config.batch_size}; pass at most that"
-        )
-    if config.idf and config.similarity != "maxsim":
-        raise ArgumentError("idf=True weighs tokens, which pooled vectors have not; leave it out")
-    if config.similarity not in ("maxsim", "pooled"):
-        raise ArgumentError(f"similarity={config.similarity!r}; pass 'maxsim' or 'pooled'")
-    if config.batch_size < 2:
-        raise ArgumentError(
-            f"batch_size={config.batch_size}; a query needs others' documents: pass at least 2"
-        )
-    if (config.token_weight or config.teacher_kl_weight) and not config.teacher:
-        raise ArgumentError("token_weight and teacher_kl_weight need a teacher; name one")
-    if config.patience and not (config.eval_every and evaluate):
-        raise ArgumentError(f"patience={config.patience} needs evaluations: pass eval_every and a data set")
 
 
 def _split(path: Path, batch_size: int) -> tuple[list[Example], list[Example]]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from encoder.arguments import absolute
 from encoder.errors import CorpusError
 from encoder.jsonl import Row, read_rows
-from indexing.reading.chunking import MAX_CHARS, OVERLAP_CHARS, chunk_source
+from indexing.reading.chunking import CHUNK_SIZE, ChunkSize, chunk_source
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, read_text, text_files
 from indexing.reading.git import head_commit
 from indexing.reading.languages import language_of
@@ -33,8 +33,7 @@ def read_source(
     *,
     report: FolderReport | None = None,
     exclude: Sequence[str] = (),
-    max_chars: int = MAX_CHARS,
-    overlap_chars: int = OVERLAP_CHARS,
+    size: ChunkSize = CHUNK_SIZE,
 ) -> Iterator[Passage]:
     """Stream the passages of a .jsonl or .jsonl.gz file, a BEIR folder, or a folder or file of text or code.
 
@@ -54,12 +53,10 @@ def read_source(
     if source.is_dir():
         if (corpus := beir_file(source, "corpus")) is not None:
             return read_jsonl(corpus)
-        return read_folder(
-            source, report=report, exclude=exclude, max_chars=max_chars, overlap_chars=overlap_chars
-        )
+        return read_folder(source, report=report, exclude=exclude, size=size)
     if source.name.lower().endswith((".jsonl", ".jsonl.gz")):
         return read_jsonl(source)
-    return _read_file(source, report, max_chars, overlap_chars)
+    return _read_file(source, report, size)
 
 
 # JSONL
@@ -108,8 +105,7 @@ def read_folder(
     *,
     report: FolderReport | None = None,
     exclude: Sequence[str] = (),
-    max_chars: int = MAX_CHARS,
-    overlap_chars: int = OVERLAP_CHARS,
+    size: ChunkSize = CHUNK_SIZE,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Iterator[Passage]:
     """Stream the passages of all text and code files under a folder, in the order of their paths.
@@ -143,21 +139,19 @@ def read_folder(
             if reading.reason:
                 told.skip(reading.reason, file.relative)
             else:
-                yield from file_passages(file.relative, reading.text, told, commit, max_chars, overlap_chars)
+                yield from file_passages(file.relative, reading.text, told, commit, size)
         if told.passages == before:
             raise CorpusError(f"{root} holds no text or code to index: {told}")
 
     return passages()
 
 
-def _read_file(
-    file: Path, report: FolderReport | None, max_chars: int, overlap_chars: int
-) -> Iterator[Passage]:
+def _read_file(file: Path, report: FolderReport | None, size: ChunkSize) -> Iterator[Passage]:
     text, reason = read_text(file)
     if reason:
         raise CorpusError(f"{file} cannot be indexed: {reason}; pass a file of text or code")
     report = report or FolderReport()
-    yield from file_passages(file.name, text, report, None, max_chars, overlap_chars)
+    yield from file_passages(file.name, text, report, None, size)
 
 
 def file_passages(
@@ -165,8 +159,7 @@ def file_passages(
     text: str,
     report: FolderReport,
     commit: str | None = None,
-    max_chars: int = MAX_CHARS,
-    overlap_chars: int = OVERLAP_CHARS,
+    size: ChunkSize = CHUNK_SIZE,
 ) -> Iterator[Passage]:
     """The passages of one file, counted in `report`; see `read_folder`."""
     language = language_of(PurePosixPath(relative).name, text)
@@ -178,9 +171,7 @@ def file_passages(
     stem = relative.replace("%", "%25").replace("#", "%23").replace("::", "%3A%3A")
     seen: set[str] = set()
     for part in parts:
-        chunks, reason = chunk_source(
-            part.source, part.language, max_chars=max_chars, overlap_chars=overlap_chars
-        )
+        chunks, reason = chunk_source(part.source, part.language, size)
         if reason:
             report.by_indentation[reason, part.language] += 1
         for piece in chunks:

@@ -26,7 +26,7 @@ COMMANDS = {
     "doctor": "retriever.cli.doctor:doctor_command",
     "evaluate": "retriever.cli.evaluate:evaluate_command",
     "compare": "retriever.cli.compare:compare_command",
-    "train": "retriever.cli.train_commands:app",
+    "train": "retriever.cli.train:app",
 }
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "estimate", "info", "doctor", "compare"), "nothing was changed") | {

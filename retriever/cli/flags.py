@@ -4,14 +4,17 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from encoder.errors import ArgumentError
+
 __all__ = ["flags"]
 
 Command = Callable[..., None]
+NUMBERS = tuple[int, ...]  # written with commas between them
 
 
 def flags(*without: str) -> Callable[[Command], Command]:
@@ -23,7 +26,7 @@ def flags(*without: str) -> Callable[[Command], Command]:
 
 @dataclass(frozen=True)
 class _Flag:
-    """name: of the field. kind: its type. default: None where it must be given."""
+    """name: of the field. kind: its type. default: MISSING where it must be given."""
 
     name: str
     kind: Any
@@ -34,11 +37,18 @@ class _Flag:
         names = self.metadata["flags"] or (f"--{self.name.replace('_', '-')}",)
         if self.kind is bool and self.default is True:
             names = (f"{names[0]}/--no-{names[0].removeprefix('--')}",)
-        option = typer.Option(*names, help=self.metadata["help"], metavar=self.metadata["metavar"])
+        known = ("help", "metavar", *(("min", "max") if self.kind in (int, float) else ()))
+        of = self.metadata | {"min": self.metadata["least"], "max": self.metadata["most"]}
+        option = typer.Option(*names, **{name: of[name] for name in known})
+        default = self.default
+        if default is MISSING:
+            default = inspect.Parameter.empty
+        elif self.kind == NUMBERS:
+            default = ",".join(map(str, default))
         return inspect.Parameter(
             self.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if self.default == () else self.default,
+            default=None if default == () else default,
             annotation=Annotated[_on_the_line(self.kind), option],
         )
 
@@ -48,6 +58,13 @@ class _Flag:
             return self.default
         if isinstance(value, list):
             return tuple(value)
+        if self.kind == NUMBERS:
+            try:
+                return tuple(int(part) for part in value.split(","))
+            except ValueError:
+                raise ArgumentError(
+                    f"{self.name}={value!r}; write numbers with commas between them: 128,256"
+                ) from None
         if isinstance(value, str) and int in get_args(self.kind) and value.lstrip("-").isdecimal():
             return int(value)
         return value
@@ -56,13 +73,13 @@ class _Flag:
 def _with_flags(without: tuple[str, ...], command: Command) -> Command:
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type[Any], list[_Flag]]] = {}
+    groups: dict[str, tuple[Callable[..., Any], list[_Flag]]] = {}
     for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
         if isinstance(kind, type) and is_dataclass(kind):
             given = None if parameter.default is inspect.Parameter.empty else parameter.default
             own = _flags_of(kind, given, without)
-            groups[parameter.name] = kind, own
+            groups[parameter.name] = kind if given is None else functools.partial(replace, given), own
             parameters += [flag.parameter() for flag in own]
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
@@ -73,8 +90,8 @@ def _with_flags(without: tuple[str, ...], command: Command) -> Command:
     def run(**values: Any) -> None:
         # Apart from the flags' own values: a dataclass may be called as a flag is.
         filled = {
-            name: kind(**{flag.name: flag.read(values.pop(flag.name)) for flag in own})
-            for name, (kind, own) in groups.items()
+            name: make(**{flag.name: flag.read(values.pop(flag.name)) for flag in own})
+            for name, (make, own) in groups.items()
         }
         command(**values, **filled)
 
@@ -88,8 +105,7 @@ def _flags_of(kind: type[Any], given: Any, without: tuple[str, ...]) -> list[_Fl
     hints, found = get_type_hints(kind), []
     for field in fields(kind):
         if "help" in field.metadata and field.name not in without:
-            default = None if field.default is MISSING else field.default
-            default = default if given is None else getattr(given, field.name)
+            default = field.default if given is None else getattr(given, field.name)
             found.append(_Flag(field.name, hints[field.name], default, field.metadata))
     return found
 
@@ -101,6 +117,8 @@ def _on_the_line(kind: Any) -> Any:
         known = [_on_the_line(one) for one in inner if one is not type(None)]
         return Optional[known[0] if len(known) == 1 else str]  # noqa: UP045  (made at run time)
     if origin is Literal:
+        return str
+    if kind == NUMBERS:
         return str
     if origin is tuple and len(inner) == 2 and inner[1] is ...:
         return Optional[types.GenericAlias(list, inner[:1])]  # noqa: UP045

@@ -23,7 +23,14 @@ from tests.helpers.toy_language import N_WORDS, save_tokenizer
 def model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_tokenizer(folder / "tokenizer.json")
-    shape = MlmConfig(tokenizer=str(folder / "tokenizer.json"), shape=(32, 32, 2, 2), length=64)
+    shape = MlmConfig(
+        tokenizer=str(folder / "tokenizer.json"),
+        hidden_size=32,
+        intermediate_size=32,
+        layers=2,
+        heads=2,
+        length=64,
+    )
     mlm.save_heads(folder, *mlm.open_model(shape), {"classifier_pooling": "mean"})
     return folder
 
@@ -144,13 +151,13 @@ def test_a_killed_run_goes_on_to_the_bit(data, model_dir, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return classification_loss(*arguments)
 
-    config = ClassifyConfig(model=str(model_dir), epochs=2, batch_size=16, lr=3e-3, length=64)
+    config = ClassifyConfig(str(model_dir), epochs=2, batch_size=16, lr=3e-3, length=64, save_every=7)
     paths = [data / "pairs-train.jsonl", data / "pairs-dev.jsonl", tmp_path / "resumed", tmp_path / "run"]
     with monkeypatch.context() as patch:
         patch.setattr(classify, "classification_loss", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(*paths, config, save_every=7)
-    train_classifier(*paths, config, save_every=7)
+            train_classifier(*paths, config)
+    train_classifier(*paths, config)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 

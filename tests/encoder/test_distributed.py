@@ -35,7 +35,8 @@ def train(number, world, port, place, name):
     for module in (mlm, classify, objective, distillation):
         module.fast_matmul = lambda device: contextlib.nullcontext()
     config = MlmConfig(
-        tokenizer=str(place / "tokenizer.json"), shape=(32, 32, 2, 2), length=64, batch_size=6, micro_batch=2,
+        tokenizer=str(place / "tokenizer.json"), hidden_size=32, intermediate_size=32, layers=2, heads=2,
+        length=64, batch_size=6, micro_batch=2,
         batch_size_start=3, batch_warmup=4, steps=8, warmup=2, lr=1e-3,
     )  # fmt: skip
     labels = ClassifyConfig(model=str(place / "init"), epochs=2, batch_size=5, lr=1e-3, length=32)
@@ -46,11 +47,11 @@ def train(number, world, port, place, name):
         train_classifier(data, data, place / f"{name}-labels", place / f"{name}-run2", labels)
         retrieve(place, name)
         student = DistillConfig(
-            teacher=str(place / "teacher"), hidden_size=32, intermediate_size=32, num_layers=2, num_heads=2, dim=16,
+            teacher=str(place / "teacher"), hidden_size=32, intermediate_size=32, layers=2, heads=2, half=False, dim=16,
             chunk_lengths=(8, 32), batch_tokens=256, steps=8, warmup=2, document_length=32, query_length=16,
         )  # fmt: skip
         out = place / f"{name}-distill"
-        distill(texts, out, place / f"{name}-run5", student, half_precision_weights=False)
+        distill(texts, out, place / f"{name}-run5", student)
 
 
 def retrieve(place, name):
@@ -74,7 +75,7 @@ def retrieve(place, name):
 
     config = RetrievalConfig(
         **common, chunk_tokens=100, n_negatives=2, teacher=str(place / "teacher"), token_weight=1.0,
-        teacher_kl_weight=0.3,
+        teacher_kl_weight=0.3, save_every=2,
     )  # fmt: skip
     out, run = place / f"{name}-colbert", place / f"{name}-run4"
     calls = iter(range(1000))
@@ -86,9 +87,9 @@ def retrieve(place, name):
 
     objective.contrastive_loss = dies
     with pytest.raises(KeyboardInterrupt):
-        train_retrieval(pairs, out, run, config, save_every=2)
+        train_retrieval(pairs, out, run, config)
     objective.contrastive_loss = contrastive_loss
-    train_retrieval(pairs, out, run, config, save_every=2)
+    train_retrieval(pairs, out, run, config)
 
 
 @pytest.mark.slow
@@ -103,7 +104,14 @@ def test_two_processes_equal_one(tmp_path):
         for i in range(80)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    start = MlmConfig(tokenizer=str(tmp_path / "tokenizer.json"), shape=(32, 32, 2, 2), length=64)
+    start = MlmConfig(
+        tokenizer=str(tmp_path / "tokenizer.json"),
+        hidden_size=32,
+        intermediate_size=32,
+        layers=2,
+        heads=2,
+        length=64,
+    )
     model, tokenizer = mlm.open_model(start)
     mlm.save_heads(tmp_path / "init", model, tokenizer, {})
     save_checkpoint(tmp_path / "late", Checkpoint(LateInteractionModel(model.model, []), tokenizer))

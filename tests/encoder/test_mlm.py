@@ -31,8 +31,9 @@ def place(tmp_path_factory):
 
 def config(place, **changes):
     values = {
-        "tokenizer": str(place / "tokenizer.json"), "shape": (64, 64, 2, 2), "length": 64, "batch_size": 8,
-        "micro_batch": 8, "steps": 200, "warmup": 20, "decay": 100, "lr": 5e-3,
+        "tokenizer": str(place / "tokenizer.json"), "hidden_size": 64, "intermediate_size": 64, "layers": 2, "heads": 2,
+        "length": 64, "batch_size": 8,
+        "save_every": 100, "micro_batch": 8, "steps": 200, "warmup": 20, "decay": 100, "lr": 5e-3,
     }  # fmt: skip
     return MlmConfig(**{**values, **changes})
 
@@ -43,9 +44,7 @@ LEFT = 0.6  # the part of the held-out loss that may be left after 200 steps
 @pytest.fixture(scope="module")
 def trained(place):
     sources = [(place / "texts.jsonl.gz", 1.0)]
-    result = train_mlm(
-        sources, place / "out", place / "run", config(place), save_every=100, checkpoint_every=50
-    )
+    result = train_mlm(sources, place / "out", place / "run", config(place, checkpoint_every=50))
     return place, result
 
 
@@ -75,8 +74,10 @@ def losses(run):
 def test_a_killed_run_goes_on_to_the_bit(place, tmp_path, monkeypatch):
     """Killed between two saves: the steps done twice have the same losses, and the weights are the same."""
     sources = [(place / "texts.jsonl.gz", 0.5)]  # some epochs within the 40 steps
-    settings = config(place, steps=40, decay=10, batch_size_start=2, batch_warmup=30, micro_batch=3)
-    train_mlm(sources, tmp_path / "whole", tmp_path / "run1", settings, save_every=10)
+    settings = config(
+        place, steps=40, decay=10, batch_size_start=2, batch_warmup=30, micro_batch=3, save_every=10
+    )
+    train_mlm(sources, tmp_path / "whole", tmp_path / "run1", settings)
 
     with monkeypatch.context() as patch:
         calls = [0]
@@ -89,10 +90,10 @@ def test_a_killed_run_goes_on_to_the_bit(place, tmp_path, monkeypatch):
 
         patch.setattr(mlm, "mlm_loss", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_mlm(sources, tmp_path / "o", tmp_path / "run2", settings, save_every=10)
+            train_mlm(sources, tmp_path / "o", tmp_path / "run2", settings)
     done = len(losses(tmp_path / "run2"))
     assert done % 10, "killed between saves"
-    train_mlm(sources, tmp_path / "resumed", tmp_path / "run2", settings, save_every=10)
+    train_mlm(sources, tmp_path / "resumed", tmp_path / "run2", settings)
     whole, resumed = dict(losses(tmp_path / "run1")), losses(tmp_path / "run2")
     assert len(resumed) == 40 + done % 10
     assert all(loss == whole[step] for step, loss in resumed)
@@ -106,9 +107,9 @@ def test_the_phases(trained, tmp_path):
     sources = [(place / "texts.jsonl.gz", 1.0)]
     second = config(
         place, tokenizer="", model=str(place / "run"), length=256, global_rope_theta=160_000.0, steps=2, warmup=0,
-        decay=0, lr=1e-9, batch_size=2,
+        decay=0, lr=1e-9, batch_size=2, save_every=1,
     )  # fmt: skip
-    extended = train_mlm(sources, tmp_path / "out", tmp_path / "run", second, save_every=1)
+    extended = train_mlm(sources, tmp_path / "out", tmp_path / "run", second)
     assert extended["held_out_loss_before"] < LEFT * result["held_out_loss_before"]
     raw = read_json(tmp_path / "out" / "config.json")
     assert (raw["global_rope_theta"], raw["local_rope_theta"], raw["max_position_embeddings"]) == (
@@ -127,7 +128,7 @@ def test_the_phases(trained, tmp_path):
     # A saved folder begins the next phase too, with a fresh optimiser.
     third = replace(second, model=str(tmp_path / "out"), global_rope_theta=0.0)
     assert open_model(third)[0].config.global_rope_theta == 160_000
-    train_mlm(sources, tmp_path / "o", tmp_path / "run3", third, save_every=1)
+    train_mlm(sources, tmp_path / "o", tmp_path / "run3", third)
     state = load_file(tmp_path / "run3" / "state.safetensors")
     assert {v.item() for k, v in state.items() if k.endswith(".step")} == {2.0}
 
@@ -166,7 +167,14 @@ def test_checkpoints_and_their_average(trained, tmp_path):
         torch.testing.assert_close(value, torch.stack([p[key] for p in parts]).mean(0))
     assert Encoder.load(tmp_path / "mean", document_length=32).n_parameters > 0
     (tmp_path / "other").mkdir()
-    small = MlmConfig(tokenizer=str(place / "tokenizer.json"), shape=(32, 32, 1, 2), length=64)
+    small = MlmConfig(
+        tokenizer=str(place / "tokenizer.json"),
+        hidden_size=32,
+        intermediate_size=32,
+        layers=1,
+        heads=2,
+        length=64,
+    )
     model, tokenizer = open_model(small)
     mlm.save_heads(tmp_path / "other", model, tokenizer, {})
     with pytest.raises(ArgumentError, match="different shapes"):
@@ -220,7 +228,9 @@ def test_a_large_model_from_a_small_one(trained, place, tmp_path):
     torch.testing.assert_close(embeddings[:, 16:48], small.model.embeddings.tok_embeddings.weight)
 
     # As an option: a trained model tiled to twice its width begins better than at random.
-    wide = config(place, shape=(128, 128, 4, 4), tile_from=str(place / "out"))
+    wide = config(
+        place, hidden_size=128, intermediate_size=128, layers=4, heads=4, tile_from=str(place / "out")
+    )
     random = replace(wide, tile_from="")
     sources = [(place / "texts.jsonl.gz", 1.0)]
     found = [
@@ -259,7 +269,7 @@ def test_bad_input_is_one_clear_line(place, tmp_path):
         ({"mask_rate": 1.0}, r"mask_rate=1\.0"),
         ({"warmup": 150}, "exceed steps=200"),
         ({"batch_size_start": 20}, "exceeds batch_size=8"),
-        ({"length": 2}, "length=2 leaves no room"),
+        ({"length": 2}, "length=2; pass length >= 8"),
     ):
         with pytest.raises(ArgumentError, match=message):
             train_mlm(sources, tmp_path / "o", tmp_path / message[:9], config(place, **changes))

@@ -37,7 +37,7 @@ from encoder.training.retrieval import train_retrieval
 from encoder.training.topics import Topics
 from retriever.cli import app
 from retriever.evaluation import EvaluationSet, evaluate, evaluate_exact
-from retriever.mining import mine, mine_file
+from retriever.mining import MiningConfig, mine, mine_file
 from retriever.searcher import Searcher
 
 N_WORDS = 24
@@ -148,10 +148,9 @@ def loss_of_training(name, model_dir, data, teacher_dir, place):
     if changes.keys() & {"token_weight", "teacher_kl_weight"}:
         changes = changes | {"teacher": str(teacher_dir)}
     sources = [(data / f"{source}.jsonl.gz", 1.0)]
-    kinds = {"unlabelled": ([], sources)}
-    labelled, unlabelled = kinds.get(name, (sources, []))
-    settings = config(model_dir, **changes)
-    result = train_retrieval(labelled, place / "out", place / "run", settings, unlabelled=unlabelled)
+    if name == "unlabelled":
+        sources, changes = [], changes | {"unlabelled": (str(data / f"{source}.jsonl.gz"),)}
+    result = train_retrieval(sources, place / "out", place / "run", config(model_dir, **changes))
     assert (place / "run" / "projection.safetensors").is_file() == (name == "tokens")
     return result["held_out_loss_before"], result["held_out_loss"]
 
@@ -286,9 +285,8 @@ def test_batches_without_labels_ask_with_words_of_the_documents():
 
 def test_sources_without_labels_stand_beside_scores_in_the_data(model_dir, teacher_dir, data, tmp_path):
     changes = {"kl_weight": 1.0, "teacher_kl_weight": 1.0, "teacher": str(teacher_dir), "steps": 4}
-    scored, plain = [(data / "scored.jsonl.gz", 0.1)], [(data / "mined.jsonl.gz", 0.1)]
-    settings = config(model_dir, **changes)
-    found = train_retrieval(scored, tmp_path / "o", tmp_path / "r", settings, unlabelled=plain)
+    settings = config(model_dir, **changes, unlabelled=(f"{data / 'mined.jsonl.gz'}:0.1",))
+    found = train_retrieval([(data / "scored.jsonl.gz", 0.1)], tmp_path / "o", tmp_path / "r", settings)
     assert math.isfinite(found["held_out_loss"])
 
 
@@ -326,8 +324,8 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, model_di
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(model_dir, data, tmp_path):
     sources = [(data / "mined.jsonl.gz", 0.5)]
-    settings = config(model_dir, steps=30)
-    whole = train_retrieval(sources, tmp_path / "whole", tmp_path / "run1", settings, save_every=10)
+    settings = config(model_dir, steps=30, save_every=10)
+    whole = train_retrieval(sources, tmp_path / "whole", tmp_path / "run1", settings)
 
     class KilledError(Exception):
         pass
@@ -335,10 +333,10 @@ def test_a_killed_run_goes_on_to_the_bit(model_dir, data, tmp_path):
     def dies(checkpoint):
         raise KilledError
 
-    evaluated = config(model_dir, steps=30, eval_every=25)
+    evaluated = config(model_dir, steps=30, save_every=10, eval_every=25)
     with pytest.raises(KilledError):
-        train_retrieval(sources, tmp_path / "o", tmp_path / "run2", evaluated, evaluate=dies, save_every=10)
-    resumed = train_retrieval(sources, tmp_path / "resumed", tmp_path / "run2", evaluated, save_every=10)
+        train_retrieval(sources, tmp_path / "o", tmp_path / "run2", evaluated, evaluate=dies)
+    resumed = train_retrieval(sources, tmp_path / "resumed", tmp_path / "run2", evaluated)
     assert resumed == whole  # the loss at the start was kept, not measured again in the middle
     assert Encoder.load(tmp_path / "resumed").fingerprint == Encoder.load(tmp_path / "whole").fingerprint
 
@@ -423,7 +421,7 @@ def test_mined_negatives_are_wrong_and_close(model_dir, tmp_path):
         Example("d5 d6", (texts["c"],)),
     ]
     rows.append(Example("d8 d9", (texts["d"],)))
-    mined = mine(Encoder.load(model_dir), rows, tmp_path / "index", n_negatives=2, depth=4, max_ratio=1.0)
+    mined = mine(Encoder.load(model_dir), rows, tmp_path / "index", MiningConfig(2, 4, 1.0))
     assert [m.query for m in mined] == [r.query for r in rows]
     for before, after in zip(rows, mined, strict=True):
         assert after.documents[0] == before.documents[0]
@@ -431,7 +429,7 @@ def test_mined_negatives_are_wrong_and_close(model_dir, tmp_path):
     for example in mined[:2]:
         assert not {texts["a"], texts["b"]} & set(example.documents[1:])
     assert len(mined[2].documents) == 3
-    strict = mine(Encoder.load(model_dir), rows, tmp_path / "index2", n_negatives=2, depth=4, max_ratio=0.01)
+    strict = mine(Encoder.load(model_dir), rows, tmp_path / "index2", MiningConfig(2, 4, 0.01))
     assert all(len(m.documents) == 1 for m in strict)
 
 
@@ -441,7 +439,7 @@ def test_the_file_of_mined_negatives_is_opened_first_and_whole_or_not_there(
     encoder = Encoder.load(model_dir)
     out = tmp_path / "new" / "mined.jsonl.gz"
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples(30, seed=3)))
-    n, _ = mine_file(encoder, tmp_path / "few.jsonl", out, depth=9)
+    n, _ = mine_file(encoder, tmp_path / "few.jsonl", out, MiningConfig(depth=9))
     assert len(read_examples(out)) == n == 30
     before = out.read_bytes()
 
@@ -512,12 +510,17 @@ def test_bad_input_is_one_clear_line(model_dir, data, tmp_path):
         "patience": ({"patience": 2}, "needs evaluations"),
         "scores": ({"kl_weight": 1.0}, "need examples with scores"),
         "topics": ({"topics": 17}, "topics=17 is more than the batch of 16"),
+        "unlabelled": (
+            {"unlabelled": ("x.jsonl",)},
+            "unlabelled sources have no loss without teacher_kl_weight",
+        ),
+        "batch": ({"batch_size": 1}, "batch_size=1; pass batch_size >= 2"),
+        "length": ({"document_lengths": (16, 0)}, "document_lengths=0; pass document_lengths >= 1"),
+        "none": ({"document_lengths": ()}, "document_lengths is empty"),
         "idf": ({"similarity": "pooled", "idf": True}, "idf=True weighs tokens"),
     }.values():
         with pytest.raises(ArgumentError, match=message):
             train_retrieval(sources, tmp_path / "o", tmp_path / message[:4], config(model_dir, **changes))
-    with pytest.raises(ArgumentError, match="unlabelled sources have no loss without teacher_kl_weight"):
-        train_retrieval([], tmp_path / "o", tmp_path / "r", config(model_dir), unlabelled=sources)
 
 
 def test_a_batch_carries_scores_only_where_all_examples_have_them():

@@ -56,9 +56,9 @@ def corpus(tmp_path_factory):
 
 def tiny(teacher_dir, **changes):
     values = {
-        "teacher": str(teacher_dir), "hidden_size": 32, "intermediate_size": 32, "num_layers": 2, "num_heads": 2,
+        "teacher": str(teacher_dir), "hidden_size": 32, "intermediate_size": 32, "layers": 2, "heads": 2,
         "dim": 16, "chunk_lengths": (8, 16, 32), "batch_tokens": 256, "steps": 60, "warmup": 5, "document_length": 32,
-        "query_length": 16,
+        "query_length": 16, "save_every": 20,
     }  # fmt: skip
     return DistillConfig(**{**values, **changes})
 
@@ -66,7 +66,7 @@ def tiny(teacher_dir, **changes):
 @pytest.fixture(scope="module")
 def trained(teacher_dir, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    result = distill([(corpus, 1.0)], folder / "out", folder / "run", tiny(teacher_dir), save_every=20)
+    result = distill([(corpus, 1.0)], folder / "out", folder / "run", tiny(teacher_dir))
     return folder, result
 
 
@@ -101,9 +101,9 @@ def test_a_killed_run_goes_on_to_the_bit(trained, teacher_dir, corpus, tmp_path,
     config = tiny(teacher_dir)
     monkeypatch.setattr(distillation, "token_cosine_loss", stops)
     with pytest.raises(KeyboardInterrupt):
-        distill([(corpus, 1.0)], tmp_path / "out", tmp_path / "run", config, save_every=20)
+        distill([(corpus, 1.0)], tmp_path / "out", tmp_path / "run", config)
     monkeypatch.setattr(distillation, "token_cosine_loss", token_cosine_loss)
-    distill([(corpus, 1.0)], tmp_path / "out", tmp_path / "run", config, save_every=20)
+    distill([(corpus, 1.0)], tmp_path / "out", tmp_path / "run", config)
     assert Encoder.load(tmp_path / "out").fingerprint == Encoder.load(trained[0] / "out").fingerprint
 
 

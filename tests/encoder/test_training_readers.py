@@ -199,7 +199,13 @@ def test_sources_are_checked_once_for_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.jsonl").write_bytes(LINE)
     assert checked_sources(((p, 0.5) for p in ["x.jsonl"]), "file") == [(tmp_path / "x.jsonl", 0.5)]
+    for written in ("x.jsonl", "x.jsonl:0.5"):  # as on the command line
+        share = 0.5 if ":" in written else 1.0
+        assert checked_sources([written], "file") == [(tmp_path / "x.jsonl", share)]
+    (tmp_path / "y:1").write_bytes(LINE)
+    assert checked_sources(["y:1"], "file") == [(tmp_path / "y:1", 1.0)]
     for sources, message in (
+        (["x.jsonl:half"], r"'x\.jsonl:half': share 'half' is no number; write FILE:0\.25"),
         ([], "no source; pass at least one file"),
         ("x.jsonl", "sources is the string 'x.jsonl'"),
         ([("x.jsonl", 0.0)], r"share=0\.0; pass a share above 0"),

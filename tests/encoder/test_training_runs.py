@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +35,14 @@ def models(tmp_path_factory):
     bert(folder / "bert")
     modernbert(folder / "modernbert")
     save_tokenizer(folder / "tokenizer.json")
-    shape = MlmConfig(tokenizer=str(folder / "tokenizer.json"), shape=(32, 32, 2, 2), length=64)
+    shape = MlmConfig(
+        tokenizer=str(folder / "tokenizer.json"),
+        hidden_size=32,
+        intermediate_size=32,
+        layers=2,
+        heads=2,
+        length=64,
+    )
     mlm.save_heads(folder / "classifier", *open_model(shape), {})
     return folder
 
@@ -54,42 +62,54 @@ def data(tmp_path):
 def run_mlm(models, data, out, run, steps=2, lr=1e-3, **changes):
     values = {
         "tokenizer": str(models / "tokenizer.json"),
-        "shape": (32, 32, 2, 2),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "layers": 2,
+        "heads": 2,
+        "save_every": 100,
         "length": 32,
         "batch_size": 2,
     }
     config = MlmConfig(**{**values, "steps": steps, "lr": lr, "warmup": 1, **changes})
-    return train_mlm([(data, 1.0)], out, run, config, save_every=100)
+    return train_mlm([(data, 1.0)], out, run, config)
 
 
 def run_classify(models, data, out, run, steps=2, lr=1e-3):
     config = ClassifyConfig(
-        str(models / "classifier"), epochs=steps / 20, batch_size=2, lr=lr, length=32, eval_every=1
+        str(models / "classifier"),
+        epochs=steps / 20,
+        batch_size=2,
+        lr=lr,
+        length=32,
+        eval_every=1,
+        save_every=100,
     )
-    return train_classifier(data, data, out, run, config, save_every=100)
+    return train_classifier(data, data, out, run, config)
 
 
 def run_retrieval(models, data, out, run, steps=2, lr=1e-3, **changes):
     values = {"model": str(models / "pylate"), "batch_size": 2, "query_length": 8, "document_lengths": (16,)}
     config = RetrievalConfig(
-        **{**values, "steps": steps, "lr": lr, "embedding_lr": lr, "warmup": 1, **changes}
+        **{**values, "steps": steps, "lr": lr, "embedding_lr": lr, "warmup": 1, "save_every": 100, **changes}
     )
-    return train_retrieval([(data, 1.0)], out, run, config, save_every=100)
+    return train_retrieval([(data, 1.0)], out, run, config)
 
 
 def run_distill(models, data, out, run, steps=2, lr=1e-3, teacher="bert"):
     values = {
         "hidden_size": 16,
         "intermediate_size": 16,
-        "num_layers": 1,
-        "num_heads": 2,
+        "layers": 1,
+        "heads": 2,
         "dim": 8,
         "batch_tokens": 64,
+        "half": False,
+        "save_every": 100,
     }
     config = DistillConfig(
         str(models / teacher), **values, chunk_lengths=(16,), steps=steps, lr=lr, embedding_lr=lr, warmup=1
     )
-    return distill([(data, 1.0)], out, run, config, half_precision_weights=False, save_every=100)
+    return distill([(data, 1.0)], out, run, config)
 
 
 KINDS = {"mlm": run_mlm, "classify": run_classify, "retrieval": run_retrieval, "distill": run_distill}
@@ -216,7 +236,7 @@ def test_ctrl_c_in_an_evaluation_does_not_wait_for_its_end(models, data, tmp_pat
         raise AssertionError("never here")
 
     config = RetrievalConfig(
-        str(models / "pylate"), batch_size=2, document_lengths=(16,), steps=9, eval_every=3
+        model=str(models / "pylate"), batch_size=2, document_lengths=(16,), steps=9, eval_every=3
     )
     with pytest.raises(KeyboardInterrupt, match="step 3 is kept"):
         train_retrieval([(data, 1.0)], tmp_path / "out", tmp_path / "run", config, evaluate=evaluation)
@@ -304,15 +324,19 @@ def test_what_is_made_once_a_run_holds_its_settings_too(models, data, tmp_path, 
         run_distill(models, data, tmp_path / "out", tmp_path / "run", lr=0.5)
 
 
-def test_settings_may_differ_in_steps_alone(tmp_path, data):
-    settings = {"lr": 1.0, "steps": 5, "shape": (1, 2), "data": digests([data])}
-    claim_run(tmp_path / "run", settings)
-    (tmp_path / "run" / "state.safetensors").touch()
-    claim_run(tmp_path / "run", settings | {"steps": 9})
-    assert read_json(tmp_path / "run" / "settings.json")["steps"] == 9
-    for changes, message in (({"lr": 2.0}, "lr=1.0, now 2.0"), ({"lr": 2.0, "data": []}, "lr=1.0, now 2.0")):
-        with pytest.raises(ArgumentError, match=message):
-            claim_run(tmp_path / "run", settings | changes)
+def test_settings_may_differ_in_length_and_in_what_is_saved_alone(tmp_path, data):
+    run, config, sources = tmp_path / "run", RetrievalConfig(lr=1.0, document_lengths=(16, 32)), [(data, 1.0)]
+    claim_run(run, config, sources)
+    (run / "state.safetensors").touch()
+    claim_run(run, replace(config, steps=9, save_every=7, half=True), sources)
+    kept = read_json(run / "settings.json")
+    assert kept["steps"] == 9
+    assert RetrievalConfig(**{k: v for k, v in kept.items() if k not in ("sources", "data")}) == replace(
+        config, steps=9, save_every=7, half=True
+    )
+    for other in (sources, []):
+        with pytest.raises(ArgumentError, match=r"lr=1\.0, now 2\.0"):
+            claim_run(run, replace(config, lr=2.0), other)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "train.jsonl").write_text("a")
     first = digests([tmp_path / "folder", data])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from encoder.errors import ArgumentError
 from indexing.reading.chunking import (
     Chunk,
+    ChunkSize,
     chunk_blocks,
     chunk_markdown,
     chunk_python,
@@ -51,7 +52,7 @@ def check(source: str, chunks: list[Chunk], max_chars: int) -> None:
 
 def covers_all(chunker: Chunker, source: str, max_chars: int, overlap_chars: int) -> None:
     try:
-        chunks = chunker(source, max_chars=max_chars, overlap_chars=overlap_chars)
+        chunks = chunker(source, ChunkSize(max_chars, overlap_chars))
     except SyntaxError:
         assert chunker is chunk_python
         return
@@ -142,7 +143,7 @@ def definitions(tree: ast.Module) -> list[tuple[str, str, int, int]]:
 
 def check_definitions(source: str) -> None:
     """Uncut, each definition is one chunk, and every line is in one."""
-    chunks = chunk_python(source, max_chars=HUGE)
+    chunks = chunk_python(source, ChunkSize(HUGE))
     wanted = definitions(ast.parse(source))
     got = [c for c in chunks if c.kind != "module"]
     assert Counter((c.symbol, c.kind) for c in got) == Counter(d[:2] for d in wanted)
@@ -155,7 +156,7 @@ def check_definitions(source: str) -> None:
 @settings(deadline=None)
 @given(source=programs, size=sizes)
 def test_python_programs_are_covered_and_their_definitions_found(source: str, size: tuple[int, int]) -> None:
-    check(source, chunk_python(source, max_chars=size[0], overlap_chars=size[1]), size[0])
+    check(source, chunk_python(source, ChunkSize(*size)), size[0])
     check_definitions(source)
 
 
@@ -237,7 +238,7 @@ def test_python_is_cut_at_its_definitions() -> None:
 
 def test_a_long_function_is_split_with_overlap() -> None:
     body = "".join(f"    x = {1000 + i}\n" for i in range(100))
-    chunks = chunk_python(f"def f():\n{body}", max_chars=300, overlap_chars=60)
+    chunks = chunk_python(f"def f():\n{body}", ChunkSize(300, 60))
     assert {(c.kind, c.symbol) for c in chunks} == {("function", "f")}
     assert len(chunks) == 6
     for before, after in pairwise(chunks):
@@ -263,7 +264,7 @@ def test_invalid_escapes_do_not_warn() -> None:
 def test_code_of_other_languages_is_cut_at_the_outermost_indentation() -> None:
     function = "fn f{0}() {{\n    let x = {0};\n\n    body(x, {1});\n}}"
     source = "use a;\nuse b;\n\n" + "\n".join(function.format(i, "y" * 300) for i in range(4))
-    chunks = chunk_blocks(source, max_chars=600)
+    chunks = chunk_blocks(source, ChunkSize(600))
     assert [c.text.count("fn ") for c in chunks] == [1, 1, 1, 1]
     assert chunks[0].text.startswith("use a;")
     assert all(c.text.endswith("}") for c in chunks)
@@ -276,7 +277,7 @@ def test_a_long_class_of_another_language_is_cut_at_its_members() -> None:
         + "\n\n".join(member.format(i, "1 + " * 100 + "1") for i in range(3))
         + "\n}"
     )
-    chunks = chunk_blocks(source, max_chars=600)
+    chunks = chunk_blocks(source, ChunkSize(600))
     assert [c.text.count("int m") for c in chunks] == [0, 1, 1, 1]
 
 
@@ -315,13 +316,13 @@ def test_markdown_is_cut_at_headings() -> None:
 
 def test_prose_is_packed_by_paragraphs() -> None:
     paragraphs = [f"{i} " + "word " * 50 for i in range(10)]
-    chunks = chunk_text("\n\n".join(paragraphs), max_chars=600)
+    chunks = chunk_text("\n\n".join(paragraphs), ChunkSize(600))
     assert [c.text.count("\n\n") for c in chunks] == [1] * 5
 
 
 def test_a_line_longer_than_the_limit_is_cut_at_spaces() -> None:
     line = "word " * 100
-    chunks = chunk_text(f"short\n{line}", max_chars=120, overlap_chars=0)
+    chunks = chunk_text(f"short\n{line}", ChunkSize(120, 0))
     assert [c.columns for c in chunks] == [None, *((i * 120, i * 120 + 120) for i in range(4)), (480, 500)]
     assert all(c.start_line == c.end_line == 2 for c in chunks[1:])
 
@@ -341,6 +342,6 @@ def test_a_large_file_is_cut_in_one_go() -> None:
 
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ArgumentError, match="max_chars=0"):
-        chunk_text("a", max_chars=0)
+        ChunkSize(0)
     with pytest.raises(ArgumentError, match=r"overlap_chars=8; pass 0 to max_chars // 2 = 7"):
-        chunk_text("a", max_chars=15, overlap_chars=8)
+        ChunkSize(15, 8)

@@ -13,6 +13,7 @@ import pytest
 
 from encoder.errors import ArgumentError, CorpusError
 from encoder.reading import open_regular
+from indexing.reading.chunking import ChunkSize
 from indexing.reading.corpus import FolderReport, read_folder, read_jsonl, read_source
 from indexing.reading.languages import language_named, language_of
 
@@ -145,7 +146,7 @@ def test_one_file(tmp_path: Path) -> None:
 
 def test_the_same_symbol_again_gets_its_own_id(tmp_path: Path) -> None:
     file = write(tmp_path / "long.txt", "word " * 100)
-    passages = list(read_source(file, max_chars=200, overlap_chars=0))
+    passages = list(read_source(file, size=ChunkSize(200, 0)))
     assert [p["doc_id"] for p in passages] == ["long.txt", "long.txt#2", "long.txt#3"]
     assert passages[1]["metadata"]["columns"] == [200, 400]
 
@@ -592,7 +593,7 @@ def test_ids_of_odd_names_stay_apart(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "word " * 100)
     write(tmp_path / "a.txt#2", "x")
     write(tmp_path / "a.txt%232", "x")
-    ids = [p["doc_id"] for p in read_source(tmp_path, max_chars=200, overlap_chars=0)]
+    ids = [p["doc_id"] for p in read_source(tmp_path, size=ChunkSize(200, 0))]
     assert ids == ["a.txt", "a.txt#2", "a.txt#3", "a.txt%232", "a.txt%25232"]
 
 

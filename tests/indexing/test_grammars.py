@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import indexing.reading.chunking.choosing
 import indexing.reading.chunking.grammars
 from encoder.errors import MissingDependencyError
-from indexing.reading.chunking import GRAMMARS, MAX_PARSED_CHARS, chunk_source, chunk_tree
+from indexing.reading.chunking import GRAMMARS, MAX_PARSED_CHARS, ChunkSize, chunk_source, chunk_tree
 from indexing.reading.corpus import FolderReport, read_source
 from tests.indexing.test_chunking import check, check_once
 
@@ -344,7 +344,7 @@ def test_every_line_is_in_one_chunk(
     language: str, source: str, end: str, max_chars: int, overlap: bool
 ) -> None:
     source = source.replace("\n", end)
-    chunks = chunk_tree(source, language, max_chars=max_chars, overlap_chars=max_chars // 4 * overlap)
+    chunks = chunk_tree(source, language, ChunkSize(max_chars, max_chars // 4 * overlap))
     check(source, chunks, max_chars)
     if not overlap:
         check_once(source, chunks)
@@ -352,9 +352,7 @@ def test_every_line_is_in_one_chunk(
 
 def test_a_long_method_is_split_with_overlap() -> None:
     body = "".join(f"    x({1000 + i});\n" for i in range(100))
-    chunks = chunk_tree(
-        f"class A {{\n  m() {{\n{body}  }}\n}}", "javascript", max_chars=300, overlap_chars=60
-    )
+    chunks = chunk_tree(f"class A {{\n  m() {{\n{body}  }}\n}}", "javascript", ChunkSize(300, 60))
     methods = [c for c in chunks if c.kind == "method"]
     assert {c.symbol for c in methods} == {"A.m"}
     assert all(a.end_line >= b.start_line for a, b in pairwise(methods))
@@ -413,7 +411,7 @@ def test_encodings_and_line_ends_of_files(tmp_path: Path, language: str) -> None
 def test_large_files_of_each_language(language: str, size: int) -> None:
     """The largest that is parsed, and 5 MB, which is cut by indentation and said to be."""
     source = SAMPLES[language] * (size // len(SAMPLES[language]))
-    chunks, reason = chunk_source(source, language, overlap_chars=0)
+    chunks, reason = chunk_source(source, language, ChunkSize(overlap_chars=0))
     assert reason == ("too large" if size > MAX_PARSED_CHARS else "")
     check_once(source, chunks)
     assert max(len(c.text) for c in chunks) <= 1_500
@@ -428,7 +426,7 @@ def test_five_megabytes_of_nonsense_are_cut(kind: str) -> None:
         "junk": "".join(rng.choices(string.printable, k=5_000_000)),
         "nested": "".join(" " * (i % 900) + "x {\n\n" for i in range(11_000)),
     }[kind]
-    chunks, reason = chunk_source(source, "java", overlap_chars=0)
+    chunks, reason = chunk_source(source, "java", ChunkSize(overlap_chars=0))
     assert len(source) > MAX_PARSED_CHARS
     assert reason == "too large"
     check_once(source, chunks)

@@ -9,16 +9,16 @@ for the lines by which the pieces of a long function overlap.
 from indexing.reading.chunking.blocks import chunk_blocks
 from indexing.reading.chunking.choosing import MAX_PARSED_CHARS, chunk_source
 from indexing.reading.chunking.grammars import GRAMMARS, chunk_tree, has_grammar
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize
 from indexing.reading.chunking.prose import chunk_markdown, chunk_text
 from indexing.reading.chunking.python import chunk_python
 
 __all__ = [
+    "CHUNK_SIZE",
     "GRAMMARS",
-    "MAX_CHARS",
     "MAX_PARSED_CHARS",
-    "OVERLAP_CHARS",
     "Chunk",
+    "ChunkSize",
     "chunk_blocks",
     "chunk_markdown",
     "chunk_python",

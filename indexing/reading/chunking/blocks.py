@@ -3,21 +3,19 @@
 import re
 from collections.abc import Iterator
 
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk, File, Numbers
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize, File, Numbers
 
 __all__ = ["chunk_blocks", "nested_blocks"]
 
 
-def chunk_blocks(
-    source: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS
-) -> list[Chunk]:
+def chunk_blocks(source: str, size: ChunkSize = CHUNK_SIZE) -> list[Chunk]:
     """Code of any language: blocks that begin, at the outermost indentation, after a blank or a closing line.
 
     A block longer than max_chars is split at the next indentation, and so on; one without such a place into
     overlapping windows. Indentation stands for nesting: it needs no grammar and is not misled by braces in
     strings, but a file without blank lines or indentation gets windows. kind is "block".
     """
-    file = File(source, max_chars, overlap_chars)
+    file = File(source, size)
     everything = file.trim(range(1, len(file) + 1))
     return [c for block in nested_blocks(file, everything) for c in file.chunks(block, "block")]
 

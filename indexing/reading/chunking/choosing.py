@@ -2,7 +2,7 @@
 
 from indexing.reading.chunking.blocks import chunk_blocks
 from indexing.reading.chunking.grammars import GRAMMARS, chunk_tree, has_grammar
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize
 from indexing.reading.chunking.prose import chunk_markdown, chunk_text
 from indexing.reading.chunking.python import chunk_python
 
@@ -13,33 +13,30 @@ __all__ = ["MAX_PARSED_CHARS", "chunk_source"]
 MAX_PARSED_CHARS = 250_000
 
 
-def chunk_source(
-    source: str, language: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS
-) -> tuple[list[Chunk], str]:
+def chunk_source(source: str, language: str, size: ChunkSize = CHUNK_SIZE) -> tuple[list[Chunk], str]:
     """The chunks of a file, and why code was cut by indentation where its definitions might have been found.
 
     That is "" (they were, or the language has no grammar here), "no grammar" (the extra `code` is not
     installed), "no parse" (broken Python without it) or "too large" (over MAX_PARSED_CHARS).
     """
-    sizes = {"max_chars": max_chars, "overlap_chars": overlap_chars}
     if language == "markdown":
-        return chunk_markdown(source, **sizes), ""
+        return chunk_markdown(source, size), ""
     if language == "text":
-        return chunk_text(source, **sizes), ""
+        return chunk_text(source, size), ""
     reason = ""
     if language in GRAMMARS:
         if len(source) > MAX_PARSED_CHARS:
-            return chunk_blocks(source, **sizes), "too large"
+            return chunk_blocks(source, size), "too large"
         # Python's own parser first: its files then look the same with and without the extra.
         if language == "python":
             try:
-                return chunk_python(source, **sizes), ""
+                return chunk_python(source, size), ""
             except SyntaxError:
                 reason = "no parse"
         if has_grammar(language):
             try:
-                return chunk_tree(source, language, **sizes), ""
+                return chunk_tree(source, language, size), ""
             except RecursionError:  # definitions in definitions, some hundred deep
-                return chunk_blocks(source, **sizes), "no parse"
+                return chunk_blocks(source, size), "no parse"
         reason = reason or "no grammar"
-    return chunk_blocks(source, **sizes), reason
+    return chunk_blocks(source, size), reason

@@ -30,44 +30,45 @@ def cut(file: File, definitions: Iterable[Definition], leads: Mapping[int, int])
     leads: last line → first line of each comment or attribute that has its lines to itself. Those right above a
     definition go with it. kind is "function", "method", "class", "type" or "module"; in order of first lines.
     """
-    chunks: list[Chunk] = []
-    gaps = _cut_scope(file, definitions, range(1, len(file) + 1), 1, leads, "function", chunks)
-    for numbers in file.pack((gap for gap in gaps if gap), file.min_chars):
-        fits = file.chars(numbers) - 1 <= file.max_chars
-        for run in [numbers] if fits else nested_blocks(file, numbers):
-            chunks.extend(file.chunks(run, "module"))
-    return sorted(chunks, key=lambda c: (c.start_line, -c.end_line))
+    return _Cut(file, leads).all(definitions)
 
 
-def _cut_scope(
-    file: File,
-    definitions: Iterable[Definition],
-    span: range,
-    low: int,
-    leads: Mapping[int, int],
-    function: str,
-    chunks: list[Chunk],
-) -> list[Numbers]:
-    """Append the chunks of the definitions in span; return the runs of lines that are the scope's own.
+@dataclass(slots=True)
+class _Cut:
+    """A file being cut: its chunks so far."""
 
-    low: the first line on which one may begin. function: what a function is called here.
-    """
-    own: list[Numbers] = []
-    at = span.start
-    for d in _apart(definitions, low, span.stop - 1):
-        first = _first(file, d, max(at, low), leads)
-        own.append(file.trim(range(at, first)))
-        if d.kind == "class":
-            inner = range(first, d.last + 1)
-            runs = _cut_scope(file, d.inside, inner, d.first + 1, leads, "method", chunks)
-            pieces = list(file.chunks([n for run in runs for n in run], "class", d.symbol))
-            chunks.extend(pieces if len(pieces) != 1 else [replace(pieces[0], end_line=d.last)])
-        else:
-            kind = function if d.kind == "function" else d.kind
-            chunks.extend(file.chunks(range(first, d.last + 1), kind, d.symbol))
-        at = d.last + 1
-    own.append(file.trim(range(at, span.stop)))
-    return own
+    file: File
+    leads: Mapping[int, int]
+    chunks: list[Chunk] = field(default_factory=list)
+
+    def all(self, definitions: Iterable[Definition]) -> list[Chunk]:
+        file = self.file
+        gaps = self.scope(definitions, range(1, len(file) + 1), 1, "function")
+        for numbers in file.pack((gap for gap in gaps if gap), file.min_chars):
+            fits = file.chars(numbers) - 1 <= file.max_chars
+            for run in [numbers] if fits else nested_blocks(file, numbers):
+                self.chunks.extend(file.chunks(run, "module"))
+        return sorted(self.chunks, key=lambda c: (c.start_line, -c.end_line))
+
+    def scope(self, definitions: Iterable[Definition], span: range, low: int, function: str) -> list[Numbers]:
+        """Append the chunks of the definitions in span; return the runs of lines that are the scope's own.
+
+        low: the first line on which one may begin. function: what a function is called here.
+        """
+        file, own, at = self.file, list[Numbers](), span.start
+        for d in _apart(definitions, low, span.stop - 1):
+            first = _first(file, d, max(at, low), self.leads)
+            own.append(file.trim(range(at, first)))
+            if d.kind == "class":
+                runs = self.scope(d.inside, range(first, d.last + 1), d.first + 1, "method")
+                pieces = list(file.chunks([n for run in runs for n in run], "class", d.symbol))
+                self.chunks.extend(pieces if len(pieces) != 1 else [replace(pieces[0], end_line=d.last)])
+            else:
+                kind = function if d.kind == "function" else d.kind
+                self.chunks.extend(file.chunks(range(first, d.last + 1), kind, d.symbol))
+            at = d.last + 1
+        own.append(file.trim(range(at, span.stop)))
+        return own
 
 
 def _apart(definitions: Iterable[Definition], low: int, high: int) -> list[Definition]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from encoder.errors import MissingDependencyError
 from indexing.reading.chunking.cutting import Definition, cut
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk, File
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize, File
 from indexing.reading.chunking.queries import QUERIES
 
 __all__ = ["GRAMMARS", "chunk_tree", "has_grammar"]
@@ -48,9 +48,7 @@ def has_grammar(language: str) -> bool:
     return True
 
 
-def chunk_tree(
-    source: str, language: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS
-) -> list[Chunk]:
+def chunk_tree(source: str, language: str, size: ChunkSize = CHUNK_SIZE) -> list[Chunk]:
     """Functions, methods, class outlines, types and the module code between them, as `chunk_python` gives them.
 
     A definition has its decorators or attributes, the comments right above it and everything nested in it; a
@@ -59,7 +57,7 @@ def chunk_tree(
 
     Raises MissingDependencyError where `has_grammar(language)` is false.
     """
-    file = File(source, max_chars, overlap_chars)
+    file = File(source, size)
     if not has_grammar(language):
         raise MissingDependencyError(
             f"no grammar for {language!r} is installed; pip install 'latewood[code]'"

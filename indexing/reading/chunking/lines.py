@@ -6,18 +6,35 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from encoder.errors import ArgumentError
+from encoder.options import check, option
 
-__all__ = ["MAX_CHARS", "OVERLAP_CHARS", "Chunk", "File", "Numbers"]
+__all__ = ["CHUNK_SIZE", "Chunk", "ChunkSize", "File", "Numbers"]
 
-# Code has 3.0-3.6 characters a token (by ModernBERT's and BERT's tokenizers alike), prose 4.5-4.8: at 1,500
-# characters 19 in 20 pieces of the standard library fit a 512-token encoder. For 8,192 tokens pass 24_000.
-MAX_CHARS = 1_500
-OVERLAP_CHARS = 200
 # Smaller leftovers (an import, an alias) join their neighbour: alone they say too little to be worth a hit.
 MIN_CHARS = 300
 
 Numbers: TypeAlias = Sequence[int]
 """Line numbers, 1-based, increasing."""
+
+
+@dataclass(frozen=True)
+class ChunkSize:
+    """The bounds on chunks, in characters.
+
+    Code has 3.0-3.6 characters a token (by ModernBERT's and BERT's tokenizers alike), prose 4.5-4.8: at 1,500
+    characters 19 in 20 pieces of the standard library fit a 512-token encoder. For 8,192 tokens pass 24_000.
+    """
+
+    max_chars: int = option(1_500, "The most that a chunk holds.", least=1)
+    overlap_chars: int = option(200, "The most, in whole lines, that a piece of a long one repeats.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.overlap_chars > (most := self.max_chars // 2):
+            raise ArgumentError(f"overlap_chars={self.overlap_chars}; pass 0 to max_chars // 2 = {most}")
+
+
+CHUNK_SIZE = ChunkSize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +60,12 @@ class Chunk:
 class File:
     """The lines of one file and the bounds on its chunks."""
 
-    def __init__(self, source: str, max_chars: int, overlap_chars: int) -> None:
-        if max_chars < 1:
-            raise ArgumentError(f"max_chars={max_chars}; pass at least 1")
-        if not 0 <= overlap_chars <= max_chars // 2:
-            raise ArgumentError(f"overlap_chars={overlap_chars}; pass 0 to max_chars // 2 = {max_chars // 2}")
+    def __init__(self, source: str, size: ChunkSize) -> None:
         # The line ends of Python's tokenizer; str.splitlines would also cut at form feeds and U+2028.
         self.lines = re.split(r"\r\n|\r|\n", source)
-        self.max_chars = max_chars
-        self.overlap_chars = overlap_chars
-        self.min_chars = min(MIN_CHARS, max_chars // 4)
+        self.max_chars = size.max_chars
+        self.overlap_chars = size.overlap_chars
+        self.min_chars = min(MIN_CHARS, size.max_chars // 4)
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator
 
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk, File, Numbers
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize, File, Numbers
 
 __all__ = ["chunk_markdown", "chunk_text"]
 
 
-def chunk_text(source: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS) -> list[Chunk]:
+def chunk_text(source: str, size: ChunkSize = CHUNK_SIZE) -> list[Chunk]:
     """Prose: as many paragraphs as fit max_chars; a longer one in overlapping windows. kind is "text"."""
-    file = File(source, max_chars, overlap_chars)
+    file = File(source, size)
     return list(_paragraphs(file, range(1, len(file) + 1), "text", ""))
 
 
@@ -28,14 +28,12 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _NOT_A_TITLE = re.compile(r"\s*(?:$|[>|#*+-]|\d+[.)]\s)| {4}|\t")
 
 
-def chunk_markdown(
-    source: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS
-) -> list[Chunk]:
+def chunk_markdown(source: str, size: ChunkSize = CHUNK_SIZE) -> list[Chunk]:
     """Markdown: a section from each heading (`#` or underlined) to the next; symbol is the path of headings.
 
     A section of a heading alone joins the next one; a long one is cut at paragraphs. kind is "section".
     """
-    file = File(source, max_chars, overlap_chars)
+    file = File(source, size)
     path: list[tuple[int, str]] = []
     chunks: list[Chunk] = []
     start = body = 1

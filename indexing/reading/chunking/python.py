@@ -6,16 +6,14 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from indexing.reading.chunking.cutting import Definition, cut
-from indexing.reading.chunking.lines import MAX_CHARS, OVERLAP_CHARS, Chunk, File
+from indexing.reading.chunking.lines import CHUNK_SIZE, Chunk, ChunkSize, File
 
 __all__ = ["chunk_python"]
 
 _Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def chunk_python(
-    source: str, *, max_chars: int = MAX_CHARS, overlap_chars: int = OVERLAP_CHARS
-) -> list[Chunk]:
+def chunk_python(source: str, size: ChunkSize = CHUNK_SIZE) -> list[Chunk]:
     """Functions, methods, class outlines and the module code between them, in the order of their first lines.
 
     A function has its decorators, the comments above it and everything nested in it. A class outline
@@ -28,7 +26,7 @@ def chunk_python(
     Raises SyntaxError where `ast` cannot parse the source (Python 2, templates): use `chunk_tree` or
     `chunk_blocks` then.
     """
-    file = File(source, max_chars, overlap_chars)
+    file = File(source, size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
