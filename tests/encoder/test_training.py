@@ -20,7 +20,6 @@ from encoder.training.loop import warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, principal_directions
 from retriever.cli import app
-from retriever.cli.train import source_and_share
 
 WORDS = [f"word{i}" for i in range(60)]
 
@@ -163,7 +162,7 @@ def test_schedule():
     assert [warmup_linear(s, 10, 2) for s in (0, 1, 2, 6, 10)] == [0.5, 1.0, 1.0, 0.5, 0.0]
 
 
-def test_bad_sources_are_refused(tmp_path):
+def test_bad_texts_are_refused(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"pos": "fine"}\nnot json\n')
     with pytest.raises(CorpusError, match=r"x\.jsonl:2 is not JSON"):
@@ -171,11 +170,6 @@ def test_bad_sources_are_refused(tmp_path):
     path.write_text('{"name": "no text"}\n')
     with pytest.raises(CorpusError, match="has none of query, pos"):
         list(read_texts(path))
-    assert source_and_share(f"{path}:0.5") == (path, 0.5)
-    with pytest.raises(ArgumentError, match="no number"):
-        source_and_share(f"{path}:half")
-    with pytest.raises(ArgumentError, match="is no file"):
-        source_and_share(str(tmp_path / "none.jsonl"))
 
 
 def test_a_second_run_starts_from_the_first(trained, teacher_dir, corpus, tmp_path):
