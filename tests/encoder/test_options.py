@@ -57,7 +57,7 @@ def test_every_field_becomes_what_its_type_says():
     ({"sizes": "12"}, "sizes is the string '12'"),
     ({"kind": "c"}, "kind='c'; pass one of a, b"),
     ({"deep": 1}, "deep=1 is int; pass True or False"),
-    ({"deap": True}, r"deap=True is no option of Some; pass deep=\.\.\."),
+    ({"deap": True}, r"deap is no option of Some; did you mean deep\?"),
 ])  # fmt: skip
 def test_what_is_wrong_is_one_line_with_its_value_and_the_remedy(changes, message):
     with pytest.raises(ArgumentError, match=f"^{message}"):
@@ -72,7 +72,7 @@ def test_a_config_of_training_comes_back_from_json_whole(config):
         if type(value) is int and not isinstance(value, bool):
             with pytest.raises(ArgumentError, match=f"^{name}='1' is str; pass an integer"):
                 updated(config, {name: "1"})
-    with pytest.raises(ArgumentError, match=f"batchsize=4 is no option of {type(config).__name__}; "):
+    with pytest.raises(ArgumentError, match=f"batchsize is no option of {type(config).__name__}; "):
         updated(config, {"batchsize": 4})
     ranges = [f for f in fields(config) if f.metadata.get("least") is not None]
     for f in ranges:
