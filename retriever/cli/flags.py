@@ -14,7 +14,6 @@ from encoder.errors import ArgumentError
 __all__ = ["flags"]
 
 Command = Callable[..., None]
-NUMBERS = tuple[int, ...]  # written with commas between them
 
 
 def flags(*without: str) -> Callable[[Command], Command]:
@@ -33,6 +32,11 @@ class _Flag:
     default: Any
     metadata: Any
 
+    @property
+    def with_commas(self) -> bool:
+        """Numbers that stand in place of others are one value, as 128,256; those added to none are repeated."""
+        return self.kind == tuple[int, ...] and self.default not in ((), MISSING)
+
     def parameter(self) -> inspect.Parameter:
         names = self.metadata["flags"] or (f"--{self.name.replace('_', '-')}",)
         if self.kind is bool and self.default is True:
@@ -43,13 +47,13 @@ class _Flag:
         default = self.default
         if default is MISSING:
             default = inspect.Parameter.empty
-        elif self.kind == NUMBERS:
+        elif self.with_commas:
             default = ",".join(map(str, default))
         return inspect.Parameter(
             self.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None if default == () else default,
-            annotation=Annotated[_on_the_line(self.kind), option],
+            annotation=Annotated[str if self.with_commas else _on_the_line(self.kind), option],
         )
 
     def read(self, value: Any) -> Any:
@@ -58,7 +62,7 @@ class _Flag:
             return self.default
         if isinstance(value, list):
             return tuple(value)
-        if self.kind == NUMBERS:
+        if self.with_commas:
             try:
                 return tuple(int(part) for part in value.split(","))
             except ValueError:
@@ -117,8 +121,6 @@ def _on_the_line(kind: Any) -> Any:
         known = [_on_the_line(one) for one in inner if one is not type(None)]
         return Optional[known[0] if len(known) == 1 else str]  # noqa: UP045  (made at run time)
     if origin is Literal:
-        return str
-    if kind == NUMBERS:
         return str
     if origin is tuple and len(inner) == 2 and inner[1] is ...:
         return Optional[types.GenericAlias(list, inner[:1])]  # noqa: UP045
