@@ -63,7 +63,8 @@ class Index:
             if encoder is not None:
                 self.settings.check_encoder(encoder, folder)
             if self._store is not None:
-                self._writer = Writer(self._store, self._snapshot, memory)
+                # From now on the writer's; held here, it would keep SQLite's log from ever being begun anew.
+                self._writer, self._snapshot = Writer(self._store, self._snapshot, memory), None
                 self._writer.sweep()
         except BaseException:
             self._close()

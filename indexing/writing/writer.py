@@ -261,6 +261,7 @@ class Writer:
         change.state = replace(change.state, next_segment=row.segment_id + 1)
 
     def _apply(self, change: Change) -> None:
+        self.snapshot = self.snapshot.beside_log()  # or this very reader would keep the log from being begun anew
         self.store.commit(change)
         self.refresh()
         # Readers that have them open keep them; those that were about to open them take a newer snapshot.
@@ -274,5 +275,4 @@ class Writer:
         # Were it to fail, numbers taken from the old state would be used twice; the next writing begins anew.
         self.store.uncertain = True
         self.snapshot = Snapshot(self.folder, self.snapshot)
-        self.snapshot = self.snapshot.beside_log()
         self.store.uncertain = False
