@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,26 @@ from retriever.hits import Hit, Hits
 from retriever.options import Scoring, SearchOptions
 from retriever.ranking.knobs import SearchSettings
 from retriever.ranking.ranker import Found, Plan, Ranker, document_vectors
+from retriever.ranking.scoring import score_vectors
 from retriever.ranking.weighting import idf_weights
 
-__all__ = ["QueryEncoder", "Searcher"]
+__all__ = ["QueryEncoder", "Recall", "Searcher"]
 
 QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_many and search_stream
 
 Q = TypeVar("Q", bound=Hashable)
+
+
+class Recall(NamedTuple):
+    """Means over queries, 0 to 1. search: of the k best by MaxSim with every passage, on the vectors as they are
+    stored, what a search finds: measures candidate generation. codes: of the k best of a sample of passages, by their
+    vectors as they were given, what is among the k best as they are stored: measures compression; None without a
+    sample."""
+
+    search: float
+    codes: float | None
+
+
 Vectors: TypeAlias = npt.NDArray[np.float32]
 DEFAULTS = SearchOptions()
 SCORING = Scoring()
@@ -247,12 +260,11 @@ class Searcher:
         queries: Mapping[Any, str] | Iterable[str] | Iterable[npt.ArrayLike],
         options: SearchOptions = DEFAULTS,
         **changes: Any,
-    ) -> float:
-        """How much of the true top k a search finds: the mean over queries, 0 to 1.
+    ) -> Recall:
+        """How much of the true top k a search finds, and how much of it the codes keep.
 
         queries: {query id: text}, as for `search_many`, texts, or vectors (n_query, dim), as for `search_embeddings`.
-        True is MaxSim with every passage, on the vectors as they are stored; of equal scores any will do. Measures
-        candidate generation, not the encoder.
+        Of equal scores any will do.
         """
         some = as_list(
             queries.values() if isinstance(queries, Mapping) else queries, "queries", "texts or arrays"
@@ -262,14 +274,19 @@ class Searcher:
         texts, ranker = any(isinstance(query, str) for query in some), self._ranker
         plan = ranker.plan(_asked(options, changes), self.scoring.sharpness if texts else 0.0)
         encoded = self._encode(as_strings(some, "queries"), ranker.snapshot) if texts else some
-        recalls = []
+        pids, originals = ranker.originals()
+        found, kept = [], []
         for i, query in enumerate(encoded):
             vectors = as_vectors(query, f"queries[{i}]", ranker.snapshot.settings.dim)
-            exact = ranker.rank(None, vectors, replace(plan, settings=None))
-            found = ranker.rank(None, vectors, plan)
-            if exact:
-                recalls.append(float(np.mean([hit.score >= exact[-1].score for hit in found])))
-        return float(np.mean(recalls)) if recalls else 1.0
+            if exact := ranker.rank(None, vectors, replace(plan, settings=None)):
+                hits = ranker.rank(None, vectors, plan)
+                found.append(float(np.mean([hit.score >= exact[-1].score for hit in hits])))
+            if len(pids):
+                given = score_vectors(vectors, originals, plan.sharpness)
+                best = np.argsort(-given, kind="stable")[: plan.options.k]
+                stored = ranker.exact(vectors, pids, plan.sharpness)
+                kept.append(float(np.mean(stored[best] >= np.sort(stored)[-len(best)])))
+        return Recall(float(np.mean(found)) if found else 1.0, float(np.mean(kept)) if kept else None)
 
     def encode(self, texts: Sequence[str]) -> TokenEmbeddings:
         """Token vectors of queries as searches use them: weighted by `Scoring.idf`, their lengths being the weights."""

@@ -18,10 +18,13 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     """See Index.info."""
     settings, codec = snapshot.settings, snapshot.codec
     kinds = {segment.kind for segment in snapshot.segments}
-    parts = dict.fromkeys(("codes", "vectors", "lists", "offsets", "owners", "spans", "codec", "database"), 0)
+    parts = dict.fromkeys(
+        ["codes", "vectors", "lists", "offsets", "owners", "spans", "originals", "codec", "database"], 0
+    )
     for file in snapshot.files:
-        parts[Path(file.path).name.split(".")[0].split("-")[0]] += file.bytes
-    stored = sum(parts.values()) - parts["codec"]
+        name = Path(file.path).name.split(".")[0].split("-")[0]
+        parts["originals" if name == "sampled" else name] += file.bytes
+    stored = sum(parts.values()) - parts["codec"] - parts["originals"]
     parts["database"] = sum(f.stat().st_size for f in snapshot.folder.glob(f"{DATABASE}*"))
     return {
         "format_version": FORMAT_VERSION,

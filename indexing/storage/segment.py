@@ -3,6 +3,7 @@
 both:        offsets.npy, owners.npy, spans.npy   tokens, document and place in its text of each passage
 flat:        vectors.npy                          float16 vectors, nothing trained
 compressed:  codes.faiss, lists.npz               the codec's codes, and which passages touch each centroid
+             sampled.npy, originals.npy           a few passages with their vectors as they were given
 """
 
 import zipfile
@@ -19,6 +20,7 @@ from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec, write_codes
 from indexing.coding.faiss_files import read_codes
 from indexing.coding.sizes import id_bytes
+from indexing.storage.originals import Originals
 from indexing.storage.tables import SegmentRow
 
 __all__ = ["Layout", "Segment", "write_segment"]
@@ -60,6 +62,7 @@ class Segment:
     centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
     residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and the byte
     of the scale.
+    originals (compressed): a sample of passages with their vectors as they were given.
     list_offsets (nlist + 1,) int64 and list_pids int32 (compressed): passages with a token in list c are
     list_pids[list_offsets[c]:list_offsets[c + 1]], numbers within the segment, ascending and unique.
     """
@@ -89,6 +92,7 @@ class Segment:
         self.residual_codes = self.codes[:, width:]
         self.centroid_ids = _centroid_ids(self.codes, width)
         self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
+        self.originals = _map_originals(folder, self.offsets, dim)
 
     @cached_property
     def one_each(self) -> bool:
@@ -121,8 +125,9 @@ def write_segment(
     *,
     dim: int,
     codec: Codec | None,
+    originals: Originals | None = None,
 ) -> None:
-    """Write a segment's files.
+    """Write a segment's files. originals: a sample beside codes.
 
     parts: the passages' rows end to end, cut anywhere: float16 vectors (n, dim) without a codec,
     packed codes (n, id_bytes + code_bytes) uint8 with one.
@@ -139,6 +144,9 @@ def write_segment(
     write_codes(folder / "codes.faiss", codec, codes)
     list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), layout.lengths, codec.nlist)
     np.savez(folder / "lists.npz", list_offsets=list_offsets, list_pids=list_pids)
+    if originals is not None and len(originals.passages):
+        np.save(folder / "sampled.npy", originals.passages)
+        np.save(folder / "originals.npy", originals.vectors)
 
 
 def invert(
@@ -173,15 +181,30 @@ def _save_parts(path: Path, parts: Iterable[npt.NDArray[Any]], shape: tuple[int,
             file.write(np.ascontiguousarray(part, dtype="<f2").data)
 
 
-def _map_npy(path: Path, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+def _map_npy(path: Path, shape: tuple[int, ...] | None, dtype: Any) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
-    _check_shape(path, array.shape, shape)
+    if shape is not None:
+        _check_shape(path, array.shape, shape)
     if array.dtype != dtype:
         raise IndexFormatError(f"{path} holds {array.dtype}, not {np.dtype(dtype)}")
     return array
+
+
+def _map_originals(folder: Path, offsets: npt.NDArray[np.int64], dim: int) -> Originals:
+    path = folder / "sampled.npy"
+    if not path.exists():
+        none = np.zeros(0, np.int64)
+        return Originals(none, none, np.zeros((0, dim), np.float16))
+    sampled = _map_npy(path, None, np.int64)
+    if len(sampled) and not 0 <= sampled[0] <= sampled[-1] < len(offsets) - 1:
+        raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
+    lengths = np.diff(offsets)[sampled]
+    return Originals(
+        sampled, lengths, _map_npy(folder / "originals.npy", (int(lengths.sum()), dim), np.float16)
+    )
 
 
 def _map_lists(path: Path, nlist: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
+from indexing.storage.originals import Originals, chosen, share_of
 from indexing.storage.segment import Layout, Segment, write_segment
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.store import Store
@@ -118,7 +119,21 @@ class Writer:
                 np.concatenate([passages.spans for passages in made.values()]),
             )
             codec = self._extend(change, parts, int(layout.lengths.sum()))
-            self._add_segment(change, parts if codec is None else pack(parts, codec), layout, codec)
+            if codec is None:
+                self._add_segment(change, parts, layout, None)
+            else:
+                share = share_of(self.snapshot.n_passages + len(layout))
+                wanted = chosen(layout.owners, share, self.settings.seed)
+                rows = [
+                    passages.vectors
+                    for document, passages in made.items()
+                    if chosen(np.array([document]), share, self.settings.seed)[0]
+                ]
+                none = np.zeros((0, self.settings.dim), np.float16)
+                originals = Originals(
+                    np.flatnonzero(wanted), layout.lengths[wanted], np.concatenate([none, *rows])
+                )
+                self._add_segment(change, pack(parts, codec), layout, codec, originals)
         self._apply(change)
 
     def index_metadata(self, path: str) -> None:
@@ -240,20 +255,27 @@ class Writer:
         layout = Layout.joined([segment.layout.of(live) for segment, live in pairs])
         if len(layout):
             parts = (rows for segment, live in pairs for rows in transcode(segment, live, now.codec, codec))
-            self._add_segment(change, parts, layout, codec)
+            share, counts = share_of(now.n_passages), [int(live.sum()) for live in lives]
+            drawn = [Originals.drawn(*pair, share, self.settings.seed) for pair in pairs]
+            self._add_segment(change, parts, layout, codec, Originals.joined(drawn, counts))
         for segment, live in pairs:
             change.forgotten += np.unique(segment.owners[~live]).tolist()
         dropped = {segment.segment_id for segment in segments}
         change.drop_segments += [row for row in now.rows if row.segment_id in dropped]
 
     def _add_segment(
-        self, change: Change, parts: Iterable[npt.NDArray[Any]], layout: Layout, codec: Codec | None
+        self,
+        change: Change,
+        parts: Iterable[npt.NDArray[Any]],
+        layout: Layout,
+        codec: Codec | None,
+        originals: Originals | None = None,
     ) -> None:
         kind = "flat" if codec is None else "compressed"
         row = SegmentRow(change.state.next_segment, kind, len(layout), int(layout.lengths.sum()))
 
         def write(folder: Path) -> None:
-            write_segment(folder, parts, layout, dim=self.settings.dim, codec=codec)
+            write_segment(folder, parts, layout, dim=self.settings.dim, codec=codec, originals=originals)
 
         files: list[FileRecord] = publish_folder(self.folder, row.folder, write)
         change.add_segments.append(row)
@@ -261,7 +283,9 @@ class Writer:
         change.state = replace(change.state, next_segment=row.segment_id + 1)
 
     def _apply(self, change: Change) -> None:
-        self.snapshot = self.snapshot.beside_log()  # or this very reader would keep the log from being begun anew
+        self.snapshot = (
+            self.snapshot.beside_log()
+        )  # or this very reader would keep the log from being begun anew
         self.store.commit(change)
         self.refresh()
         # Readers that have them open keep them; those that were about to open them take a newer snapshot.

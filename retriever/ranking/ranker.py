@@ -9,7 +9,9 @@ import numpy.typing as npt
 import torch
 
 from encoder.arguments import as_vectors
+from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
+from indexing.storage.originals import Originals, share_of
 from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live, Selection, Snapshot
 from retriever.options import SearchOptions
@@ -190,6 +192,32 @@ class Ranker:
             pids.append(now.starts[i] + scored[i][0])
             parts.append(scored[i][1])
         return np.concatenate(pids), np.concatenate(parts)
+
+    def originals(self) -> tuple[npt.NDArray[np.int64], TokenEmbeddings]:
+        """Pids of a sample of passages and their vectors as they were given, of one share over all segments."""
+        now = self.snapshot
+        share, pids, lengths = share_of(now.n_passages), [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+        vectors = [np.zeros((0, now.settings.dim), np.float16)]
+        for start, segment, live in zip(now.starts, now.segments, now.lives, strict=False):
+            drawn = Originals.drawn(segment, live, share, now.settings.seed)
+            pids.append(start + np.flatnonzero(live)[drawn.passages])
+            lengths.append(drawn.lengths)
+            vectors.append(drawn.vectors)
+        packed = TokenEmbeddings(
+            np.concatenate(vectors).astype(np.float32), np.cumsum(np.concatenate(lengths))
+        )
+        return np.concatenate(pids), packed
+
+    def exact(self, query: Vectors, pids: npt.NDArray[np.int64], sharpness: float) -> npt.NDArray[Any]:
+        """MaxSim of a query and passages, pids ascending, on their vectors as they are stored: (n,)."""
+        lives = []
+        for start, segment in zip(self.snapshot.starts, self.snapshot.segments, strict=False):
+            live = np.zeros(segment.n_passages, np.bool_)
+            live[pids[(pids >= start) & (pids < start + segment.n_passages)] - start] = True
+            lives.append(live)
+        plan = Plan(SearchOptions(by="passage"), 1, None, Selection(lives), sharpness)
+        scored = self._scored if self.device is None else self.device.search
+        return scored(query, plan, False)[1]
 
     def _count(self, selection: Selection, lives: Sequence[Live], fold: bool) -> int:
         """How many documents, or passages, the compressed segments may offer, or a few more."""

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.embeddings import TokenEmbeddings
 from encoder.maxsim import maxsim
 from indexing.storage.segment import Segment
 
 if TYPE_CHECKING:
     from retriever.kernels import QueryTables
 
-__all__ = ["score_compressed", "score_flat", "top"]
+__all__ = ["score_compressed", "score_flat", "score_vectors", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -57,3 +58,12 @@ def score_flat(query: npt.NDArray[np.float32], segment: Segment, sharpness: floa
         out[start:stop] = found.numpy()
         start = stop
     return out
+
+
+def score_vectors(
+    query: npt.NDArray[np.float32], passages: TokenEmbeddings, sharpness: float = 0.0
+) -> Scores:
+    """Exact MaxSim with passages whose vectors are given: (n,) float32. query: (n_query, dim)."""
+    packed = torch.from_numpy(passages.vectors), torch.from_numpy(passages.offsets)
+    found: Scores = maxsim(torch.from_numpy(query), *packed, sharpness).numpy()
+    return found

@@ -458,14 +458,14 @@ def test_recall_vs_exact_is_what_a_comparison_finds(tmp_path):
     queries = {str(i): " ".join(some[:4]) for i, some in enumerate(words[:20])}
     with Searcher.open(tmp_path / "x", encoder) as searcher:
         nlist = searcher.snapshot.codec.nlist
-        assert searcher.recall_vs_exact(queries, k=10, nprobe=nlist, nrerank=300) == 1.0
+        assert searcher.recall_vs_exact(queries, k=10, nprobe=nlist, nrerank=300).search == 1.0
         few = {"nprobe": 1, "ncandidates": 10, "nrerank": 10}
         recalls = []
         for query in queries.values():
             exact = searcher.search(query, k=10, nprobe=nlist, nrerank=300)
             found = searcher.search(query, k=10, **few)
             recalls.append(np.mean([hit.score >= exact[-1].score for hit in found]))
-        assert searcher.recall_vs_exact(queries, k=10, **few) == pytest.approx(np.mean(recalls))
+        assert searcher.recall_vs_exact(queries, k=10, **few).search == pytest.approx(np.mean(recalls))
         assert np.mean(recalls) < 1
         with pytest.raises(ArgumentError, match="queries is empty"):
             searcher.recall_vs_exact({})

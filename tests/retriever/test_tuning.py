@@ -40,7 +40,7 @@ def test_recall_and_the_choice(index_folder):
         assert min(t.recall for t in trials) < 1
         pairs = dict(enumerate(queries))
         for trial in trials[::9]:
-            expected = searcher.recall_vs_exact(pairs, k=10, **vars(trial.settings))
+            expected = searcher.recall_vs_exact(pairs, k=10, **vars(trial.settings)).search
             assert trial.recall == pytest.approx(expected)
 
 
