@@ -76,7 +76,7 @@ def update_folder(
     exclude: Sequence[str] = (),
     allow_empty: bool = False,
     tell: Callable[[str], None] | None = None,
-    show_progress: bool = False,
+    **adding: bool,
 ) -> UpdateReport:
     """Bring a writable index up to date with a folder, as `read_folder` reads it.
 
@@ -86,7 +86,7 @@ def update_folder(
     cannot be read now.
 
     tell: is called with a line before more than half of the index is deleted. allow_empty: take a folder that has
-    nothing to read for one whose files were all deleted.
+    nothing to read for one whose files were all deleted. adding: of `Index.add`, encode and show_progress.
 
     Raises CorpusError for a folder with nothing to read, unless allow_empty: its disk may not be mounted;
     ArgumentError where the index follows another folder, unless that is no more: then this one is taken for it,
@@ -106,7 +106,7 @@ def update_folder(
                 f"{root} holds no text or code to index: {report.folder}; see that its disk is mounted, or allow it "
                 f"to be empty (--allow-empty), which deletes the {n:,} documents that the index has of it"
             )
-        with Progress(files, desc="read", unit="file", show=show_progress) as bar:
+        with Progress(files, desc="read", unit="file", show=adding.get("show_progress", False)) as bar:
             same, new, digests = _read(root, bar, known, report, spool)
         gone = _gone(files, known, report.folder)
         report.gone = len(gone)
@@ -142,7 +142,7 @@ def update_folder(
             notes.put(done)
             done.clear()
 
-        report.added = index.add(documents(), show_progress=show_progress, committed=committed)
+        report.added = index.add(documents(), committed=committed, **adding)
         notes.drop(gone)
         return report
 

@@ -1,8 +1,9 @@
 """Search a code index as grep's users do: by language, path and regular expression, ranked by meaning."""
 
+import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any
 
@@ -16,61 +17,16 @@ from indexing import Snapshot
 from indexing.reading.languages import language_named
 from indexing.storage.filters import parse_filter
 from indexing.storage.fulltext import split_words
+from retriever.code.ranking import Candidate, Question, Ranked, by_file, combined, key_of
 from retriever.hits import Hit
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
 __all__ = ["CodeHit", "CodeOptions", "MatchedLine", "code_filter", "search_code"]
 
-KEY = 5  # letters by which words are compared: expires, expired, expiry
-SHOWN = 3
-# What says nothing about code in a question.
-STOP = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "do",
-        "does",
-        "for",
-        "from",
-        "get",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "their",
-        "this",
-        "to",
-        "use",
-        "used",
-        "was",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-    ]
-)
+DEPTH = 100  # documents by meaning, and as many by words, that the rules look at
+SHOWN = 3  # lines of a hit
+ALSO, ALSO_SCORE = 2, 0.75  # further chunks of a file that are shown: how many, and of the best one's score
 
 
 @dataclass(frozen=True)
@@ -84,7 +40,9 @@ class MatchedLine:
 
 @dataclass(frozen=True)
 class CodeHit:
-    """A passage of code. line: its first matching line with a regular expression, else where it begins.
+    """A document of code. rank: of its file; score: what the rules of `code.ranking` add up to, reasons: its parts;
+    with `plain` both are of the document, and there are no reasons. line: its first matching line with a regular
+    expression, else where it begins.
 
     lines: those that match the regular expression; without one the few that have most words of the query,
     else its first ones. metadata: as `read_folder` gives it.
@@ -100,6 +58,7 @@ class CodeHit:
     lines: tuple[MatchedLine, ...]
     text: str
     metadata: dict[str, Any]
+    reasons: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +77,7 @@ class CodeOptions:
         (), "Only these paths, as in .gitignore: 'src/**', '*.py', '!tests/'. Repeatable.", "--path"
     )
     regex: str | None = option(None, "Only documents whose text matches, ranked by meaning.")
+    plain: bool = option(False, "Rank by the mode alone: no rules for code, no files put together.")
 
     def __post_init__(self) -> None:
         for name in ("languages", "paths"):
@@ -144,8 +104,32 @@ def search_code(
     where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
         return []
-    hits = searcher.search(query, options, filter=where)
-    return [_code_hit(hit, query, _compiled(code.regex)) for hit in hits]
+    pattern = _compiled(code.regex)
+    if code.plain:
+        return [_code_hit(hit, query, pattern) for hit in searcher.search(query, options, filter=where)]
+    hits, ranked = _ranked(searcher, query, replace(options, filter=where))
+    return [
+        replace(_code_hit(hits[one.doc_id], query, pattern), rank=rank, score=one.score, reasons=one.reasons)
+        for rank, chunks in enumerate(by_file(ranked)[: options.k], 1)
+        for one in [chunks[0], *(c for c in chunks[1 : 1 + ALSO] if c.score >= ALSO_SCORE * chunks[0].score)]
+    ]
+
+
+def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dict[str, Hit], list[Ranked]]:
+    """By meaning and by words, unless the mode is "lexical"; and by the rules."""
+    depth, found = max(DEPTH, options.k), {}
+    scores: dict[str, dict[str, float]] = {"late": {}, "lexical": {}}
+    for mode in ("lexical",) if options.mode == "lexical" else ("late", "lexical"):
+        knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
+        for hit in searcher.search(query, options, mode=mode, k=depth, weights=None, **knobs):
+            found[hit.doc_id] = hit
+            scores[mode][hit.doc_id] = hit.score
+    candidates = [
+        Candidate(doc_id, hit.metadata, scores["late"].get(doc_id), scores["lexical"].get(doc_id))
+        for doc_id, hit in found.items()
+        if math.isfinite(hit.score)
+    ]
+    return found, combined(Question(query), candidates)
 
 
 def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None) -> str | None:
@@ -259,12 +243,12 @@ def _lines_with_matches(
 
 
 def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[MatchedLine]:
-    wanted = {key for word in split_words(query).split() if (key := _key(word))}
+    wanted = {key for word in split_words(query).split() if (key := key_of(word))}
     lines = []
     for number, line in numbered:
         spans, keys = [], set()
         for run in finditer(r"\w+", line):
-            if common := wanted & {_key(word) for word in split_words(run.group()).split()}:
+            if common := wanted & {key_of(word) for word in split_words(run.group()).split()}:
                 spans.append(run.span())
                 keys |= common
         if line.strip():
@@ -272,8 +256,3 @@ def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[M
     best = sorted((-n, i) for i, (n, _) in enumerate(lines) if n)[:SHOWN]
     chosen = sorted(i for _, i in best) or range(min(SHOWN, len(lines)))
     return [lines[i][1] for i in chosen]
-
-
-def _key(word: str) -> str:
-    word = word.lower()
-    return "" if (word.isascii() and len(word) < 3) or word in STOP else word[:KEY]

@@ -1,0 +1,184 @@
+"""A folder and a question: an index of any folder in the user's cache, brought up to date before it answers.
+
+Texts and words come first, in seconds; of what words find, the best is encoded on the spot, and kept.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from encoder.checkpoints.places import BUNDLED
+from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
+from indexing import Index, Snapshot
+from indexing.storage.tables import DATABASE
+from indexing.writing.sources import UpdateReport, update_folder
+from retriever.options import SearchOptions
+from retriever.searcher import Searcher
+
+__all__ = ["Folder", "cache_of", "forget", "is_index"]
+
+CANDIDATES = 40  # documents found by words that are encoded before an answer, if they are not yet
+CANDIDATE_CHARS = 60_000  # of their texts: about a second of encoding
+
+Tell = Callable[[str], None]
+
+
+def is_index(folder: Path) -> bool:
+    return (folder / DATABASE).is_file()
+
+
+def cache_of(folder: str | os.PathLike[str]) -> Path:
+    """Where the index of a folder lies, whether or not there is one: LATEWOOD_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    source = Path(folder).resolve()
+    named = os.environ.get("LATEWOOD_CACHE")
+    root = Path(named) if named else platformdirs.user_cache_path("latewood")
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+    return root.absolute() / "folders" / f"{source.name or 'root'}-{digest}"
+
+
+def forget(folder: str | os.PathLike[str]) -> bool:
+    """Remove the index of a folder from the cache; whether there was one. Raises IndexLockedError while it is written."""
+    place = cache_of(folder)
+    if not place.exists():
+        return False
+    if is_index(place):
+        Index.open(place, writable=True).close()  # refuses beside another writer
+    shutil.rmtree(place)
+    return True
+
+
+class Folder:
+    """A folder as it is now, open to be searched. Made by `open`; closed by `close` or a `with` block.
+
+    index: of the folder, for writing; None where another process writes it: then what that has stored is searched.
+    """
+
+    def __init__(
+        self, source: Path, index: Index | None, searcher: Searcher, report: UpdateReport | None
+    ) -> None:
+        self.source = source
+        self.index = index
+        self.searcher = searcher
+        self.report = report
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike[str], tell: Tell = lambda line: None, *, show_progress: bool = False
+    ) -> "Folder":
+        """Bring the index of a folder up to date: what changed is read, its texts and words are stored.
+
+        tell: is called with a line on what is not as usual: a cache that cannot be written, an index made anew.
+        Raises CorpusError for a folder with nothing to read, ArgumentError for what is no folder.
+        """
+        source = Path(folder).resolve()
+        if not source.is_dir():
+            raise ArgumentError(f"{folder} is no folder; pass one, or an index")
+        place = cache_of(source)
+        try:
+            return cls._updated(source, _opened(place, tell), show_progress)
+        except IndexLockedError as error:
+            if is_index(place) and len(snapshot := Snapshot(place)):
+                tell(f"another process brings this folder's index up to date; what it has is searched ({error})")
+                return cls(source, None, _owning(snapshot), None)
+            reason = "another process is making this folder's index"
+        except (StorageError, OSError) as error:
+            reason = f"the index of this folder cannot be kept ({error})"
+        tell(f"{reason}; it is made in a temporary folder, for this answer alone")
+        temporary = tempfile.TemporaryDirectory(prefix="latewood-")
+        try:
+            found = cls._updated(source, _created(Path(temporary.name) / "index"), show_progress)
+        except BaseException:
+            temporary.cleanup()
+            raise
+        found._temporary = temporary
+        return found
+
+    @classmethod
+    def _updated(cls, source: Path, index: Index, show_progress: bool) -> "Folder":
+        try:
+            report = update_folder(index, source, encode=False, show_progress=show_progress)
+            return cls(source, index, Searcher(index), report)
+        except CorpusError as error:
+            index.close()
+            if "--allow-empty" in str(error):
+                raise CorpusError(f"{source} holds no text or code to search; pass another folder") from None
+            raise
+        except BaseException:
+            index.close()
+            raise
+
+    def prepare(self, query: str, options: SearchOptions) -> None:
+        """Encode what words find best for a query and has no vectors yet, so that a search by meaning ranks it."""
+        if self.index is None or options.mode == "lexical" or not self.index.n_unencoded:
+            return
+        hits = self.searcher.search(
+            query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter)
+        )
+        chosen, chars = [], 0
+        for hit in hits:
+            chars += len(hit.text or "")
+            if chosen and chars > CANDIDATE_CHARS:
+                break
+            chosen.append(hit.doc_id)
+        self.index.encode(chosen)
+        self.searcher.reload()
+
+    def encode(self, *, show_progress: bool = False) -> None:
+        """Make all vectors that are still to come."""
+        if self.index is not None:
+            self.index.encode(show_progress=show_progress)
+            self.searcher.reload()
+
+    def answerable(self, options: SearchOptions) -> SearchOptions:
+        """The same options; by words alone where nothing at all is encoded, as where words found nothing to encode."""
+        now = self.searcher.snapshot
+        if options.mode != "lexical" and now.n_unencoded == len(now):
+            return replace(options, mode="lexical", weights=None, nprobe=None, ncandidates=None, nrerank=None)
+        return options
+
+    def close(self) -> None:
+        self.searcher.close()
+        if self.index is not None:
+            self.index.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _opened(place: Path, tell: Tell) -> Index:
+    if not is_index(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return _created(place)
+    try:
+        return Index.open(place, writable=True)
+    except IndexFormatError as error:
+        tell(f"the index of this folder is made anew ({error})")
+        shutil.rmtree(place)
+        return _created(place)
+
+
+def _created(place: Path) -> Index:
+    from encoder.light import encoder_for_searching
+
+    return Index.create(place, encoder_for_searching({"name": BUNDLED}))
+
+
+def _owning(snapshot: Snapshot) -> Searcher:
+    searcher = Searcher(snapshot)
+    searcher._own = True
+    return searcher
