@@ -13,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 
 from encoder.checkpoints.places import BUNDLED
+
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
 from indexing import Index, Snapshot
 from indexing.storage.tables import DATABASE
 from indexing.writing.sources import UpdateReport, update_folder
-from retriever.options import SearchOptions
+from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher
 
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
@@ -25,6 +26,7 @@ __all__ = ["Folder", "cache_of", "forget", "is_index"]
 CANDIDATES = 40  # documents found by words that are encoded before an answer, if they are not yet
 CANDIDATE_CHARS = 60_000  # of their texts: about a second of encoding
 
+SCORING = Scoring()
 Tell = Callable[[str], None]
 
 
@@ -44,7 +46,7 @@ def cache_of(folder: str | os.PathLike[str]) -> Path:
 
 
 def forget(folder: str | os.PathLike[str]) -> bool:
-    """Remove the index of a folder from the cache; whether there was one. Raises IndexLockedError while it is written."""
+    """Remove a folder's index from the cache; whether there was one. Raises IndexLockedError while it is written."""
     place = cache_of(folder)
     if not place.exists():
         return False
@@ -71,7 +73,12 @@ class Folder:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], tell: Tell = lambda line: None, *, show_progress: bool = False
+        cls,
+        folder: str | os.PathLike[str],
+        tell: Tell = lambda line: None,
+        *,
+        scoring: Scoring = SCORING,
+        show_progress: bool = False,
     ) -> "Folder":
         """Bring the index of a folder up to date: what changed is read, its texts and words are stored.
 
@@ -83,18 +90,20 @@ class Folder:
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
         place = cache_of(source)
         try:
-            return cls._updated(source, _opened(place, tell), show_progress)
+            return cls._updated(source, _opened(place, tell), scoring, show_progress)
         except IndexLockedError as error:
             if is_index(place) and len(snapshot := Snapshot(place)):
-                tell(f"another process brings this folder's index up to date; what it has is searched ({error})")
-                return cls(source, None, _owning(snapshot), None)
+                tell(
+                    f"another process brings this folder's index up to date; what it has is searched ({error})"
+                )
+                return cls(source, None, _owning(snapshot, scoring), None)
             reason = "another process is making this folder's index"
         except (StorageError, OSError) as error:
             reason = f"the index of this folder cannot be kept ({error})"
         tell(f"{reason}; it is made in a temporary folder, for this answer alone")
         temporary = tempfile.TemporaryDirectory(prefix="latewood-")
         try:
-            found = cls._updated(source, _created(Path(temporary.name) / "index"), show_progress)
+            found = cls._updated(source, _created(Path(temporary.name) / "index"), scoring, show_progress)
         except BaseException:
             temporary.cleanup()
             raise
@@ -102,10 +111,10 @@ class Folder:
         return found
 
     @classmethod
-    def _updated(cls, source: Path, index: Index, show_progress: bool) -> "Folder":
+    def _updated(cls, source: Path, index: Index, scoring: Scoring, show_progress: bool) -> "Folder":
         try:
             report = update_folder(index, source, encode=False, show_progress=show_progress)
-            return cls(source, index, Searcher(index), report)
+            return cls(source, index, Searcher(index, scoring=scoring), report)
         except CorpusError as error:
             index.close()
             if "--allow-empty" in str(error):
@@ -119,9 +128,7 @@ class Folder:
         """Encode what words find best for a query and has no vectors yet, so that a search by meaning ranks it."""
         if self.index is None or options.mode == "lexical" or not self.index.n_unencoded:
             return
-        hits = self.searcher.search(
-            query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter)
-        )
+        hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
         chosen, chars = [], 0
         for hit in hits:
             chars += len(hit.text or "")
@@ -178,7 +185,7 @@ def _created(place: Path) -> Index:
     return Index.create(place, encoder_for_searching({"name": BUNDLED}))
 
 
-def _owning(snapshot: Snapshot) -> Searcher:
-    searcher = Searcher(snapshot)
+def _owning(snapshot: Snapshot, scoring: Scoring) -> Searcher:
+    searcher = Searcher(snapshot, scoring=scoring)
     searcher._own = True
     return searcher

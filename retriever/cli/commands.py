@@ -19,6 +19,7 @@ COMMANDS = {
     "index": "retriever.cli.index:index_command",
     "search": "retriever.cli.search:search_command",
     "watch": "retriever.cli.update:watch_command",
+    "forget": "retriever.cli.folders:forget_command",
     "estimate": "retriever.cli.estimate:estimate_command",
     "compact": "retriever.cli.index:compact_command",
     "info": "retriever.cli.index:info_command",

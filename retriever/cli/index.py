@@ -14,6 +14,7 @@ from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
 from retriever.cli.update import Following, open_index
+from retriever.folders import cache_of, is_index
 
 __all__ = ["compact_command", "index_command", "info_command"]
 
@@ -77,10 +78,15 @@ def info_command(
 
     Example: latewood info src.index --verify
     """
-    with Index.open(folder) as index:
+    place = folder if is_index(folder) or not folder.is_dir() else cache_of(folder)
+    if place != folder and not is_index(place):
+        raise ArgumentError(
+            f"{folder} is no index, and the cache has none of it ({place}); latewood search {folder} QUERY makes one"
+        )
+    with Index.open(place) as index:
         if verify:
             index.verify(show_progress=True)
-        info = index.info()
+        info = {"folder": str(index.folder)} | index.info()
     if as_json:
         typer.echo(json.dumps(info, indent=2))
         return

@@ -13,11 +13,13 @@ import typer
 
 from encoder.errors import ArgumentError
 from encoder.options import option
+from indexing import Snapshot
 from retriever.cli.codesearch import cell_of, print_code
 from retriever.cli.flags import flags
 from retriever.cli.nothing import why_nothing
-from retriever.code.search import CodeOptions
+from retriever.code.search import CodeOptions, holds_code
 from retriever.explaining import Explanation
+from retriever.folders import Folder, is_index
 from retriever.hits import Hit
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher
@@ -31,52 +33,80 @@ class Shown:
 
     code: bool = option(False, "Print hits as path:line, symbol and matching lines.")
     explain: bool = option(False, "Show what each query token matched, and where.")
+    wait: bool = option(False, "Of a folder: encode everything before the answer.")
     as_json: bool = option(False, "Print JSON.", "--json")
 
 
 @flags()
 def search_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An index, or any folder of text or code.")],
     query: Annotated[list[str], typer.Argument(help="What to look for; several are answered in turn.")],
     options: SearchOptions,
     scoring: Scoring,
     code: CodeOptions,
     shown: Shown,
 ) -> None:
-    """Search an index. --lang, --path and --regex imply --code.
+    """Search an index, or a folder: its index is kept in the cache, brought up to date first, and asked by words; the
+    best of what these find is encoded and ranked by meaning. Code is shown as path:line; --lang, --path and --regex
+    imply --code.
 
-    Example: latewood search --code src.index "where are sessions expired?" --lang py --path 'src/**'
+    Example: latewood search ./src "where are sessions expired?" --lang py --path 'src/**'
     """
     if shown.explain and options.mode == "lexical":
         raise ArgumentError('--explain shows token vectors, which mode "lexical" has none of; leave one out')
-    if shown.code or code != CodeOptions():
-        if shown.explain:
-            raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
-        with Searcher.open(folder, scoring=scoring) as searcher:
-            print_code(searcher, query, options, code, shown.as_json)
+    as_code = shown.code or code != CodeOptions()
+    if as_code and shown.explain:
+        raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
+    if is_index(folder):
+        if shown.wait:
+            raise ArgumentError("--wait is of folders; latewood index encodes what an index still lacks")
+        with _scipy_hidden(), Searcher.open(folder, scoring=scoring) as searcher:
+            _answer(searcher, query, options, code if as_code else None, shown)
+            _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
-    with _scipy_hidden(), Searcher.open(folder, scoring=scoring) as searcher:
-        answers = searcher.search_many({text: text for text in query}, options)
-        found = {
-            text: [(hit, _explanation(hit) if shown.explain else None) for hit in hits]
-            for text, hits in answers.items()
-        }
-        n = len(searcher.snapshot)
-        nothing = "" if all(answers.values()) else why_nothing(searcher.snapshot, options)
+    with _scipy_hidden(), Folder.open(folder, _tell, scoring=scoring, show_progress=True) as found:
+        if shown.wait:
+            found.encode(show_progress=True)
+        for text in query:
+            found.prepare(text, options)
+        as_code = as_code or (not shown.explain and holds_code(found.searcher.snapshot))
+        _answer(found.searcher, query, found.answerable(options), code if as_code else None, shown)
+        _say_how_far(found.searcher.snapshot, f"latewood search {folder} --wait QUERY")
+
+
+def _tell(line: str) -> None:
+    typer.echo(f"note: {line}", err=True)
+
+
+def _say_how_far(snapshot: Snapshot, remedy: str) -> None:
+    if waiting := snapshot.n_unencoded:
+        n = len(snapshot)
+        typer.echo(f"{n - waiting:,} of {n:,} documents are encoded; {remedy} encodes the rest", err=True)
+
+
+def _answer(
+    searcher: Searcher, query: list[str], options: SearchOptions, code: CodeOptions | None, shown: Shown
+) -> None:
+    """code: None for documents of any kind."""
+    if code is not None:
+        print_code(searcher, query, options, code, shown.as_json)
+        return
+    answers = searcher.search_many({text: text for text in query}, options)
+    found = {
+        text: [(hit, _explanation(hit) if shown.explain else None) for hit in hits]
+        for text, hits in answers.items()
+    }
     if shown.as_json:
         as_json = [{"query": text, "hits": [_hit_json(*hit) for hit in hits]} for text, hits in found.items()]
         typer.echo(
             json.dumps(as_json[0]["hits"] if len(found) == 1 else as_json, indent=2, ensure_ascii=False)
         )
-    else:
-        for text, some in found.items():
-            if len(found) > 1:
-                typer.echo(f"# {text}")
-            _print(some, nothing)
-    if waiting := next(iter(answers.values())).unencoded:
-        typer.echo(
-            f"{n - waiting:,} of {n:,} documents are encoded; latewood index encodes the rest", err=True
-        )
+        return
+    nothing = "" if all(answers.values()) else why_nothing(searcher.snapshot, options)
+    for text, some in found.items():
+        if len(found) > 1:
+            typer.echo(f"# {text}")
+        _print(some, nothing)
 
 
 def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:

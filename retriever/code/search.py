@@ -22,9 +22,10 @@ from retriever.hits import Hit
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "code_filter", "search_code"]
+__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "code_filter", "holds_code", "search_code"]
 
 DEPTH = 100  # documents by meaning, and as many by words, that the rules look at
+DEFINITIONS = {"function", "method", "class", "type", "module"}  # kinds of chunks
 SHOWN = 3  # lines of a hit
 ALSO, ALSO_SCORE = 2, 0.75  # further chunks of a file that are shown: how many, and of the best one's score
 
@@ -130,6 +131,11 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
         if math.isfinite(hit.score)
     ]
     return found, combined(Question(query), candidates)
+
+
+def holds_code(snapshot: Snapshot) -> bool:
+    """Whether any document is a definition, as chunks of source files are."""
+    return not DEFINITIONS.isdisjoint(kind for kind in snapshot.values("kind") if isinstance(kind, str))
 
 
 def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None) -> str | None:
