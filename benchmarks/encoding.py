@@ -34,8 +34,8 @@ import torch
 
 from encoder import Encoder
 from encoder.checkpoints.loading import Checkpoint
-from encoder.model.config import EncoderConfig
-from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.config import DenseConfig, EncoderConfig
+from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer
 

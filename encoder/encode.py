@@ -1,32 +1,26 @@
 """Encoder: texts → TokenEmbeddings."""
 
 import copy
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from encoder.arguments import as_integer, as_strings
-from encoder.checkpoints.loading import BUNDLED, Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
+from encoder.asking import Asked, check_length, fingerprint
+from encoder.batches import BATCH_TOKENS, Batching, encode_texts
+from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
+from encoder.checkpoints.places import BUNDLED
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
-from encoder.model.late_interaction import LateInteractionModel
-from encoder.model.packing import length_sorted_batches
 from encoder.model.precision import apply_precision, default_precision
-from encoder.pooling import check_pool_factor
-from encoder.progress import Progress
+from encoder.pooling import check_pool_factor, check_unpooled
 from encoder.tokenizer import Token, TokenizedTexts
-from encoder.workers import Job, Vectors, WorkerPool, batches_at_once, run_jobs, worker_devices
+from encoder.workers import WorkerPool, batches_at_once, run_jobs, worker_devices
 
 __all__ = ["Encoder"]
-
-BATCH_TOKENS = 4096  # a budget of tokens, not of texts: memory and speed follow tokens
-BLOCK_TEXTS = 512  # tokenised at a time, while the block before them is encoded
 
 
 class Encoder:
@@ -54,7 +48,7 @@ class Encoder:
         # What Encoder.load needs to make this encoder again; an index keeps it. How and where it computes
         # is a choice of the machine, and is left out.
         self.load_arguments = {"name": name, **(load_arguments or {})}
-        self.fingerprint = fingerprint(checkpoint)
+        self.fingerprint = fingerprint_of(checkpoint)
         self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
         self.precision = precision or default_precision(self.device)
         self.model = apply_precision(checkpoint.model, self.precision, self.device)
@@ -91,43 +85,22 @@ class Encoder:
             for one; where device="cuda" names no GPU, one for each.
         Raises CheckpointError for what cannot be read, ArgumentError for lengths out of range.
         """
-        folder = resolve_folder(name, revision)
-        settings = {
-            "query_length": _integer(query_length, "query_length"),
-            "document_length": document_length
-            if document_length == "max"
-            else _integer(document_length, "document_length"),
-            "skiplist_words": None
-            if skiplist_words is None
-            else tuple(as_strings(skiplist_words, "skiplist_words")),
-            "do_query_expansion": do_query_expansion,
-        }
-        checkpoint = load_checkpoint(
-            folder, projection=None if projection is None else Path(projection), settings=settings
+        asked = Asked(
+            name,
+            revision,
+            projection,
+            query_length,
+            document_length,
+            skiplist_words,
+            do_query_expansion,
+            pool_factor,
         )
-        own = checkpoint.tokenizer.settings
-        for key in ("query_length", "document_length"):
-            _check_length(checkpoint.model, key, getattr(own, key))
-        again: dict[str, Any] = {k: v for k, v in settings.items() if v is not None}
-        # What is kept of a document is named even where the model's folder says it: an index stays as it is when the
-        # folder changes, and a value given is the same as that value by default.
-        again |= {"document_length": own.document_length, "skiplist_words": sorted(set(own.skiplist_words))}
-        if pool_factor != 1:
-            again["pool_factor"] = check_pool_factor(pool_factor)
-        if revision is not None:
-            again["revision"] = revision
-        if projection is not None:
-            again["projection"] = str(Path(projection).resolve())
-        # A hub name stays one; a folder must be found from any working directory.
-        stable = (
-            str(name)
-            if str(name) == BUNDLED or not Path(name).expanduser().is_dir()
-            else str(folder.resolve())
-        )
+        checkpoint = load_checkpoint(asked.folder, projection=asked.projection_path, settings=asked.settings)
+        again = asked.again(checkpoint.tokenizer, checkpoint.model.backbone.config.max_positions)
         places = worker_devices(device, workers)
         encoder = cls(
             checkpoint,
-            name=stable,
+            name=again["name"],
             device=places[0] if len(places) > 1 else device,
             precision=precision,
             pool_factor=pool_factor,
@@ -154,7 +127,7 @@ class Encoder:
         Raises ArgumentError for a length out of range.
         """
         query_length = as_integer(query_length, "query_length")
-        _check_length(self.model, "query_length", query_length)
+        check_length("query_length", query_length, self.model.backbone.config.max_positions)
         other = copy.copy(self)
         if self._workers is not None:
             self._workers.users.add(other)
@@ -210,10 +183,7 @@ class Encoder:
 
         Raises ArgumentError where pooling has left no vector for each token.
         """
-        if self.pool_factor != 1:
-            raise ArgumentError(
-                f"pool_factor={self.pool_factor}: a vector stands for several tokens; index without pooling"
-            )
+        check_unpooled(self.pool_factor)
         return self.tokenizer.document_tokens(*as_strings([text], "text"))
 
     def _encode(
@@ -225,95 +195,25 @@ class Encoder:
         *,
         documents: bool,
     ) -> TokenEmbeddings:
-        texts = as_strings(texts, "texts")
-        batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
         workers = self._workers if documents else None
-        pool_factor = self.pool_factor if documents else 1
-        at_once = workers.batches_at_once if workers is not None else batches_at_once(self.device)
-        vectors: Vectors = [np.empty((0, self.dim), np.float32)] * len(texts)
-        truncated = 0
-
-        def jobs() -> Iterator[Job]:
-            nonlocal truncated
-            for start, block in _tokenised(tokenise, texts):
-                truncated += block.truncated
-                n_tokens = [len(ids) for ids in block.ids]
-                # So that there is a batch for each thread where the texts are few.
-                budget = min(batch_tokens, sum(n_tokens) // at_once + max(n_tokens))
-                yield from _jobs(block, start, budget, pool_factor)
-
-        results = run_jobs(self.model, self.device, jobs()) if workers is None else workers.run(jobs())
-        with Progress[str](desc="encode", unit="text", show=show_progress, total=len(texts)) as bar:
-            for job, found in results:
-                for i, rows in zip(job.places, found, strict=True):
-                    vectors[i] = rows
-                bar.update(len(found))
-        return _joined(vectors, self.dim, truncated)
-
-
-def _tokenised(
-    tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Sequence[str]
-) -> Iterator[tuple[int, TokenizedTexts]]:
-    """Blocks of texts with where they start, each tokenised while its caller works on the one before."""
-    starts = range(0, len(texts), BLOCK_TEXTS)
-    if len(starts) <= 1:
-        yield from ((start, tokenise(texts)) for start in starts)
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as thread:
-        ahead = thread.submit(tokenise, texts[:BLOCK_TEXTS])
-        for start in starts:
-            block = ahead.result()
-            ahead = thread.submit(tokenise, texts[start + BLOCK_TEXTS : start + 2 * BLOCK_TEXTS])
-            yield start, block
-
-
-def _jobs(texts: TokenizedTexts, start: int, batch_tokens: int, pool_factor: int) -> Iterator[Job]:
-    """Batches of a block that begins with text `start`."""
-    for batch in length_sorted_batches([len(i) for i in texts.ids], batch_tokens):
-        yield Job(
-            places=[start + i for i in batch],
-            ids=[texts.ids[i] for i in batch],
-            n_keys=[texts.n_keys[i] for i in batch],
-            kept=None if texts.kept is None else [np.array(texts.kept[i], dtype=bool) for i in batch],
-            pool_factor=pool_factor,
+        batching = Batching(
+            batch_tokens,
+            workers.batches_at_once if workers is not None else batches_at_once(self.device),
+            self.pool_factor if documents else 1,
+            self.dim,
+            show_progress,
         )
+        run = partial(run_jobs, self.model, self.device) if workers is None else workers.run
+        return encode_texts(tokenise, texts, batching, run)
 
 
-def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
-    """One array a text, end to end; `vectors` is emptied on the way, so that memory holds them about once."""
-    offsets = np.zeros(len(vectors) + 1, dtype=np.int64)
-    np.cumsum([len(rows) for rows in vectors], out=offsets[1:])
-    out = np.empty((int(offsets[-1]), dim), dtype=np.float32)
-    for i in range(len(vectors)):
-        out[offsets[i] : offsets[i + 1]] = vectors[i]
-        vectors[i] = out[:0]
-    return TokenEmbeddings(out, offsets, truncated)
-
-
-def _integer(value: int | None, name: str) -> int | None:
-    return None if value is None else as_integer(value, name)
-
-
-def _check_length(model: LateInteractionModel, key: str, value: int) -> None:
-    positions = model.backbone.config.max_positions
-    if value > positions:
-        raise ArgumentError(f"{key}={value} exceeds the model's {positions} positions; pass <= {positions}")
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """Hex digest of all that decides whether a query fits a document's vectors: weights, vocabulary,
-    markers and expansion. Lengths, the skiplist and pooling say how much of a text is kept, and are left out;
-    so is an expansion asked for by argument, which changes no document."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(checkpoint.model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    digest.update(repr(checkpoint.model.backbone.config).encode())
-    digest.update(repr([dense.config for dense in checkpoint.model.head]).encode())
-    digest.update(checkpoint.tokenizer.tokenizer.to_str().encode())
-    s = checkpoint.tokenizer.settings
-    expansion = s.do_query_expansion if checkpoint.own_expansion is None else checkpoint.own_expansion
-    markers = [s.query_prefix, s.document_prefix, expansion, s.attend_to_expansion_tokens]
-    markers += [s.query_prompt, s.document_prompt, s.do_lower_case]
-    digest.update(repr(markers).encode())
-    return digest.hexdigest()[:32]
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """See `encoder.asking.fingerprint`."""
+    model = checkpoint.model
+    return fingerprint(
+        ((key, value.detach().to("cpu", torch.float32).numpy()) for key, value in model.state_dict().items()),
+        model.backbone.config,
+        [dense.config for dense in model.head],  # type: ignore[misc]
+        checkpoint.tokenizer,
+        checkpoint.own_expansion,
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from encoder.arguments import as_number
 from encoder.errors import ArgumentError
@@ -11,7 +14,18 @@ from encoder.errors import ArgumentError
 if TYPE_CHECKING:  # `import encoder` is quick, torch is not
     from torch import Tensor
 
-__all__ = ["MOST_SHARPNESS", "SHARPNESS", "check_sharpness", "max_sum", "maxsim", "sharpened"]
+__all__ = [
+    "MOST_SHARPNESS",
+    "SHARPNESS",
+    "check_sharpness",
+    "max_sum",
+    "maxsim",
+    "maxsim_arrays",
+    "sharpened",
+    "sharpened_array",
+]
+
+Floats = npt.NDArray[np.float32]
 
 SHARPNESS = 2.5  # of a search for a text (docs/search.md); 0 is MaxSim as published
 MOST_SHARPNESS = 20.0
@@ -69,11 +83,45 @@ def sharpened(best: Tensor, norms: Tensor, sharpness: float) -> Tensor:
 
     known = norms.clamp_min(torch.finfo(norms.dtype).tiny)
     cosine = best / known
-    within = cosine.clamp_max(1.0)
+    counted: Tensor = _counted(known, cosine, cosine.clamp_max(1.0), sharpness, torch.expm1)
+    return counted
+
+
+def sharpened_array(best: Floats, norms: Floats, sharpness: float) -> Floats:
+    """`sharpened`, for numpy."""
+    if sharpness == 0:
+        return best
+    known = np.maximum(norms, np.finfo(np.float32).tiny)
+    cosine = best / known
+    counted: Floats = _counted(known, cosine, np.minimum(cosine, np.float32(1)), sharpness, np.expm1)
+    return counted
+
+
+def _counted(known: Any, cosine: Any, within: Any, sharpness: float, expm1: Any) -> Any:
+    """The formula of `sharpened`, for tensors and arrays. within: the cosine, at most 1."""
     whole = math.expm1(sharpness)
-    return known * (
-        torch.expm1(sharpness * within) / whole + (cosine - within) * (sharpness * (1 + 1 / whole))
-    )
+    return known * (expm1(sharpness * within) / whole + (cosine - within) * (sharpness * (1 + 1 / whole)))
+
+
+def maxsim_arrays(
+    query: Floats, vectors: Floats, offsets: npt.NDArray[np.int64], sharpness: float = 0.0
+) -> Floats:
+    """`maxsim`, for numpy; all by one float32 matrix product."""
+    lengths = np.diff(offsets)
+    scores = np.full(len(lengths), -np.inf, np.float32)
+    some = np.flatnonzero(lengths)  # passages with tokens: where one ends, the next begins
+    if not len(some):
+        return scores
+    if not len(query):
+        scores[some] = 0
+        return scores
+    similarity = query @ vectors[: offsets[-1]].T  # (n_query, total_tokens)
+    best = np.maximum.reduceat(similarity, offsets[some], axis=1)  # (n_query, n)
+    if sharpness:
+        norms = np.sqrt(np.einsum("ij,ij->i", query, query))
+        best = sharpened_array(best, norms[:, None], sharpness)
+    scores[some] = best.sum(0)
+    return scores
 
 
 def check_sharpness(sharpness: float) -> float:

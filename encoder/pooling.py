@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.arguments import as_integer
-from encoder.errors import MissingDependencyError
+from encoder.errors import ArgumentError, MissingDependencyError
 
-__all__ = ["check_pool_factor", "pool_tokens"]
+__all__ = ["check_pool_factor", "check_unpooled", "pool_tokens"]
 
 PROTECTED = 1  # the first token, CLS, keeps its own vector, as in PyLate
 
@@ -43,6 +43,14 @@ def check_pool_factor(factor: int) -> int:
     if factor > 1:
         _scipy()
     return factor
+
+
+def check_unpooled(factor: int) -> None:
+    """Raise ArgumentError where pooling leaves no vector for each token."""
+    if factor != 1:
+        raise ArgumentError(
+            f"pool_factor={factor}: a vector stands for several tokens; index without pooling"
+        )
 
 
 def _scipy() -> tuple[ModuleType, ModuleType]:

@@ -5,17 +5,30 @@ program takes turns with one of them, two are several times slower than one. Thr
 wait for nobody.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
-__all__ = ["computing_threads"]
+__all__ = ["computing_threads", "thread_count"]
 
 _starting = threading.Lock()
+
+
+def thread_count() -> int:
+    """Threads that this process computes on: torch's number where torch is loaded, which `torch.set_num_threads` sets;
+    else OMP_NUM_THREADS, or the processors that the process may use. Loads nothing."""
+    if torch_threads := getattr(sys.modules.get("torch"), "get_num_threads", None):
+        return int(torch_threads())
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def computing_threads(count: int) -> ThreadPoolExecutor:
@@ -35,6 +48,8 @@ def _compute_alone() -> None:
     torch keeps the number for each thread, and the one set last for threads to come: that is set again by a
     thread which ends then.
     """
+    import torch
+
     with _starting:
         to_come = torch.get_num_threads()  # of a thread that never set it
         turn = threading.Event()
@@ -56,7 +71,8 @@ def _after_fork() -> None:
     records of their own; torch.set_num_threads there is safe."""
     global _starting
     _starting = threading.Lock()  # a thread that is not here may hold the old one
-    if torch.get_num_threads() > 1:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
     if faiss := sys.modules.get("faiss"):  # it comes with an OpenMP of its own
         faiss.omp_set_num_threads(1)

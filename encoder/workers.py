@@ -9,26 +9,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.queues import Queue
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from encoder.arguments import as_integer
+from encoder.batches import Job, Vectors, vectors_of
 from encoder.errors import LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
-from encoder.pooling import pool_tokens
 from encoder.threads import computing_threads
 
-__all__ = ["Job", "Vectors", "WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
+__all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
 
-Vectors = list[npt.NDArray[np.float32]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,27 +33,11 @@ Result = TypeVar("Result")
 SHARED_PRODUCT = 150_000_000
 
 
-@dataclass(frozen=True)
-class Job:
-    """A batch of tokenised texts. places: whose they are; kept: see TokenizedTexts; pool_factor: 1 for none."""
-
-    places: list[int]
-    ids: list[list[int]]
-    n_keys: list[int]
-    kept: list[npt.NDArray[np.bool_]] | None
-    pool_factor: int
-
-
 @torch.inference_mode()
 def run_job(model: LateInteractionModel, device: torch.device, job: Job) -> Vectors:
     """The vectors of each text of a batch: (n_tokens, dim) float32."""
     rows = model(pack(job.ids, job.n_keys).to(device)).cpu().numpy()
-    vectors = np.split(rows, np.cumsum([len(i) for i in job.ids])[:-1])
-    if job.kept is not None:
-        vectors = [v[k] for v, k in zip(vectors, job.kept, strict=True)]
-    if job.pool_factor > 1:
-        vectors = [pool_tokens(v, job.pool_factor) for v in vectors]
-    return vectors
+    return vectors_of(rows, job)
 
 
 def batches_at_once(device: torch.device) -> int:

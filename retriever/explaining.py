@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from encoder.arguments import as_integer
 from encoder.errors import ArgumentError
-from encoder.maxsim import sharpened
+from encoder.maxsim import sharpened_array
 from encoder.tokenizer import Token
 from indexing import Document
 
@@ -172,9 +171,9 @@ def explain(
         names = [token.text for token in encoder.query_tokens(text)]
         if len(names) != len(query_vectors):
             raise ArgumentError(f"the query has {len(query_vectors)} vectors and {len(names)} tokens")
-    products = torch.from_numpy(np.asarray(query_vectors @ vectors.T, dtype=np.float32))
-    norms = torch.from_numpy(query_vectors).norm(dim=1, keepdim=True)  # (n_query, 1)
-    similarity = sharpened(products, norms, sharpness).numpy()  # (n_query, n_tokens)
+    products = np.asarray(query_vectors @ vectors.T, dtype=np.float32)
+    norms = np.linalg.norm(query_vectors, axis=1, keepdims=True)  # (n_query, 1)
+    similarity = sharpened_array(products, norms, sharpness)  # (n_query, n_tokens)
     return Explanation(document.text, similarity, names, placed, start_line(document.metadata))
 
 

@@ -6,12 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from encoder.arguments import as_encoder, as_integer, as_strings, as_vectors, known_keywords
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
-from encoder.maxsim import SHARPNESS, check_sharpness, maxsim
+from encoder.maxsim import SHARPNESS, check_sharpness, maxsim_arrays
 
 __all__ = ["Ranked", "rerank", "rerank_embeddings"]
 
@@ -66,11 +65,6 @@ def rerank_embeddings(
     k = None if k is None else as_integer(k, "k", 1)
     vectors = as_vectors(query, "query")
     packed = TokenEmbeddings.of(passages, "passages", vectors.shape[1])
-    scores = maxsim(
-        torch.from_numpy(vectors),
-        torch.from_numpy(packed.vectors),
-        torch.from_numpy(packed.offsets),
-        check_sharpness(sharpness),
-    ).numpy()
+    scores = maxsim_arrays(vectors, packed.vectors, packed.offsets, check_sharpness(sharpness))
     order = np.argsort(-scores, kind="stable")[:k]
     return [Ranked(int(i), float(scores[i])) for i in order]

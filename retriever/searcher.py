@@ -7,16 +7,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from encoder import Encoder, TokenEmbeddings
+from encoder import TokenEmbeddings
 from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
 from encoder.errors import ArgumentError, EncoderMismatchError
-from encoder.maxsim import check_sharpness
+from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
 from encoder.progress import Progress
 from indexing import Document, Index, Snapshot
@@ -27,8 +26,10 @@ from retriever.hits import Hit, Hits
 from retriever.options import Scoring, SearchOptions
 from retriever.ranking.knobs import SearchSettings
 from retriever.ranking.ranker import Found, Plan, Ranker, document_vectors
-from retriever.ranking.scoring import score_vectors
 from retriever.ranking.weighting import idf_weights
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["QueryEncoder", "Recall", "Searcher"]
 
@@ -73,10 +74,11 @@ class Searcher:
         encoder: QueryEncoder | None = None,
         *,
         scoring: Scoring = SCORING,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
     ) -> None:
         """index: its newest commit is searched; a snapshot stays the caller's to close.
-        encoder: where None, the index's own is loaded when a text is first searched.
+        encoder: where None, the index's own is loaded when a text is first searched, without torch where that can be
+        (`encoder.light`) and no device is given.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
         processor, with compiled kernels and mapped files (docs/search.md).
 
@@ -109,7 +111,7 @@ class Searcher:
         encoder: QueryEncoder | None = None,
         *,
         scoring: Scoring = SCORING,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         snapshot = Snapshot(path)
@@ -162,7 +164,9 @@ class Searcher:
                         f"{self.snapshot.folder} was built from vectors; "
                         "use search_embeddings, or pass encoder=..."
                     )
-                loaded = Encoder.load(**arguments, device=self._device)
+                from encoder.light import encoder_for_searching  # words need no encoder, nor its libraries
+
+                loaded = encoder_for_searching(arguments, self._device)
                 _check(self.snapshot, loaded)
                 self._encoder = loaded
             return self._encoder
@@ -203,7 +207,7 @@ class Searcher:
         """As `search_many`, for any number of queries: (query id, hits) one by one, in order.
 
         queries: {query id: text} or pairs, maybe without end; `enumerate(texts)` will do. 64 of them are taken
-        at a time, encoded together, and searched side by side on torch's number of threads.
+        at a time, encoded together, and searched side by side on the process's threads.
         """
         if isinstance(queries, str) or not isinstance(queries, Iterable):
             raise ArgumentError(
@@ -282,7 +286,7 @@ class Searcher:
                 hits = ranker.rank(None, vectors, plan)
                 found.append(float(np.mean([hit.score >= exact[-1].score for hit in hits])))
             if len(pids):
-                given = score_vectors(vectors, originals, plan.sharpness)
+                given = maxsim_arrays(vectors, originals.vectors, originals.offsets, plan.sharpness)
                 best = np.argsort(-given, kind="stable")[: plan.options.k]
                 stored = ranker.exact(vectors, pids, plan.sharpness)
                 kept.append(float(np.mean(stored[best] >= np.sort(stored)[-len(best)])))

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from encoder.checkpoints.folder import optional_json
 from encoder.checkpoints.formats import PLAIN, SINGLE_VECTOR
 from encoder.checkpoints.hf import HfBackbone
-from encoder.checkpoints.loading import BUNDLED, Checkpoint, load_checkpoint, resolve_folder
-from encoder.encode import fingerprint
+from encoder.checkpoints.loading import Checkpoint, load_checkpoint
+from encoder.checkpoints.places import BUNDLED, resolve_folder
+from encoder.encode import fingerprint_of
 from encoder.tokenizer import LateTokenizer
 
 __all__ = ["Report", "examine"]
@@ -89,7 +90,7 @@ def _facts(folder: Path, checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("document marker", document),
         ("query expansion", _expansion(tokenizer)),
         ("skiplist", skipped if settings.skiplist_words else "none"),
-        ("fingerprint", fingerprint(checkpoint)),
+        ("fingerprint", fingerprint_of(checkpoint)),
     ]
 
 

@@ -1,35 +1,28 @@
-"""The files of a model folder: JSON, weights, module list. What cannot be read is a CheckpointError."""
+"""The files of a model folder: JSON, module list, where its weights are. What cannot be read is a CheckpointError."""
 
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from encoder.arguments import absolute
 from encoder.errors import ArgumentError, CheckpointError, StorageError
 
 __all__ = [
     "Module",
-    "not_finite",
+    "first_line",
     "optional_json",
     "output_file",
     "output_folder",
     "read_json",
     "read_modules",
-    "read_tensors",
-    "read_weights",
+    "weight_files",
     "write_json",
-    "write_tensors",
 ]
 
 # What a module of these packages does is known; a class of any other package is code we do not have.
@@ -86,79 +79,25 @@ def read_modules(folder: Path) -> list[Module]:
     return modules
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: safetensors, else pytorch_model.bin; one file, or shards with an index."""
-    for name, read in (("model.safetensors", read_tensors), ("pytorch_model.bin", _load_bin)):
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a folder's weights: safetensors, else pytorch_model.bin; one file, or shards with an index."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
         single, index = folder / name, folder / f"{name}.index.json"
-        try:
-            if single.is_file():
-                return read(single)
-            if index.is_file():
-                names = read_json(index).get("weight_map")
-                if not isinstance(names, dict):
-                    raise CheckpointError(f"{index} lacks 'weight_map'; download or save the weights again")
-                # A shard's name is a name in this folder, never a path out of it.
-                shards = sorted({Path(str(shard)).name for shard in names.values()})
-                return {key: value for shard in shards for key, value in read(folder / shard).items()}
-        except CheckpointError:
-            raise
-        except Exception as error:  # torch has many errors of its own; to the user they are one fact
-            raise CheckpointError(
-                f"{single if single.is_file() else index}: weights cannot be read ({_reason(error)}); save them again"
-            ) from error
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            names = read_json(index).get("weight_map")
+            if not isinstance(names, dict):
+                raise CheckpointError(f"{index} lacks 'weight_map'; download or save the weights again")
+            # A shard's name is a name in this folder, never a path out of it.
+            return [folder / shard for shard in sorted({Path(str(shard)).name for shard in names.values()})]
     raise CheckpointError(
         f"{folder} holds neither model.safetensors nor pytorch_model.bin; pass a model folder"
     )
 
 
-def _load_bin(path: Path) -> dict[str, Tensor]:
-    """weights_only: a pickle that would run code is refused by torch."""
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors; save the model's state_dict()")
-    return _finite(path, loaded)
-
-
-def read_tensors(path: Path, remedy: str = "save it again") -> dict[str, Tensor]:
-    """All tensors of one safetensors file. remedy: what to do about one that is cut or damaged."""
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # of safetensors and of the system
-        raise CheckpointError(f"{path} cannot be read ({_reason(error)}); {remedy}") from error
-    return _finite(path, tensors)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, aside and renamed: one that is there is whole. NaN and infinity are refused."""
-    _finite(path, tensors)
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
-        aside.rename(path)
-    except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written ({_reason(error)}); free some space") from error
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or infinity."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel():
-            least, most = torch.aminmax(tensor.detach())
-            if not (least.isfinite() and most.isfinite()):
-                return name
-    return None
-
-
-def _finite(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if bad := not_finite(tensors):
-        raise CheckpointError(
-            f"{path}: {bad!r} holds NaN or infinite values; take weights from before they diverged"
-        )
-    return dict(tensors)
-
-
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in a line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

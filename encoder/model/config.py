@@ -1,4 +1,5 @@
-"""EncoderConfig: a ModernBERT's shape, read from either Hugging Face form of `config.json`."""
+"""EncoderConfig: a ModernBERT's shape, read from either Hugging Face form of `config.json`; DenseConfig: a layer's of
+its head. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +7,17 @@ from typing import Any
 
 from encoder.errors import CheckpointError
 
-__all__ = ["EncoderConfig"]
+__all__ = ["ACTIVATIONS", "DenseConfig", "EncoderConfig"]
 
+# sentence-transformers writes a dotted class name; only these are known, nothing is imported by name.
+ACTIVATIONS = (
+    "torch.nn.modules.linear.Identity",
+    "torch.nn.modules.activation.Tanh",
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.activation.GELU",
+    "torch.nn.modules.activation.SiLU",
+    "torch.nn.modules.activation.Sigmoid",
+)
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layer
 
 
@@ -55,6 +65,28 @@ class EncoderConfig:
 
     def is_global(self, layer: int) -> bool:
         return self.layer_types[layer] == GLOBAL
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Hugging Face's names of the parameters, with their shapes."""
+        d, wide = self.hidden_size, self.intermediate_size
+        linears = {
+            "attn.Wqkv": (3 * d, d, self.attention_bias),
+            "attn.Wo": (d, d, self.attention_bias),
+            "mlp.Wi": (2 * wide, d, self.mlp_bias),
+            "mlp.Wo": (d, wide, self.mlp_bias),
+        }
+        norms = ["embeddings.norm", "final_norm"]
+        found: dict[str, tuple[int, ...]] = {"embeddings.tok_embeddings.weight": (self.vocab_size, d)}
+        for i in range(self.num_layers):
+            # The first layer has no norm before its attention: the embeddings were just normed.
+            norms += [f"layers.{i}.{name}" for name in ("attn_norm", "mlp_norm")[not i :]]
+            for name, (rows, columns, bias) in linears.items():
+                found[f"layers.{i}.{name}.weight"] = rows, columns
+                found |= {f"layers.{i}.{name}.bias": (rows,)} if bias else {}
+        for name in norms:
+            found[f"{name}.weight"] = (d,)
+            found |= {f"{name}.bias": (d,)} if self.norm_bias else {}
+        return found
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> "EncoderConfig":
@@ -156,3 +188,35 @@ class EncoderConfig:
             "eos_token_id": self.sep_id,
             "sep_token_id": self.sep_id,
         }
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """act(linear(x)) + residual(x); the residual is the identity where the widths agree."""
+
+    in_features: int
+    out_features: int
+    bias: bool = False
+    activation_function: str = ACTIVATIONS[0]
+    use_residual: bool = False
+
+    def __post_init__(self) -> None:
+        if self.activation_function not in ACTIVATIONS:
+            known = ", ".join(name.rsplit(".", 1)[1] for name in ACTIVATIONS)
+            raise CheckpointError(
+                f"activation_function={self.activation_function!r} is not known; known: {known}"
+            )
+
+    @property
+    def activation(self) -> str:
+        """Its short name."""
+        return self.activation_function.rsplit(".", 1)[1]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names of the parameters, with their shapes."""
+        found: dict[str, tuple[int, ...]] = {"linear.weight": (self.out_features, self.in_features)}
+        if self.bias:
+            found["linear.bias"] = (self.out_features,)
+        if self.use_residual and self.in_features != self.out_features:
+            found["residual.weight"] = self.out_features, self.in_features
+        return found

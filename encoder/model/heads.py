@@ -11,15 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.checkpoints.folder import (
-    output_folder,
-    read_json,
-    read_modules,
-    read_weights,
-    write_json,
-    write_tensors,
-)
-from encoder.checkpoints.loading import assign, tokenizer_config
+from encoder.checkpoints.folder import output_folder, read_json, read_modules, write_json
+from encoder.checkpoints.loading import assign
+from encoder.checkpoints.tensors import read_weights, write_tensors
+from encoder.checkpoints.tokenizer_files import tokenizer_config
 from encoder.errors import CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.modernbert import ModernBert, layer_norm

@@ -1,13 +1,17 @@
 """Padding-free batches: sequences end to end in one row of tokens, with their boundaries."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError
+
+if TYPE_CHECKING:  # batches are also made without it (encoder/light.py)
+    import torch
+    from torch import Tensor
 
 __all__ = ["BestFit", "PackedBatch", "length_sorted_batches", "pack"]
 
@@ -29,19 +33,25 @@ class PackedBatch:
     @property
     def cu_seqlens(self) -> Tensor:
         """(n + 1,) int32 cumulative lengths, as flash-attn wants them."""
+        import torch
+
         return torch.tensor([0, *self.lengths]).cumsum(0).int().to(self.input_ids.device)
 
     @property
     def positions(self) -> Tensor:
         """(total_tokens,) int64, each token's place in its own sequence."""
+        import torch
+
         return torch.cat([torch.arange(n) for n in self.lengths]).to(self.input_ids.device)
 
-    def to(self, device: torch.device | str) -> "PackedBatch":
+    def to(self, device: torch.device | str) -> PackedBatch:
         return PackedBatch(self.input_ids.to(device), self.lengths, self.n_keys)
 
 
 def pack(sequences: Sequence[Sequence[int]], n_keys: Sequence[int] | None = None) -> PackedBatch:
     """Lists of token ids → one PackedBatch. Empty sequences are refused: they have nothing to encode."""
+    import torch
+
     lengths = tuple(len(s) for s in sequences)
     if not lengths or min(lengths) == 0:
         raise ArgumentError(f"a batch of lengths {list(lengths)} cannot be packed; drop the empty sequences")

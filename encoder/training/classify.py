@@ -12,7 +12,7 @@ from torch import Tensor
 
 from encoder.arguments import absolute
 from encoder.checkpoints.folder import output_folder
-from encoder.checkpoints.loading import resolve_folder
+from encoder.checkpoints.places import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import Classifier, load_heads, read_config, save_heads

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encoder.checkpoints.folder import output_folder, read_tensors, write_tensors
+from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import Checkpoint, save_checkpoint
+from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError, CheckpointError, CorpusError
-from encoder.model.config import EncoderConfig
-from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.config import DenseConfig, EncoderConfig
+from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import PackedBatch, pack
 from encoder.options import check, option

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from encoder.arguments import absolute
-from encoder.checkpoints.folder import not_finite, read_json, read_tensors, write_json, write_tensors
-from encoder.checkpoints.loading import BUNDLED
+from encoder.checkpoints.folder import read_json, write_json
+from encoder.checkpoints.places import BUNDLED
+from encoder.checkpoints.tensors import not_finite, read_tensors, write_tensors
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.training.data import DataFile
 from encoder.training.distributed import any_says, average, rank, say, world_size

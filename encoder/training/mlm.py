@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encoder.checkpoints.folder import output_folder, write_json
-from encoder.checkpoints.loading import mask_token_name, open_tokenizer, resolve_folder, tokenizer_config
+from encoder.checkpoints.places import resolve_folder
+from encoder.checkpoints.tokenizer_files import mask_token_name, open_tokenizer, tokenizer_config
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import MaskedLanguageModel, load_heads, read_config, save_heads

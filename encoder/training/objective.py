@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encoder.checkpoints.folder import read_tensors, write_tensors
 from encoder.checkpoints.loading import Checkpoint
+from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError
 from encoder.model.packing import length_sorted_batches, pack
 from encoder.options import check, option

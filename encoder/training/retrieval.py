@@ -12,7 +12,8 @@ import torch
 
 from encoder.arguments import as_list
 from encoder.checkpoints.folder import output_folder
-from encoder.checkpoints.loading import Checkpoint, load_checkpoint, resolve_folder, save_checkpoint
+from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
+from encoder.checkpoints.places import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.training.data import Given, checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size

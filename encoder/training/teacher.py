@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from encoder.checkpoints.folder import read_modules, read_weights
+from encoder.checkpoints.folder import read_modules
 from encoder.checkpoints.hf import load_hf_backbone
-from encoder.checkpoints.loading import open_tokenizer, resolve_folder
+from encoder.checkpoints.places import resolve_folder
+from encoder.checkpoints.tensors import read_weights
+from encoder.checkpoints.tokenizer_files import open_tokenizer
 from encoder.errors import MissingDependencyError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
 from encoder.progress import Progress

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from encoder.checkpoints.folder import output_folder, read_tensors, write_tensors
+from encoder.checkpoints.folder import output_folder
+from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError
 from encoder.model.heads import MaskedLanguageModel
 

@@ -1,4 +1,4 @@
-"""How every kernel is compiled, what stands in where it cannot be, and how passages are shared out among threads."""
+"""What stands in where a kernel cannot be compiled, and how passages are shared out among threads."""
 
 import functools
 import importlib
@@ -8,12 +8,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from numba import njit
+
+from encoder.compiling import compiled, frozen
+from encoder.threads import thread_count
 
 __all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "usable"]
 
@@ -29,18 +30,6 @@ intrinsic: Any = importlib.import_module("numba.extending").intrinsic
 _config: Any = importlib.import_module("numba.core.config")
 
 SERIAL_STEPS = 1 << 20  # below this, about 1 ms, a second thread saves less than waking it costs
-
-
-def compiled(function: F) -> F:
-    """numba's njit, without the GIL: compiled at the first call and kept in numba's cache.
-
-    The cache lies beside the source or, where that cannot be written, in the user's cache folder. A cached
-    kernel is as old as its own file, so code that is compiled into a kernel must be in the kernel's file.
-    """
-    try:
-        return cast(F, njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # neither folder can be written: each process compiles for itself
-        return cast(F, njit(nogil=True)(function))
 
 
 @functools.cache
@@ -61,20 +50,13 @@ def usable(fast: F, plain: F, example: Callable[[], tuple[Any, ...]]) -> F:
     return fast
 
 
-def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array as a plain read-only one: numba compiles anew for each mix of writable and mapped ones."""
-    view = np.asarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
 def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> None:
-    """Call `work` on slices of passages, on as many threads as torch uses, where there is enough to do.
+    """Call `work` on slices of passages, on the process's threads, where there is enough to do.
 
     steps: (n,) the cost of each passage, in nanoseconds or so. The pool is shared, so that searches side by
     side do not take more threads than one; FAISS and torch have nothing to do meanwhile.
     """
-    threads = 1 if getattr(_here, "busy", False) else torch.get_num_threads()
+    threads = 1 if getattr(_here, "busy", False) else thread_count()
     if threads == 1 or len(steps) < 2 or steps.sum() < SERIAL_STEPS:
         work(slice(0, len(steps)))
         return
@@ -94,7 +76,7 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
 
 def each_on_a_thread(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """work(item) for every item, in order, on the same threads: each item on one, and `in_parts` inside it."""
-    threads = torch.get_num_threads()
+    threads = thread_count()
     if threads == 1:
         return [work(item) for item in items]
 

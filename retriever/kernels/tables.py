@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from encoder.maxsim import sharpened
+from encoder.maxsim import sharpened_array
 from indexing.coding.centroids import BLOCK, ByteCentroids
 from indexing.coding.codec import Codec
 from retriever.kernels.compiling import compiled
@@ -94,8 +93,7 @@ class QueryTables:
 
     def counted(self, best: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What scores of query tokens count (`encoder.maxsim.sharpened`): (n_query, n) -> the same."""
-        norms = torch.from_numpy(self.norms[: self.n_query, None])
-        return sharpened(torch.from_numpy(best), norms, self.sharpness).numpy()
+        return sharpened_array(best, self.norms[: self.n_query, None], self.sharpness)
 
 
 def _gains(
@@ -110,7 +108,7 @@ def _gains(
     unit = step / UNITS if step else 1.0
     gains = np.zeros((blocks * lanes, 256), dtype=np.int32)
     scores = low[:, None] + np.float32(step) * np.arange(256, dtype=np.float32)  # (n_query, 256)
-    counted = sharpened(torch.from_numpy(scores), torch.from_numpy(norms[:, None]), sharpness).numpy()
+    counted = sharpened_array(scores, norms[:, None], sharpness)
     gains[: len(low)] = np.rint((counted - counted[:, :1]) / np.float32(unit))
     return gains.reshape(blocks, lanes, 256), float(counted[:, 0].sum(dtype=np.float64)), unit
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from encoder.arguments import as_vectors
 from encoder.embeddings import TokenEmbeddings
@@ -21,6 +20,8 @@ from retriever.ranking.knobs import SearchSettings, choose
 from retriever.ranking.scoring import score_compressed, score_flat, top
 
 if TYPE_CHECKING:
+    import torch
+
     from retriever.ranking.device import DeviceIndex
 
 __all__ = ["Plan", "Ranker", "Ranking"]
@@ -53,12 +54,14 @@ class Ranker:
     """Ranks the documents of one snapshot; several threads may share it."""
 
     def __init__(
-        self, snapshot: Snapshot, device: str | torch.device | None, previous: "Ranker | None" = None
+        self, snapshot: Snapshot, device: "str | torch.device | None", previous: "Ranker | None" = None
     ) -> None:
         """previous: of an older snapshot, whose codes on the device are used again."""
         self.snapshot = snapshot
         self.device: DeviceIndex | None = None
         if device is not None:
+            import torch
+
             from retriever.ranking import device as on_device  # imports numba; see _scored
 
             try:

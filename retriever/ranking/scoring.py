@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from encoder.embeddings import TokenEmbeddings
-from encoder.maxsim import maxsim
+from encoder.maxsim import maxsim_arrays
 from indexing.storage.segment import Segment
 
 if TYPE_CHECKING:
     from retriever.kernels import QueryTables
 
-__all__ = ["score_compressed", "score_flat", "score_vectors", "top"]
+__all__ = ["score_compressed", "score_flat", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -53,17 +51,6 @@ def score_flat(query: npt.NDArray[np.float32], segment: Segment, sharpness: floa
         stop = int(np.searchsorted(offsets, offsets[start] + TOKENS_AT_ONCE, side="right")) - 1
         stop = min(max(stop, start + 1), segment.n_passages)
         vectors = segment.decode(int(offsets[start]), int(offsets[stop]), None)
-        local = torch.from_numpy(offsets[start : stop + 1] - offsets[start])
-        found = maxsim(torch.from_numpy(query), torch.from_numpy(vectors), local, sharpness)
-        out[start:stop] = found.numpy()
+        out[start:stop] = maxsim_arrays(query, vectors, offsets[start : stop + 1] - offsets[start], sharpness)
         start = stop
     return out
-
-
-def score_vectors(
-    query: npt.NDArray[np.float32], passages: TokenEmbeddings, sharpness: float = 0.0
-) -> Scores:
-    """Exact MaxSim with passages whose vectors are given: (n,) float32. query: (n_query, dim)."""
-    packed = torch.from_numpy(passages.vectors), torch.from_numpy(passages.offsets)
-    found: Scores = maxsim(torch.from_numpy(query), *packed, sharpness).numpy()
-    return found

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, ModernBertModel
 
 from encoder import Encoder
-from encoder.checkpoints.loading import load_checkpoint, resolve_folder, save_checkpoint
+from encoder.checkpoints.loading import load_checkpoint, save_checkpoint
+from encoder.checkpoints.places import resolve_folder
 from encoder.errors import ArgumentError, CheckpointError
 from tests.helpers.checkpoints import (
     PYLATE_DENSE,

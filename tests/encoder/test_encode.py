@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from encoder import Encoder, maxsim
-from encoder.checkpoints.loading import BUNDLED_FOLDER
+from encoder.checkpoints.places import BUNDLED_FOLDER
 from encoder.errors import ArgumentError, CheckpointError
 from tests.helpers.checkpoints import pylate
 
@@ -61,7 +61,7 @@ def test_blocks_that_are_tokenised_ahead_keep_order_and_counts(monkeypatch):
     encoder = Encoder.load(document_length=32)
     texts = [f"text number {i} " * (i % 15) for i in range(23)]
     whole = encoder.encode_documents(texts)
-    monkeypatch.setattr("encoder.encode.BLOCK_TEXTS", 5)
+    monkeypatch.setattr("encoder.batches.BLOCK_TEXTS", 5)
     out = encoder.encode_documents(texts)
     np.testing.assert_array_equal(out.offsets, whole.offsets)
     np.testing.assert_allclose(out.vectors, whole.vectors, rtol=0, atol=1e-5)

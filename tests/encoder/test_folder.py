@@ -5,7 +5,8 @@ import resource
 import pytest
 import torch
 
-from encoder.checkpoints.folder import output_file, output_folder, read_tensors, write_tensors
+from encoder.checkpoints.folder import output_file, output_folder
+from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError, StorageError
 
 

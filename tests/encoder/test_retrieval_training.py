@@ -18,8 +18,8 @@ from encoder import Encoder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.errors import ArgumentError, CorpusError
 from encoder.maxsim import maxsim
-from encoder.model.config import EncoderConfig
-from encoder.model.late_interaction import Dense, DenseConfig, LateInteractionModel
+from encoder.model.config import DenseConfig, EncoderConfig
+from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.losses import (

@@ -19,7 +19,7 @@ from tests.helpers.checkpoints import TEXTS, pylate
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
-    monkeypatch.setattr("encoder.encode.BLOCK_TEXTS", 8)
+    monkeypatch.setattr("encoder.batches.BLOCK_TEXTS", 8)
     pylate(tmp_path, document_length=40)
     texts = TEXTS * 5
     one = Encoder.load(tmp_path, device="cpu", pool_factor=2)

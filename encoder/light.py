@@ -1,0 +1,196 @@
+"""LightEncoder: what `Encoder` is for queries and a few texts, without torch, which takes seconds to import."""
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.arguments import as_strings
+from encoder.asking import Asked, fingerprint
+from encoder.batches import BATCH_TOKENS, Batching, Job, Vectors, encode_texts, vectors_of
+from encoder.checkpoints.folder import first_line, read_json, read_modules
+from encoder.checkpoints.formats import read_settings
+from encoder.checkpoints.parts import backbone_weights, check_shapes, check_widths, new_rows, read_parts
+from encoder.checkpoints.places import BUNDLED
+from encoder.checkpoints.tokenizer_files import read_tokenizer
+from encoder.embeddings import TokenEmbeddings
+from encoder.errors import CheckpointError, LatewoodError
+from encoder.model.config import EncoderConfig
+from encoder.pooling import check_unpooled
+from encoder.tokenizer import LateTokenizer, Token, TokenizerSettings
+
+if TYPE_CHECKING:
+    from encoder.encode import Encoder
+    from encoder.model.light_modernbert import LightModel
+
+__all__ = ["LightEncoder", "NeedsTorchError", "encoder_for_searching"]
+
+HELD = {"F16", "F32", "F64"}  # numbers of a safetensors file that numpy knows too
+
+Floats = npt.NDArray[np.float32]
+
+
+class NeedsTorchError(LatewoodError):
+    """A checkpoint that only `Encoder` can compute."""
+
+
+class LightEncoder:
+    """A late-interaction encoder on the processor, in float32: the vectors of `Encoder` but for rounding.
+
+    Made by `load`; attributes and methods are those of `Encoder` with the same names.
+    """
+
+    def __init__(
+        self, model: "LightModel", tokenizer: LateTokenizer, own_expansion: bool, pool_factor: int
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pool_factor = pool_factor
+        configs = [config for config, _ in model.head]
+        self.dim = check_widths(model.config.hidden_size, configs)
+        weights = [(f"backbone.{name}", array) for name, array in model.weights.items()]
+        for i, (_, arrays) in enumerate(model.head):
+            weights += [(f"head.{i}.{name}", array) for name, array in arrays.items()]
+        self.fingerprint = fingerprint(weights, model.config, configs, tokenizer, own_expansion)
+        self.load_arguments: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, name: str | Path = BUNDLED, **arguments: Any) -> "LightEncoder":
+        """arguments: those of `Encoder.load` that are in `load_arguments`; see there.
+
+        Raises NeedsTorchError for a checkpoint that is no ModernBERT, or whose files numpy or tokenizers cannot read,
+        else what `Encoder.load` does.
+        """
+        asked = Asked(name, **arguments)
+        folder = asked.folder
+        modules = read_modules(folder)
+        base = modules[0].folder if modules else folder
+        raw = read_json(base / "config.json")
+        if raw.get("model_type", "modernbert") != "modernbert":
+            raise NeedsTorchError(f"model_type={raw['model_type']!r}")
+        if not (base / "tokenizer.json").is_file():
+            raise NeedsTorchError("there is no tokenizer.json")
+        config = EncoderConfig.from_hf(raw, str(base / "config.json"))
+        parts = read_parts(folder, asked.projection_path, _read_arrays)
+        weights = backbone_weights(parts.weights)
+        check_shapes(config.shapes(), weights, base)
+        for dense, arrays, where in parts.head:
+            check_shapes(dense.shapes(), arrays, where)
+        own = read_settings(folder, base, modules, config.max_positions)
+        settings = dict(asked.settings)
+        if settings["document_length"] == "max":
+            settings["document_length"] = config.max_positions
+        tokenizer = read_tokenizer(base, own, settings)
+        config = _grow(config, weights, tokenizer.vocab_size)
+        from encoder.model.light_modernbert import LightModel  # imports numba
+
+        expands = own.values.get("do_query_expansion", TokenizerSettings.do_query_expansion)
+        model = LightModel(config, weights, [(dense, arrays) for dense, arrays, _ in parts.head])
+        encoder = cls(model, tokenizer, expands, asked.pool_factor)
+        encoder.load_arguments = asked.again(tokenizer, config.max_positions)
+        return encoder
+
+    @property
+    def name(self) -> str:
+        return str(self.load_arguments["name"])
+
+    @property
+    def query_length(self) -> int:
+        return self.tokenizer.settings.query_length
+
+    @property
+    def document_length(self) -> int:
+        return self.tokenizer.settings.document_length
+
+    def encode_queries(
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+    ) -> TokenEmbeddings:
+        """Token vectors of queries, in the order given."""
+        batching = Batching(batch_tokens, 1, 1, self.dim, show_progress)
+        return encode_texts(self.tokenizer.queries, texts, batching, self._run)
+
+    def encode_documents(
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+    ) -> TokenEmbeddings:
+        """Token vectors of documents, in the order given, cut at document_length tokens."""
+        batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, show_progress)
+        return encode_texts(self.tokenizer.documents, texts, batching, self._run)
+
+    def query_tokens(self, text: str) -> list[Token]:
+        """What each vector of a query stands for: the token and its place in the text."""
+        return self.tokenizer.query_tokens(*as_strings([text], "text"))
+
+    def document_tokens(self, text: str) -> list[Token]:
+        """What each vector of a document stands for, as `encode_documents` gives them.
+
+        Raises ArgumentError where pooling has left no vector for each token.
+        """
+        check_unpooled(self.pool_factor)
+        return self.tokenizer.document_tokens(*as_strings([text], "text"))
+
+    def _run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
+        return ((job, vectors_of(self.model(job.ids, job.n_keys), job)) for job in jobs)
+
+
+def encoder_for_searching(arguments: dict[str, Any], device: object = None) -> "LightEncoder | Encoder":
+    """The encoder of an index's `load_arguments`: without torch where that can be, unless a device is given.
+
+    Where it cannot be, a line of the log says why, once.
+    """
+    if device is None:
+        try:
+            return LightEncoder.load(**arguments)
+        except NeedsTorchError as reason:
+            _say_once(
+                f"{arguments.get('name')}: queries are encoded by torch, which takes seconds to start: {reason}"
+            )
+    from encoder.encode import Encoder
+
+    return Encoder.load(**arguments, device=device)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logging.getLogger("latewood").warning(text)
+
+
+def _read_arrays(path: Path) -> dict[str, Floats]:
+    """All arrays of a safetensors file, as float32."""
+    if path.suffix == ".bin":
+        raise NeedsTorchError(f"{path.name} is no safetensors file")
+    from safetensors import safe_open
+
+    arrays = {}
+    try:
+        with safe_open(path, framework="np") as file:
+            kinds = {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+            if not kinds <= HELD:
+                raise NeedsTorchError(
+                    f"{path.name} holds {', '.join(sorted(kinds - HELD))}, which numpy has not"
+                )
+            for name in file.keys():  # noqa: SIM118
+                arrays[name] = file.get_tensor(name).astype(np.float32, copy=False)
+    except NeedsTorchError:
+        raise
+    except Exception as error:  # of safetensors and of the system
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}); save it again") from error
+    for name, array in arrays.items():
+        if array.size and not np.isfinite(array.sum(dtype=np.float64)):
+            raise CheckpointError(
+                f"{path}: {name!r} holds NaN or infinite values; take weights from before they diverged"
+            )
+    return arrays
+
+
+def _grow(config: EncoderConfig, weights: dict[str, Floats], size: int) -> EncoderConfig:
+    """Rows for marker tokens that the checkpoint does not have yet; the configuration that counts them."""
+    old = weights["embeddings.tok_embeddings.weight"]
+    if size <= len(old):
+        return config
+    weights["embeddings.tok_embeddings.weight"] = np.concatenate([old, new_rows(old, size)])
+    return replace(config, vocab_size=size)
