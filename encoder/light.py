@@ -46,18 +46,24 @@ class LightEncoder:
     """
 
     def __init__(
-        self, model: "LightModel", tokenizer: LateTokenizer, own_expansion: bool, pool_factor: int
+        self,
+        model: "LightModel",
+        tokenizer: LateTokenizer,
+        own_expansion: bool,
+        load_arguments: dict[str, Any],
     ) -> None:
+        """own_expansion: see `Checkpoint`."""
         self.model = model
         self.tokenizer = tokenizer
-        self.pool_factor = pool_factor
+        self.load_arguments = load_arguments
+        self.name = str(load_arguments["name"])
+        self.pool_factor = int(load_arguments.get("pool_factor", 1))
         configs = [config for config, _ in model.head]
         self.dim = check_widths(model.config.hidden_size, configs)
         weights = [(f"backbone.{name}", array) for name, array in model.weights.items()]
         for i, (_, arrays) in enumerate(model.head):
             weights += [(f"head.{i}.{name}", array) for name, array in arrays.items()]
         self.fingerprint = fingerprint(weights, model.config, configs, tokenizer, own_expansion)
-        self.load_arguments: dict[str, Any] = {}
 
     @classmethod
     def load(cls, name: str | Path = BUNDLED, **arguments: Any) -> "LightEncoder":
@@ -91,13 +97,7 @@ class LightEncoder:
 
         expands = own.values.get("do_query_expansion", TokenizerSettings.do_query_expansion)
         model = LightModel(config, weights, [(dense, arrays) for dense, arrays, _ in parts.head])
-        encoder = cls(model, tokenizer, expands, asked.pool_factor)
-        encoder.load_arguments = asked.again(tokenizer, config.max_positions)
-        return encoder
-
-    @property
-    def name(self) -> str:
-        return str(self.load_arguments["name"])
+        return cls(model, tokenizer, expands, asked.again(tokenizer, config.max_positions))
 
     @property
     def query_length(self) -> int:

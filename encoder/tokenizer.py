@@ -6,14 +6,18 @@ vocabulary is left out, and whitespace around a text is cut for every kind of ch
 sentence-transformers 6 keeps it.
 """
 
+from __future__ import annotations
+
 import copy
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from tokenizers import Encoding, Tokenizer
+from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError, CheckpointError
+
+if TYPE_CHECKING:  # a search by words knows of tokens, and makes none
+    from tokenizers import Encoding, Tokenizer
 
 __all__ = ["LateTokenizer", "Token", "TokenizedTexts", "TokenizerSettings"]
 
@@ -86,7 +90,7 @@ class LateTokenizer:
             )
         self.expansion_id = -1 if expansion is None else int(expansion)
 
-    def with_query_length(self, query_length: int) -> "LateTokenizer":
+    def with_query_length(self, query_length: int) -> LateTokenizer:
         """The same tokenizer for queries of another length. Raises ArgumentError for one without room."""
         other = copy.copy(self)
         other.settings = replace(self.settings, query_length=query_length)

@@ -44,7 +44,9 @@ class LightModel:
         x = self._backbone(ids, n_keys)
         for config, weights in self.head:
             x = _dense(x, config, weights)
-        return x / np.maximum(np.sqrt(np.einsum("ij,ij->i", x, x))[:, None], np.float32(1e-12))
+        lengths = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+        unit: Floats = x / np.maximum(lengths, np.float32(1e-12))
+        return unit
 
     def _backbone(self, ids: Sequence[Sequence[int]], n_keys: Sequence[int]) -> Floats:
         config = self.config
@@ -52,7 +54,7 @@ class LightModel:
         lengths = [len(one) for one in ids]
         positions = np.concatenate([np.arange(n) for n in lengths])
         runs = [(len(list(same)), *key) for key, same in groupby(zip(lengths, n_keys, strict=True))]
-        x = self.weights["embeddings.tok_embeddings.weight"][tokens]  # (T, d)
+        x: Floats = self.weights["embeddings.tok_embeddings.weight"][tokens]  # (T, d)
         self._norm("embeddings.norm", x, x)
         normed = np.empty_like(x)
         qkv = np.empty((len(x), 3 * config.hidden_size), np.float32)
@@ -131,32 +133,6 @@ def attend(qkv: Floats, out: Floats, runs: Sequence[tuple[int, int, int]], windo
             np.matmul(scores, v[:, :, near:far], out=result[:, :, first:last])
         start = stop
 
-
-def _dense(x: Floats, config: DenseConfig, weights: Mapping[str, Floats]) -> Floats:
-    """As `encoder.model.late_interaction.Dense`."""
-    linear: Floats = x @ weights["linear.weight"].T
-    if config.bias:
-        linear += weights["linear.bias"]
-    out = ACTIVATE[config.activation](linear)
-    if config.use_residual:
-        out = out + (x @ weights["residual.weight"].T if "residual.weight" in weights else x)
-    return out
-
-
-def _sigmoid(x: Floats) -> Floats:
-    out: Floats = np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
-    return out
-
-
-# By DenseConfig.activation.
-ACTIVATE: dict[str, Callable[[Floats], Floats]] = {
-    "Identity": lambda x: x,
-    "Tanh": np.tanh,
-    "ReLU": lambda x: np.maximum(x, np.float32(0)),
-    "GELU": lambda x: _geglu(np.concatenate([x, np.ones_like(x)], axis=1)),
-    "SiLU": lambda x: x * _sigmoid(x),
-    "Sigmoid": _sigmoid,
-}
 
 # Kernels ----------------------------------------------------------------------------------------------------
 
@@ -259,3 +235,33 @@ def _geglu(x: Floats) -> Floats:
             q = q * s + np.float32(-1.42647390514189e-02)
             out[t, i] = np.float32(0.5) * a * (np.float32(1) + z * p / q) * x[t, width + i]
     return out
+
+
+# The head -------------------------------------------------------------------------------------------------
+
+
+def _dense(x: Floats, config: DenseConfig, weights: Mapping[str, Floats]) -> Floats:
+    """As `encoder.model.late_interaction.Dense`."""
+    linear: Floats = x @ weights["linear.weight"].T
+    if config.bias:
+        linear += weights["linear.bias"]
+    out = ACTIVATE[config.activation](linear)
+    if config.use_residual:
+        out = out + (x @ weights["residual.weight"].T if "residual.weight" in weights else x)
+    return out
+
+
+def _sigmoid(x: Floats) -> Floats:
+    out: Floats = np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
+    return out
+
+
+# By DenseConfig.activation.
+ACTIVATE: dict[str, Callable[[Floats], Floats]] = {
+    "Identity": lambda x: x,
+    "Tanh": np.tanh,
+    "ReLU": lambda x: np.maximum(x, np.float32(0)),
+    "GELU": lambda x: _geglu(np.concatenate([x, np.ones_like(x)], axis=1)),
+    "SiLU": lambda x: x * _sigmoid(x),
+    "Sigmoid": _sigmoid,
+}

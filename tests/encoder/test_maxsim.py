@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.errors import ArgumentError
-from encoder.maxsim import check_sharpness, maxsim, sharpened
+from encoder.maxsim import check_sharpness, maxsim, maxsim_arrays, sharpened, sharpened_array
 
 
 def counted(best, norm, sharpness):
@@ -82,3 +82,21 @@ def test_gradient_reaches_the_best_token_only():
 def test_refuses_another_dimension():
     with pytest.raises(ArgumentError, match="one dim"):
         maxsim(torch.zeros(1, 3), torch.zeros(1, 4), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 2.5, 20.0])
+def test_numpy_counts_as_torch_does(sharpness):
+    rng = np.random.default_rng(0)
+    best, norms = rng.normal(size=(7, 5)).astype(np.float32) * 2, rng.random(5, np.float32)
+    norms[0] = 0
+    theirs = sharpened(torch.from_numpy(best), torch.from_numpy(norms), sharpness).numpy()
+    np.testing.assert_allclose(sharpened_array(best, norms, sharpness), theirs, rtol=1e-5, atol=1e-6)
+    query, vectors = (rng.normal(size=(n, 8)).astype(np.float32) for n in (5, 20))
+    for lengths in ([0, 3, 0, 0, 16, 1, 0], [20], [0, 0], []):
+        for rows in (5, 0):
+            offsets = np.cumsum([0, *lengths], dtype=np.int64)
+            given = query[:rows], vectors[: offsets[-1]], offsets
+            theirs = maxsim(*map(torch.from_numpy, given), sharpness).numpy()
+            ours = maxsim_arrays(*given, sharpness)
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)

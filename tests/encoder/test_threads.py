@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from encoder import Encoder
+from encoder.threads import thread_count
 from encoder.workers import SHARED_PRODUCT
 from tests.helpers.checkpoints import TEXTS, pylate
 
@@ -146,3 +147,20 @@ def test_a_forked_process_encodes_and_searches(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"), [("3", 3), ("2,1", 2), (None, None), ("0", None), ("many", None)]
+)
+def test_threads_are_those_of_torch_or_of_the_environment(wanted, count, two_threads):
+    assert thread_count() == 2  # torch is loaded
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if wanted is None else {"OMP_NUM_THREADS": wanted})
+    code = (
+        "import sys; from encoder.threads import thread_count; print(thread_count(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert done.stdout.split() == [str(count or allowed), "False"]

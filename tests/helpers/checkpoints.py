@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -59,26 +60,25 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, **config: object) -> None
 
 
 def modernbert(
-    folder: Path, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
+    folder: Path, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None, **changes: object
 ) -> ModernBertModel:
-    """A plain ModernBERT folder, saved by transformers."""
+    """A plain ModernBERT folder, saved by transformers. changes: of its ModernBertConfig."""
     tokenizer = tokenizer or byte_level()
     torch.manual_seed(0)
-    model = ModernBertModel(
-        ModernBertConfig(
-            vocab_size=vocab_size or tokenizer.get_vocab_size(),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            pad_token_id=0,
-            cls_token_id=2,
-            bos_token_id=2,
-            sep_token_id=3,
-            eos_token_id=3,
-        )
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": vocab_size or tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "bos_token_id": 2,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+    }
+    model = ModernBertModel(ModernBertConfig(**(shape | changes)))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

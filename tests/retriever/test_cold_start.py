@@ -1,4 +1,4 @@
-"""`latewood search` imports what it needs and no more."""
+"""A command imports what it needs and no more."""
 
 import os
 import subprocess
@@ -24,6 +24,7 @@ UNWANTED = {
     "scipy._lib",  # numba tries scipy itself, in vain, and importtime tells of tries too
     "sentence_transformers",
     "sklearn",
+    "torch",
     "transformers",
 }
 
@@ -43,14 +44,28 @@ def imported(*arguments):
     return {line.rpartition("|")[2].strip() for line in lines}, done.stdout
 
 
-@pytest.mark.parametrize("kind", ["flat", "compressed"])
-def test_searching_imports_no_training_and_no_evaluation(tmp_path, kind):
-    with Index.create(
-        tmp_path / "x", Encoder.load(), flat_tokens=300 if kind == "compressed" else 10**6
-    ) as index:
+@pytest.fixture(scope="module", params=["flat", "compressed"])
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cold") / "x"
+    flat_tokens = 300 if request.param == "compressed" else 10**6
+    with Index.create(folder, Encoder.load(), flat_tokens=flat_tokens) as index:
         index.add({"doc_id": f"d{i}", "text": f"passage {i} about hearts and banks"} for i in range(60))
-    modules, output = imported("search", tmp_path / "x", "a heart", "-k", "1")
+        assert {segment.kind for segment in index.snapshot().segments} == {request.param}
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
+def test_searching_imports_no_torch_no_training_and_no_evaluation(folder, mode):
+    modules, output = imported("search", folder, "hearts", "-k", "1", "--mode", mode)
     assert "hearts" in output
-    assert {"torch", "retriever.searcher"} <= modules
-    assert ("numba" in modules) == (kind == "compressed")
+    assert "retriever.searcher" in modules
+    assert ("numba" in modules) == (mode != "lexical")
     assert not {name for name in modules if any(name == u or name.startswith(u + ".") for u in UNWANTED)}
+    if mode == "lexical":
+        assert not {"faiss", "safetensors", "tokenizers"} & modules
+
+
+@pytest.mark.parametrize("arguments", [("search", "hearts", "--explain"), ("info",), ("compact",)])
+def test_other_commands_on_an_index_import_no_torch(folder, arguments):
+    command, *rest = arguments
+    assert "torch" not in imported(command, folder, *rest)[0]
