@@ -88,7 +88,7 @@ def test_refuses_another_dimension():
 def test_numpy_counts_as_torch_does(sharpness):
     rng = np.random.default_rng(0)
     best, norms = rng.normal(size=(7, 5)).astype(np.float32) * 2, rng.random(5, np.float32)
-    norms[0] = 0
+    norms[0] = best[:, 0] = 0  # a token of weight 0
     theirs = sharpened(torch.from_numpy(best), torch.from_numpy(norms), sharpness).numpy()
     np.testing.assert_allclose(sharpened_array(best, norms, sharpness), theirs, rtol=1e-5, atol=1e-6)
     query, vectors = (rng.normal(size=(n, 8)).astype(np.float32) for n in (5, 20))
