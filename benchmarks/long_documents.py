@@ -22,7 +22,7 @@ import numpy as np
 
 from encoder import Encoder
 from retriever import Searcher
-from retriever.evaluation import METRICS, EvaluationSet, LateInteraction, evaluate_all
+from retriever.evaluation import METRICS, EvaluationSet, LateInteraction, Outputs, evaluate_all
 
 NDCG, RECALL = METRICS[:2]
 
@@ -139,7 +139,7 @@ def main() -> None:
             ways.setdefault(label, []).append(result)
             show()
 
-        evaluate_all(systems, [data], report_file=arguments.out / f"{name}.json", show_progress=True, say=say)
+        evaluate_all(systems, [data], Outputs(arguments.out / f"{name}.json"), show_progress=True, say=say)
         if index.exists():
             ratios[label] = by_document(index, encoder, list(data.queries.values()))
             kept.write_text(json.dumps(ratios))

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder import Encoder
-from retriever.evaluation import Bm25, Dense, EvaluationSet, LateInteraction, compare, evaluate_all
+from retriever.evaluation import Bm25, Dense, EvaluationSet, LateInteraction, Outputs, compare, evaluate_all
 from retriever.evaluation.results import markdown, side_by_side
 
 MODULES = (bisect, fnmatch, glob, heapq, shutil, textwrap)
@@ -57,7 +57,7 @@ def main(folder: Path, report: Path) -> dict[str, float]:
     """nDCG@10 of each system. What the report holds already is not run again."""
     encoder = Encoder.load()
     systems = [LateInteraction(encoder), LateInteraction.of(encoder, mode="hybrid"), Bm25(), Dense(encoder)]
-    results = evaluate_all(systems, [EvaluationSet.load(folder)], report_file=report)
+    results = evaluate_all(systems, [EvaluationSet.load(folder)], Outputs(report))
     print(side_by_side(results))
     print(markdown(results))
     late = results[0]

@@ -21,7 +21,7 @@ from retriever.evaluation.plots import plot
 from retriever.evaluation.published import DEFAULT_CACHE, Published, fetch, published
 from retriever.evaluation.qrels import qrels_files
 from retriever.evaluation.results import markdown, side_by_side
-from retriever.evaluation.runner import evaluate_all
+from retriever.evaluation.runner import Outputs, evaluate_all
 from retriever.evaluation.systems import LateInteraction, System
 from retriever.options import Scoring, SearchOptions
 
@@ -116,9 +116,7 @@ def evaluate_command(
         results = evaluate_all(
             systems,
             (target.load(asked.cache) for target in targets),
-            report_file=report,
-            run_folder=None if out is None else out / "runs",
-            run_file=asked.run_file,
+            Outputs(report, None if out is None else out / "runs", asked.run_file),
             show_progress=True,
             say=say,
         )

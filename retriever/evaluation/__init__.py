@@ -7,7 +7,7 @@ from retriever.evaluation.exact import evaluate_exact
 from retriever.evaluation.metrics import METRICS, evaluate, evaluate_queries, trec_order
 from retriever.evaluation.report import read_run, write_run
 from retriever.evaluation.results import Report
-from retriever.evaluation.runner import evaluate_all, evaluate_folder, evaluate_system
+from retriever.evaluation.runner import Outputs, evaluate_all, evaluate_folder, evaluate_system
 from retriever.evaluation.systems import LateInteraction, System
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Dense",
     "EvaluationSet",
     "LateInteraction",
+    "Outputs",
     "Qrels",
     "Report",
     "Run",

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from retriever.evaluation.report import write_run
 from retriever.evaluation.results import Report, environment
 from retriever.evaluation.systems import Build, LateInteraction, System
 
-__all__ = ["evaluate_all", "evaluate_folder", "evaluate_system"]
+__all__ = ["Outputs", "evaluate_all", "evaluate_folder", "evaluate_system"]
 
 
 def evaluate_folder(
@@ -75,56 +76,72 @@ def evaluate_system(
     }
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Where `evaluate_all` writes what it finds; paths stay the same when the process changes its folder.
+
+    report_file: written after each result, so that a run that was cut off can be run again: what is in it of
+    the same weights, settings and data is not run anew. What it holds of other data sets stays.
+    run_folder: runs go there, as DATASET.SPLIT.SYSTEM.trec; where ids have white space, which TREC's form
+    cannot hold, the result says so under `run_error`. run_file: for the first system's run instead.
+    """
+
+    report_file: Path | None = None
+    run_folder: Path | None = None
+    run_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, path in vars(self).copy().items():
+            if path is not None:
+                object.__setattr__(self, name, absolute(path))
+
+    def prepare(self) -> Report:
+        """The report as it is so far. Makes the folders, before hours of work."""
+        report_file = self.report_file
+        report = Report.load(report_file) if report_file is not None and report_file.exists() else Report()
+        files = [file.resolve().parent for file in (report_file, self.run_file) if file is not None]
+        for folder in (*files, self.run_folder):
+            if folder is not None:
+                output_folder(folder)
+        return report
+
+    def run_of(self, system: System, data: EvaluationSet, first: bool) -> Path | None:
+        if self.run_folder is not None:
+            return self.run_folder / f"{data.name}.{data.split}.{system.name}.trec"
+        return self.run_file if first else None
+
+
 def evaluate_all(
     systems: Iterable[System],
     sets: Iterable[EvaluationSet],
+    outputs: Outputs = Outputs(),
     *,
-    report_file: str | os.PathLike[str] | None = None,
-    run_folder: str | os.PathLike[str] | None = None,
-    run_file: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
     say: Callable[[dict[str, Any], bool], None] = lambda result, found: None,
 ) -> list[dict[str, Any]]:
     """Every system on every data set; the results in this order, as `evaluate_system` gives them.
 
     Late interaction in several modes shares one index a data set; each result has the seconds of building it.
-
-    report_file: written after each result, so that a run that was cut off can be run again: what is in it of
-    the same weights, settings and data is not run anew. What it holds of other data sets stays.
-    run_folder: runs go there, as DATASET.SPLIT.SYSTEM.trec; where ids have white space, which TREC's form
-    cannot hold, the result says so under `run_error`. run_file: for the first system's run instead.
     say: told each result, and whether it was in the report.
     """
     systems = as_list(systems, "systems", "systems")  # walked once for each data set
-    report = Report()
-    if report_file is not None:
-        report_file = absolute(report_file)
-        if report_file.exists():
-            report = Report.load(report_file)
-        output_folder(report_file.resolve().parent)
-    if run_folder is not None:
-        run_folder = output_folder(run_folder)
-    if run_file is not None:
-        run_file = absolute(run_file).resolve()
-        output_folder(run_file.parent)
+    report, must_write = outputs.prepare(), outputs.run_folder is None
     results = []
     for data in sets:
         with tempfile.TemporaryDirectory(prefix="latewood-") as place:
             for i, system in enumerate(_sharing(systems, Path(place))):
-                file = Path(run_file) if run_file is not None and i == 0 else None
-                if run_folder is not None:
-                    file = Path(run_folder) / f"{data.name}.{data.split}.{system.name}.trec"
+                file = outputs.run_of(system, data, i == 0)
                 found = report.find(_identity(system, data))
                 if found is not None and file is not None and not file.is_file() and "run_error" not in found:
                     found = None
                 result = found or evaluate_system(
-                    system, data, run_file=file, must_write=run_folder is None, show_progress=show_progress
+                    system, data, run_file=file, must_write=must_write, show_progress=show_progress
                 )
                 results.append(result)
                 if found is None:
                     report.put(result)
-                    if report_file is not None:
-                        report.save(report_file)
+                    if outputs.report_file is not None:
+                        report.save(outputs.report_file)
                 say(result, found is not None)
     return results
 

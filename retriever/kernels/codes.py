@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
 
-from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, usable
+from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, types, usable
 from retriever.kernels.tables import BYTE_LANES, RESIDUAL_LANES, QueryTables
 
 __all__ = ["interaction", "residual_maxsim"]
@@ -27,7 +26,13 @@ Bytes = npt.NDArray[np.uint8]
 Part: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Sums = npt.NDArray[np.int32]
 Kernel = Callable[..., None]
+# levels, gains; and centroids, residuals, residual_steps, scales, norms, sharpness as a curve: of QueryTables
+LevelTables: TypeAlias = tuple[Bytes, Sums]
+ResidualTables: TypeAlias = tuple[Floats, npt.NDArray[np.int16], Floats, Floats, Floats, Floats]
+Rows: TypeAlias = tuple[Ints, int, int, Ints]  # addresses, stride, width of a centroid's id, counts
+PlainRows: TypeAlias = tuple[Bytes, int, Ints, Ints]  # codes, width of a centroid's id, firsts, counts
 
 EMPTY = -1  # the sum of levels of a passage without tokens
 INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -40,9 +45,9 @@ def interaction(tables: QueryTables, code_bytes: int, parts: Sequence[Part]) -> 
 
     Within half a step a query token of the sum of exact centroid scores; -inf for a passage without tokens.
     """
-    kernel = usable(_interaction, _plain_interaction, _example_levels)
+    kernels = (_interaction, _plain_interaction, _example_levels)
     given = (frozen(tables.levels), frozen(tables.gains))
-    sums = _each(kernel, _interaction, given, code_bytes, parts, np.int32, len(tables.levels) * 4)
+    sums = _each(kernels, given, code_bytes, parts, np.int32, len(tables.levels) * 4)
     scores = (sums * tables.unit + tables.floor).astype(np.float32)
     scores[sums == EMPTY] = -np.inf
     return scores
@@ -55,7 +60,7 @@ def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part])
     the scale of the row's last byte. The look-ups are in 16 bits, so a query token's score is within m steps of the
     exact one (`QueryTables.residual_steps`).
     """
-    kernel = usable(_residual, _plain_residual, _example_residuals)
+    kernels = (_residual, _plain_residual, _example_residuals)
     given = (
         tables.centroids,
         tables.residuals,
@@ -65,7 +70,7 @@ def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part])
         _curve(tables.sharpness),
     )
     cost = len(tables.residuals) * code_bytes
-    return _each(kernel, _residual, tuple(frozen(a) for a in given), code_bytes, parts, np.float32, cost)
+    return _each(kernels, tuple(frozen(a) for a in given), code_bytes, parts, np.float32, cost)
 
 
 def _curve(sharpness: float) -> Floats:
@@ -77,15 +82,14 @@ def _curve(sharpness: float) -> Floats:
 
 
 def _each(
-    kernel: Kernel,
-    fast: Kernel,
+    kernels: tuple[Kernel, Kernel, Callable[[], tuple[Any, ...]]],
     given: tuple[npt.NDArray[Any], ...],
     code_bytes: int,
     parts: Sequence[Part],
     kind: Any,
     cost: int,
 ) -> npt.NDArray[Any]:
-    """The kernel's number for every passage. cost: of a token, in nanoseconds or so.
+    """The kernel's number for every passage. kernels: as `usable` takes them. cost: of a token, in nanoseconds or so.
 
     The fast kernel takes all parts at once, by the addresses of their rows: an index of 66 segments would otherwise
     wait for Python longer than for the kernel.
@@ -98,19 +102,20 @@ def _each(
     out = np.empty(sum(map(len, counts)), dtype=kind)
     if not len(out):
         return out
-    if kernel is not fast:
+    kernel = usable(*kernels)
+    if kernel is not kernels[0]:
         ends = np.cumsum([0, *map(len, counts)])
         for i, (codes, _, _) in enumerate(parts):
             width = codes.shape[1] - code_bytes
             rows = (frozen(codes), width, frozen(firsts[i]), frozen(counts[i]))
-            kernel(*given, *rows, out[ends[i] : ends[i + 1]])
+            kernel(given, rows, out[ends[i] : ends[i + 1]])
         return out
     stride = parts[0][0].shape[1]
     places = [codes.ctypes.data + first * stride for (codes, _, _), first in zip(parts, firsts, strict=True)]
     addresses, many = frozen(np.concatenate(places)), frozen(np.concatenate(counts))
 
     def work(part: slice) -> None:
-        kernel(*given, addresses[part], stride, stride - code_bytes, many[part], out[part])
+        kernel(given, (addresses[part], stride, stride - code_bytes, many[part]), out[part])
 
     in_parts(work, many * cost)
     return out
@@ -119,7 +124,7 @@ def _each(
 def _example_levels() -> tuple[Any, ...]:
     levels = frozen(np.zeros((1, 2, max(BYTE_LANES)), np.uint8))
     gains = frozen(np.zeros((1, max(BYTE_LANES), 256), np.int32))
-    return levels, gains, *_no_rows(), np.zeros(0, np.int32)
+    return (levels, gains), _no_rows(), np.zeros(0, np.int32)
 
 
 def _example_residuals() -> tuple[Any, ...]:
@@ -128,15 +133,15 @@ def _example_residuals() -> tuple[Any, ...]:
     residuals = frozen(np.zeros((1, 1, 256, lanes), np.int16))
     steps, scales = frozen(np.ones(lanes, np.float32)), frozen(np.ones(256, np.float32))
     curve = frozen(np.zeros(3, np.float32))
-    return centroids, residuals, steps, scales, steps, curve, *_no_rows(), np.zeros(0, np.float32)
+    return (centroids, residuals, steps, scales, steps, curve), _no_rows(), np.zeros(0, np.float32)
 
 
-def _no_rows() -> tuple[Ints, int, int, Ints]:
+def _no_rows() -> Rows:
     none = frozen(np.zeros(0, np.int64))
     return none, 2, 1, none
 
 
-# Intrinsics: arguments are addresses and counts ---------------------------------------------------------
+# Intrinsics: the argument is a tuple of addresses and counts ---------------------------------------------
 
 
 def _pointer(builder: Any, address: Any, kind: Any) -> Any:
@@ -156,13 +161,11 @@ def _centroid_id(builder: Any, row: Any, width: Any, nlist: Any) -> Any:
 
 
 def _max_levels(width_in_lanes: int) -> Any:
-    def emit(
-        typing: Any, levels: Any, nlist: Any, rows: Any, n: Any, stride: Any, width: Any, best: Any
-    ) -> Any:
+    def emit(typing: Any, numbers: Any) -> Any:
         """best[:lanes] = the byte-wise maximum of levels[centroid] over n code rows; zeros for none."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            levels, nlist, rows, n, stride, width, best = arguments
+            levels, nlist, rows, n, stride, width, best = cgutils.unpack_tuple(builder, *arguments)
             lanes = ir.VectorType(INT8, width_in_lanes)
             umax = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(lanes, [lanes, lanes]), f"llvm.umax.v{width_in_lanes}i8"
@@ -177,7 +180,7 @@ def _max_levels(width_in_lanes: int) -> Any:
             builder.store(builder.load(most), _pointer(builder, best, lanes), align=1)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), generate
+        return types.void(types.UniTuple(types.int64, 7)), generate
 
     return intrinsic(emit)
 
@@ -188,27 +191,13 @@ _max_levels_8, _max_levels_16, _max_levels_32 = (_max_levels(lanes) for lanes in
 def _max_residuals(n_lanes: int, known_m: int | None) -> Any:
     """known_m: the number of look-ups a token where it is known, which unrolls them; a multiple of 8."""
 
-    def emit(
-        typing: Any,
-        centroids: Any,
-        centroid_stride: Any,
-        nlist: Any,
-        residuals: Any,
-        m: Any,
-        steps: Any,
-        scales: Any,
-        rows: Any,
-        n: Any,
-        stride: Any,
-        width: Any,
-        best: Any,
-    ) -> Any:
+    def emit(typing: Any, numbers: Any) -> Any:
         """best[:n_lanes] = the maximum of (centroids[centroid] + steps * the sum of residuals[i, byte i]) *
         scales[last byte], over n code rows."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             (centroids, centroid_stride, nlist, residuals, m, steps, scales, rows, n, stride, width, best) = (
-                arguments
+                cgutils.unpack_tuple(builder, *arguments)
             )
             lanes, whole = ir.VectorType(FLOAT, n_lanes), ir.VectorType(INT32, n_lanes)
             numbers, size = ir.VectorType(INT16, n_lanes), 2 * n_lanes
@@ -252,7 +241,7 @@ def _max_residuals(n_lanes: int, known_m: int | None) -> Any:
             builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 12), generate
+        return types.void(types.UniTuple(types.int64, 12)), generate
 
     return intrinsic(emit)
 
@@ -283,15 +272,9 @@ def _counted(best: Any, norm: Any, curve: Floats) -> Any:
 
 
 @compiled
-def _interaction(
-    levels: Bytes,
-    gains: npt.NDArray[np.int32],
-    addresses: Ints,
-    stride: int,
-    width: int,
-    counts: Ints,
-    sums: npt.NDArray[np.int32],
-) -> None:
+def _interaction(tables: LevelTables, stored: Rows, sums: Sums) -> None:
+    levels, gains = tables
+    addresses, stride, width, counts = stored
     blocks, nlist, lanes = levels.shape
     best = np.empty(lanes, np.uint8)
     for i in range(len(counts)):
@@ -299,27 +282,22 @@ def _interaction(
         total: Any = 0 if n > 0 else EMPTY
         for block in range(blocks if n > 0 else 0):
             at, out = levels.ctypes.data + block * nlist * lanes, best.ctypes.data
+            numbers = (at, nlist, rows, n, stride, width, out)
             if lanes == 8:
-                _max_levels_8(at, nlist, rows, n, stride, width, out)
+                _max_levels_8(numbers)
             elif lanes == 16:
-                _max_levels_16(at, nlist, rows, n, stride, width, out)
+                _max_levels_16(numbers)
             else:
-                _max_levels_32(at, nlist, rows, n, stride, width, out)
+                _max_levels_32(numbers)
             for q in range(lanes):
                 total += gains[block, q, best[q]]
         sums[i] = total
 
 
 @compiled
-def _plain_interaction(
-    levels: Bytes,
-    gains: npt.NDArray[np.int32],
-    codes: Bytes,
-    width: int,
-    firsts: Ints,
-    counts: Ints,
-    sums: npt.NDArray[np.int32],
-) -> None:
+def _plain_interaction(tables: LevelTables, stored: PlainRows, sums: Sums) -> None:
+    levels, gains = tables
+    codes, width, firsts, counts = stored
     blocks, nlist, lanes = levels.shape
     best = np.empty(lanes, np.uint8)
     for i in range(len(counts)):
@@ -336,19 +314,9 @@ def _plain_interaction(
 
 
 @compiled
-def _residual(
-    centroids: Floats,
-    residuals: npt.NDArray[np.int16],
-    steps: Floats,
-    scales: Floats,
-    norms: Floats,
-    curve: Floats,
-    addresses: Ints,
-    stride: int,
-    width: int,
-    counts: Ints,
-    scores: Floats,
-) -> None:
+def _residual(tables: ResidualTables, stored: Rows, scores: Floats) -> None:
+    centroids, residuals, steps, scales, norms, curve = tables
+    addresses, stride, width, counts = stored
     blocks, m, entries, lanes = residuals.shape
     best = np.empty(lanes, np.float32)
     for i in range(len(counts)):
@@ -360,86 +328,26 @@ def _residual(
             own_steps = steps.ctypes.data + block * lanes * 4
             row_bytes, nlist = centroids.shape[1] * 4, centroids.shape[0]
             all_scales, out = scales.ctypes.data, best.ctypes.data
+            given = (centroid_lanes, row_bytes, nlist, table, m, own_steps, all_scales)
+            numbers = (*given, rows, n, stride, width, out)
             # One call each, or numba would have to know which: lanes by look-ups.
             if lanes == 8 and m == 16:
-                _max_8_residuals_16(
-                    centroid_lanes,
-                    row_bytes,
-                    nlist,
-                    table,
-                    m,
-                    own_steps,
-                    all_scales,
-                    rows,
-                    n,
-                    stride,
-                    width,
-                    out,
-                )
+                _max_8_residuals_16(numbers)
             elif lanes == 8:
-                _max_8_residuals(
-                    centroid_lanes,
-                    row_bytes,
-                    nlist,
-                    table,
-                    m,
-                    own_steps,
-                    all_scales,
-                    rows,
-                    n,
-                    stride,
-                    width,
-                    out,
-                )
+                _max_8_residuals(numbers)
             elif m == 16:
-                _max_16_residuals_16(
-                    centroid_lanes,
-                    row_bytes,
-                    nlist,
-                    table,
-                    m,
-                    own_steps,
-                    all_scales,
-                    rows,
-                    n,
-                    stride,
-                    width,
-                    out,
-                )
+                _max_16_residuals_16(numbers)
             else:
-                _max_16_residuals(
-                    centroid_lanes,
-                    row_bytes,
-                    nlist,
-                    table,
-                    m,
-                    own_steps,
-                    all_scales,
-                    rows,
-                    n,
-                    stride,
-                    width,
-                    out,
-                )
+                _max_16_residuals(numbers)
             for q in range(lanes):
                 total += _counted(best[q], norms[block * lanes + q], curve)
         scores[i] = total
 
 
 @compiled
-def _plain_residual(
-    centroids: Floats,
-    residuals: npt.NDArray[np.int16],
-    steps: Floats,
-    scales: Floats,
-    norms: Floats,
-    curve: Floats,
-    codes: Bytes,
-    width: int,
-    firsts: Ints,
-    counts: Ints,
-    scores: Floats,
-) -> None:
+def _plain_residual(tables: ResidualTables, stored: PlainRows, scores: Floats) -> None:
+    centroids, residuals, steps, scales, norms, curve = tables
+    codes, width, firsts, counts = stored
     blocks, m, _, lanes = residuals.shape
     best, sums = np.empty(lanes, np.float32), np.empty(lanes, np.int32)
     for i in range(len(counts)):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from encoder.compiling import compiled, frozen
 from encoder.threads import thread_count
 
-__all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "usable"]
+__all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "types", "usable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Item = TypeVar("Item")
@@ -26,6 +26,7 @@ Kernel = Callable[..., None]
 
 # numba is typed in part, and differently from release to release; what builds LLVM's code is not.
 cgutils: Any = importlib.import_module("numba.core.cgutils")
+types: Any = importlib.import_module("numba.types")
 intrinsic: Any = importlib.import_module("numba.extending").intrinsic
 _config: Any = importlib.import_module("numba.core.config")
 

@@ -72,12 +72,11 @@ def unite(
     """
     ends = np.cumsum([0, *map(len, wanted)])
     total, seen_by = np.zeros(ends[-1], dtype=np.float32), np.zeros(ends[-1], dtype=np.int32)
-    probed, gains = frozen(lists), frozen(scores - scores[:, -1:])
+    probed = (frozen(lists), frozen(scores - scores[:, -1:]))
     for i, (list_offsets, list_pids) in enumerate(segments):
         at = slice(ends[i], ends[i + 1])
-        _unite(
-            frozen(list_offsets), frozen(list_pids), probed, gains, frozen(wanted[i]), total[at], seen_by[at]
-        )
+        segment = (frozen(list_offsets), frozen(list_pids))
+        _unite(segment, probed, frozen(wanted[i]), total[at], seen_by[at])
     found = np.flatnonzero(seen_by)
     cuts = np.searchsorted(found, ends)
     passages = [found[a:b] - first for a, b, first in zip(cuts[:-1], cuts[1:], ends[:-1], strict=True)]
@@ -86,14 +85,14 @@ def unite(
 
 @compiled
 def _unite(
-    list_offsets: Ints,
-    list_pids: npt.NDArray[np.int32],
-    lists: Ints,
-    gains: Floats,
+    segment: tuple[Ints, npt.NDArray[np.int32]],
+    probed: tuple[Ints, Floats],
     wanted: npt.NDArray[np.bool_],
     total: Floats,
     seen_by: npt.NDArray[np.int32],
 ) -> None:
+    list_offsets, list_pids = segment
+    lists, gains = probed
     for token in range(lists.shape[0]):
         for i in range(lists.shape[1]):
             entry = lists[token, i]

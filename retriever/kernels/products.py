@@ -6,43 +6,31 @@ by BLAS, and the centroids are read as a quarter of the bytes. Where the loops c
 the same numbers.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
 
-from indexing.coding.centroids import BLOCK
-from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, usable
+from indexing.coding.centroids import BLOCK, ByteCentroids
+from retriever.kernels.compiling import cgutils, compiled, frozen, in_parts, intrinsic, types, usable
 
 __all__ = ["FLOAT_LANES", "extremes", "fill_levels", "multiply"]
 
 FLOAT_LANES = 8  # one AVX2 register; blocks of 16 or 32 take no less time a lane and pad short queries more
 MOST_SUM = (1 << 31) // 128 - (1 << 16)  # of a query token's numbers: times a byte it must fit into 32 bits
-INT8, INT16, INT32, INT64, FLOAT = (
-    ir.IntType(8),
-    ir.IntType(16),
-    ir.IntType(32),
-    ir.IntType(64),
-    ir.FloatType(),
-)
+INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+FLOAT = ir.FloatType()
 
 Floats = npt.NDArray[np.float32]
+# Of n blocks of centroids: products (n * BLOCK, lanes), and the most and the least of each block (n, lanes).
+Products: TypeAlias = tuple[Floats, Floats, Floats]
 
 
-def multiply(
-    query: Floats,
-    blocks: npt.NDArray[np.int8],
-    middle: Floats,
-    step: Floats,
-    out: Floats,
-    most: Floats,
-    least: Floats,
-) -> None:
-    """query: (lanes, dim), lanes a multiple of FLOAT_LANES. blocks: (n, dim / 2, BLOCK, 2) of a codec's centroids,
-    which are middle + step * blocks, each (dim,). Fills out: (n * BLOCK, lanes), the products; most, least:
-    (n, lanes) of each block. Within 2e-5 of the largest product, by the rounding of the query to 16 bits."""
+def multiply(query: Floats, centroids: ByteCentroids, products: Products) -> None:
+    """query: (lanes, dim), lanes a multiple of FLOAT_LANES. Fills the products, within 2e-5 of the largest, by the
+    rounding of the query to 16 bits."""
+    blocks, step = centroids.blocks, centroids.span / np.float32(255)
     lanes, dim = query.shape
     scaled = np.zeros((lanes, 2 * blocks.shape[1]), np.float32)
     np.multiply(query, step, out=scaled[:, :dim])
@@ -54,19 +42,13 @@ def multiply(
     numbers = np.ascontiguousarray(
         numbers.reshape(-1, FLOAT_LANES, numbers.shape[1] // 2, 2).transpose(0, 2, 1, 3)
     )
-    bias = query @ middle
+    line = (frozen(unit), frozen(query @ (centroids.low + np.float32(128.5) * step)))
     kernel = usable(_products, _plain_products, _example_products)
+    scores, most, least = products
 
     def work(part: slice) -> None:
-        kernel(
-            frozen(blocks[part]),
-            frozen(numbers),
-            frozen(unit),
-            frozen(bias),
-            out[part.start * BLOCK : part.stop * BLOCK],
-            most[part],
-            least[part],
-        )
+        rows = scores[part.start * BLOCK : part.stop * BLOCK]
+        kernel(frozen(blocks[part]), frozen(numbers), line, (rows, most[part], least[part]))
 
     in_parts(work, np.full(len(blocks), BLOCK * dim * lanes // 128))
 
@@ -87,7 +69,7 @@ def fill_levels(scores: Floats, low: Floats, up: np.float32, levels: npt.NDArray
     usable(_levels, _plain_levels, _example_of_levels)(frozen(scores), frozen(low), up, levels)
 
 
-# Intrinsics: arguments are addresses and counts ---------------------------------------------------------
+# Intrinsics: the argument is a tuple of addresses and counts ---------------------------------------------
 
 
 def _pointer(builder: Any, address: Any, kind: Any) -> Any:
@@ -113,22 +95,13 @@ def _splat(builder: Any, value: Any, n: int) -> Any:
     return _shuffled(builder, one, ir.Constant(kind, ir.Undefined), [0] * n)
 
 
-def _emit_block_products(
-    typing: Any,
-    block: Any,
-    numbers: Any,
-    pairs: Any,
-    unit: Any,
-    bias: Any,
-    out: Any,
-    stride: Any,
-    most: Any,
-    least: Any,
-) -> Any:
+def _emit_block_products(typing: Any, given: Any) -> Any:
     """BLOCK centroids with FLOAT_LANES query tokens: out[c] of `stride` bytes, and most and least of the lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block, numbers, pairs, unit, bias, out, stride, most, least = arguments
+        block, numbers, pairs, unit, bias, out, stride, most, least = cgutils.unpack_tuple(
+            builder, *arguments
+        )
         sums = ir.VectorType(INT32, BLOCK)
         wide = ir.VectorType(INT32, 2 * BLOCK)
         totals = [
@@ -178,19 +151,18 @@ def _emit_block_products(
             builder.store(best, _pointer(builder, where, lanes), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 9), generate
+    return types.void(types.UniTuple(types.int64, 9)), generate
 
 
 _block_products = intrinsic(_emit_block_products)
 
 
-def _emit_lane_levels(
-    typing: Any, scores: Any, stride: Any, n: Any, low: Any, up: Any, levels: Any, level_stride: Any
-) -> Any:
+def _emit_lane_levels(typing: Any, given: Any, up: Any) -> Any:
     """FLOAT_LANES levels of n centroids."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, stride, n, low, up, levels, level_stride = arguments
+        given, up = arguments
+        scores, stride, n, low, levels, level_stride = cgutils.unpack_tuple(builder, given)
         lanes = ir.VectorType(FLOAT, FLOAT_LANES)
         floor = builder.load(_pointer(builder, low, lanes), align=4)
         factor = _splat(builder, up, FLOAT_LANES)
@@ -205,7 +177,7 @@ def _emit_lane_levels(
             builder.store(builder.trunc(number, kind), _pointer(builder, at, kind), align=1)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4, types.float32, types.int64, types.int64), generate
+    return types.void(types.UniTuple(types.int64, 6), types.float32), generate
 
 
 _lane_levels = intrinsic(_emit_lane_levels)
@@ -218,17 +190,16 @@ _lane_levels = intrinsic(_emit_lane_levels)
 def _products(
     blocks: npt.NDArray[np.int8],
     numbers: npt.NDArray[np.int16],
-    unit: Floats,
-    bias: Floats,
-    out: Floats,
-    most: Floats,
-    least: Floats,
+    line: tuple[Floats, Floats],
+    products: Products,
 ) -> None:
+    unit, bias = line
+    out, most, least = products
     n, pairs = blocks.shape[0], blocks.shape[1]
     lanes = out.shape[1]
     for b in range(n):
         for first in range(0, lanes, FLOAT_LANES):
-            _block_products(
+            given = (
                 blocks.ctypes.data + b * pairs * BLOCK * 2,
                 numbers.ctypes.data + first * pairs * 4,
                 pairs,
@@ -239,18 +210,18 @@ def _products(
                 most.ctypes.data + 4 * (b * lanes + first),
                 least.ctypes.data + 4 * (b * lanes + first),
             )
+            _block_products(given)
 
 
 @compiled
 def _plain_products(
     blocks: npt.NDArray[np.int8],
     numbers: npt.NDArray[np.int16],
-    unit: Floats,
-    bias: Floats,
-    out: Floats,
-    most: Floats,
-    least: Floats,
+    line: tuple[Floats, Floats],
+    products: Products,
 ) -> None:
+    unit, bias = line
+    out, most, least = products
     n, pairs = blocks.shape[0], blocks.shape[1]
     for b in range(n):
         for q in range(out.shape[1]):
@@ -280,15 +251,9 @@ def _levels(scores: Floats, low: Floats, up: np.float32, levels: npt.NDArray[np.
     n, lanes = scores.shape
     width = levels.shape[2]
     for first in range(0, lanes, FLOAT_LANES):
-        _lane_levels(
-            scores.ctypes.data + 4 * first,
-            4 * lanes,
-            n,
-            low.ctypes.data + 4 * first,
-            up,
-            levels.ctypes.data + first // width * n * width + first % width,
-            width,
-        )
+        own_levels = levels.ctypes.data + first // width * n * width + first % width
+        own_scores, own_low = scores.ctypes.data + 4 * first, low.ctypes.data + 4 * first
+        _lane_levels((own_scores, 4 * lanes, n, own_low, own_levels, width), up)
 
 
 @compiled
@@ -306,7 +271,7 @@ def _example_products() -> tuple[Any, ...]:
     blocks = frozen(np.zeros((1, 1, BLOCK, 2), np.int8))
     numbers = frozen(np.zeros((1, 1, FLOAT_LANES, 2), np.int16))
     out = np.zeros((BLOCK, FLOAT_LANES), np.float32)
-    return blocks, numbers, frozen(floats[0]), frozen(floats[0]), out, floats.copy(), floats.copy()
+    return blocks, numbers, (frozen(floats[0]), frozen(floats[0])), (out, floats.copy(), floats.copy())
 
 
 def _example_of_levels() -> tuple[Any, ...]:

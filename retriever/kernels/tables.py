@@ -117,11 +117,10 @@ def _centroid_scores(
     query: npt.NDArray[np.float32], centroids: ByteCentroids
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """query: (lanes, dim) → products (nlist, lanes) and the most and least of each BLOCK of them."""
-    blocks = centroids.blocks
-    scores = _aligned((len(blocks) * BLOCK, len(query)))
-    most, least = np.empty((2, len(blocks), len(query)), dtype=np.float32)
-    step = centroids.span / np.float32(255)
-    multiply(query, blocks, centroids.low + np.float32(128.5) * step, step, scores, most, least)
+    n = len(centroids.blocks)
+    scores = _aligned((n * BLOCK, len(query)))
+    most, least = np.empty((2, n, len(query)), dtype=np.float32)
+    multiply(query, centroids, (scores, most, least))
     return scores[: len(centroids.numbers)], most, least
 
 

@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,30 +11,37 @@ from torch import Tensor
 from encoder.maxsim import max_sum
 from retriever.kernels.compiling import usable
 
-__all__ = ["over_passages", "residual_scores"]
+__all__ = ["Codes", "Tables", "over_passages", "residual_scores"]
 
 TOKENS_AT_ONCE = 1 << 19  # scored together: 64 MiB of scores at 32 query tokens
 
 
-def residual_scores(
-    centroids: Tensor,
-    residuals: Tensor,
-    scales: Tensor,
-    ids: Tensor,
-    codes: Tensor,
-    offsets: Tensor,
-    passages: Tensor,
-    norms: Tensor,
-    sharpness: float = 0.0,
-) -> Tensor:
+class Tables(NamedTuple):
+    """Of a query. centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. scales: (256,), by the last
+    byte of a code. norms: (n_query,), lengths of the query's vectors. sharpness: of `encoder.maxsim.sharpened`."""
+
+    centroids: Tensor
+    residuals: Tensor
+    scales: Tensor
+    norms: Tensor
+    sharpness: float = 0.0
+
+
+class Codes(NamedTuple):
+    """Of a segment. ids: (n_tokens,) int32. codes: (n_tokens, code_bytes) uint8. offsets: (n_passages + 1,)."""
+
+    ids: Tensor
+    codes: Tensor
+    offsets: Tensor
+
+
+def residual_scores(tables: Tables, stored: Codes, passages: Tensor) -> Tensor:
     """MaxSim on the vectors that the codes decode to: (n,) float32, -inf for a passage without tokens.
 
-    centroids: (nlist, n_query) scores. residuals: (m, 256, n_query) scores. scales: (256,), by the
-    last byte of a code. ids: (n_tokens,). codes: (n_tokens, code_bytes) uint8. offsets: (n_passages + 1,).
-    passages: (n,) which of them. norms: (n_query,), lengths of the query's vectors. By Triton on a GPU.
+    passages: (n,) which of them. By Triton on a GPU.
     """
-    kernel = _kernel(ids.device) if ids.is_cuda else _by_torch
-    return kernel(centroids, residuals, scales, ids, codes, offsets, passages, norms, sharpness)
+    kernel = _kernel(stored.ids.device) if stored.ids.is_cuda else _by_torch
+    return kernel(tables, stored, passages)
 
 
 @functools.cache
@@ -52,32 +59,24 @@ def _kernel(device: torch.device) -> Callable[..., Tensor]:
     return kernel
 
 
-def _example(device: torch.device) -> tuple[Any, ...]:
+def _example(device: torch.device) -> tuple[Tables, Codes, Tensor]:
     """Arguments of the smallest search: a query token, a centroid, a passage of one token."""
-    ids, codes = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 2, dtype=torch.uint8)
-    tables = torch.zeros(1, 1), torch.zeros(1, 256, 1), torch.ones(256)
-    tensors = *tables, ids, codes, torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1)
-    return (*(tensor.to(device) for tensor in tensors), 0.0)
+    ones, ids = torch.ones(1, device=device), torch.zeros(1, dtype=torch.int32, device=device)
+    codes, offsets = ids.new_zeros((1, 2), dtype=torch.uint8), torch.tensor([0, 1], device=device)
+    tables = Tables(ones[:, None], ones.expand(1, 256, 1), ones.expand(256), ones)
+    return tables, Codes(ids, codes, offsets), offsets[:1]
 
 
-def _by_torch(
-    centroids: Tensor,
-    residuals: Tensor,
-    scales: Tensor,
-    ids: Tensor,
-    codes: Tensor,
-    offsets: Tensor,
-    passages: Tensor,
-    norms: Tensor,
-    sharpness: float,
-) -> Tensor:
+def _by_torch(tables: Tables, stored: Codes, passages: Tensor) -> Tensor:
+    ids, codes, offsets = stored
+
     def scores(tokens: Tensor) -> Tensor:
-        total = centroids[ids[tokens].long()]  # (n_tokens, n_query)
-        for part, table in enumerate(residuals):
+        total = tables.centroids[ids[tokens].long()]  # (n_tokens, n_query)
+        for part, table in enumerate(tables.residuals):
             total = total + table[codes[tokens, part].long()]
-        return total * scales[codes[tokens, -1].long()][:, None]
+        return total * tables.scales[codes[tokens, -1].long()][:, None]
 
-    return over_passages(scores, offsets, passages, norms, sharpness)
+    return over_passages(scores, offsets, passages, tables.norms, tables.sharpness)
 
 
 def over_passages(

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch.nn import functional as F
 
 from encoder.errors import MissingDependencyError
 
+if TYPE_CHECKING:
+    from retriever.kernels.torch_codes import Codes, Tables
+
 __all__ = ["residual_maxsim"]
 
-BLOCK_TOKENS, BLOCK_QUERY = 64, 32
 ROW = 16  # floats; Triton reads rows of a multiple of it in wide loads
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
@@ -20,38 +23,25 @@ if AVAILABLE:
     import triton
     import triton.language as tl
 
-    # Triton evaluates annotations of parameters, and fails on names such as Any: those that are tensors have none.
-    @triton.jit  # type: ignore[untyped-decorator]
-    def _residual_maxsim(  # type: ignore[no-untyped-def]
-        centroids,
-        residuals,
-        scales,
-        ids,
-        codes,
-        offsets,
-        passages,
-        norms,
-        out,
-        n_query,
-        m,
-        code_bytes,
-        sharpness,
-        whole,
-        slope,
-        sharp: tl.constexpr,
-        block_tokens: tl.constexpr,
-        block_query: tl.constexpr,
-    ):
+    BLOCK_TOKENS, BLOCK_QUERY = tl.constexpr(64), tl.constexpr(32)
+
+    # Triton evaluates annotations of parameters, and fails on names such as Any: they have none. Those but `passages`
+    # and `out` are tuples; curve: sharpness, e^s - 1 and the slope at a cosine of 1, or None.
+    @triton.jit
+    def _residual_maxsim(tables, stored, passages, out, sizes, curve):  # type: ignore[no-untyped-def]
+        centroids, residuals, scales, norms = tables
+        ids, codes, offsets = stored
+        n_query, m, code_bytes = sizes
         program = tl.program_id(0)
         passage = tl.load(passages + program)
         start, stop = tl.load(offsets + passage), tl.load(offsets + passage + 1)
         total = 0.0
-        for first in range(0, n_query, block_query):
-            lanes = first + tl.arange(0, block_query)
+        for first in range(0, n_query, BLOCK_QUERY):
+            lanes = first + tl.arange(0, BLOCK_QUERY)
             asked = lanes < n_query
-            best = tl.full((block_query,), float("-inf"), tl.float32)
-            for at in range(start, stop, block_tokens):
-                tokens = at + tl.arange(0, block_tokens)
+            best = tl.full((BLOCK_QUERY,), float("-inf"), tl.float32)
+            for at in range(start, stop, BLOCK_TOKENS):
+                tokens = at + tl.arange(0, BLOCK_TOKENS)
                 there = tokens < stop
                 both = there[:, None] & asked[None, :]
                 centroid = tl.load(ids + tokens, mask=there, other=0).to(tl.int64)
@@ -66,7 +56,8 @@ if AVAILABLE:
                 score *= tl.load(scales + last)[:, None]
                 score = tl.where(both, score, float("-inf"))
                 best = tl.maximum(best, tl.max(score, axis=0))
-            if sharp:  # encoder.maxsim.sharpened
+            if curve is not None:  # encoder.maxsim.sharpened
+                sharpness, whole, slope = curve
                 norm = tl.load(norms + lanes, mask=asked, other=1.0)
                 cosine = best / tl.maximum(norm, 1e-30)
                 within = tl.minimum(cosine, 1.0)
@@ -77,47 +68,32 @@ if AVAILABLE:
         tl.store(out + program, total)
 
 
-def residual_maxsim(
-    centroids: Tensor,
-    residuals: Tensor,
-    scales: Tensor,
-    ids: Tensor,
-    codes: Tensor,
-    offsets: Tensor,
-    passages: Tensor,
-    norms: Tensor,
-    sharpness: float = 0.0,
-) -> Tensor:
-    """As torch_codes.residual_scores. Raises MissingDependencyError without triton."""
-    if not AVAILABLE:
-        raise MissingDependencyError("triton is not installed; run: pip install triton")
-    whole = math.expm1(sharpness) if sharpness else 1.0
+def residual_maxsim(tables: "Tables", stored: "Codes", passages: Tensor) -> Tensor:
+    """As torch_codes.residual_scores. Raises MissingDependencyError without triton 3.3."""
+    if not (AVAILABLE and hasattr(tl, "tuple")):  # older releases take no tuples as arguments
+        raise MissingDependencyError("triton 3.3 or newer is not installed; run: pip install 'triton>=3.3'")
+    sharpness, curve = tables.sharpness, None
+    if sharpness:
+        whole = math.expm1(sharpness)
+        curve = (float(sharpness), whole, sharpness * (1 + 1 / whole))
+    ids = stored.ids
     out = torch.empty(len(passages), dtype=torch.float32, device=ids.device)
     # Query tokens of zeros add 0 to a score, and rows of whole vectors are read in a quarter of the loads.
-    spare = -centroids.shape[1] % ROW
-    centroids, residuals, norms = (F.pad(table, (0, spare)) for table in (centroids, residuals, norms))
+    spare = -tables.centroids.shape[1] % ROW
+    centroids, residuals, norms = (
+        F.pad(table, (0, spare)).contiguous() for table in (tables.centroids, tables.residuals, tables.norms)
+    )
+    sizes = (centroids.shape[1], len(residuals), stored.codes.shape[1])
     # Triton launches on torch's current device, whichever the tensors are on.
     with torch.cuda.device(ids.device) if ids.is_cuda else nullcontext():
         if len(passages):
             _residual_maxsim[(len(passages),)](
-                centroids.contiguous(),
-                residuals.contiguous(),
-                scales,
-                ids,
-                codes,
-                offsets,
+                (centroids, residuals, tables.scales, norms),
+                tuple(stored),
                 passages,
-                norms.contiguous(),
                 out,
-                centroids.shape[1],
-                residuals.shape[0],
-                codes.shape[1],
-                float(sharpness),
-                whole,
-                sharpness * (1 + 1 / whole),
-                sharp=sharpness > 0,
-                block_tokens=BLOCK_TOKENS,
-                block_query=BLOCK_QUERY,
+                sizes,
+                curve,
                 enable_fp_fusion=True,  # said, for releases of Triton differ in what they take unsaid
             )
     return out

@@ -13,7 +13,7 @@ from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from indexing import Snapshot
 from indexing.storage.segment import Segment
-from retriever.kernels.torch_codes import over_passages, residual_scores
+from retriever.kernels.torch_codes import Codes, Tables, over_passages, residual_scores
 from retriever.ranking.knobs import SearchSettings
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class DeviceIndex:
             else:
                 assert part.ids is not None
                 assert part.codes is not None
-                stored = (part.ids, part.codes, part.offsets)
-                values = residual_scores(centroids, residuals, scales, *stored, local, norms, sharpness)
+                tables = Tables(centroids, residuals, scales, norms, sharpness)
+                values = residual_scores(tables, Codes(part.ids, part.codes, part.offsets), local)
             pids.append(int(start) + local.cpu().numpy())
             scores.append(values.cpu().numpy())
         return np.concatenate(pids), np.concatenate(scores)

@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from retriever.kernels import triton_codes
+from retriever.kernels.torch_codes import Codes, Tables
 
 
 class NoGpu:
@@ -45,17 +46,15 @@ def main(capability: int) -> None:
     kernel = CompileOnly(triton_codes._residual_maxsim)
     triton_codes._residual_maxsim = kernel
     for n_query, m, sharpness in ((1, 8, 0.0), (7, 16, 2.5), (40, 16, 0.0), (40, 16, 2.5)):
-        triton_codes.residual_maxsim(
+        tables = Tables(
             torch.zeros(4, n_query),
             torch.zeros(m, 256, n_query),
             torch.zeros(256),
-            torch.zeros(5, dtype=torch.int32),
-            torch.zeros(5, m + 1, dtype=torch.uint8),
-            torch.tensor([0, 5]),
-            torch.tensor([0]),
             torch.zeros(n_query),
             sharpness,
         )
+        ids, codes = torch.zeros(5, dtype=torch.int32), torch.zeros(5, m + 1, dtype=torch.uint8)
+        triton_codes.residual_maxsim(tables, Codes(ids, codes, torch.tensor([0, 5])), torch.tensor([0]))
     for one in kernel.built:
         assert f"sm_{capability}" in one.asm["ptx"]
         assert one.asm["cubin"].startswith(b"\x7fELF")

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from encoder import TokenEmbeddings
-from encoder.errors import ArgumentError
+from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
 from retriever import Searcher
 from retriever.kernels import torch_codes
+from retriever.kernels.torch_codes import Codes, Tables
 from tests.retriever.test_searcher import DIM, assert_same, brute_force, build, unit
 
 TRITON = """
 import numpy as np, torch
 from tests.retriever.test_kernels import by_reference, make
 from indexing.coding.sizes import id_bytes
-from retriever.kernels.torch_codes import residual_scores
+from retriever.kernels.torch_codes import Codes, Tables, residual_scores
 from retriever.kernels.triton_codes import residual_maxsim
 for n_query, lengths, m in ((1, [3, 0, 1], 8), (7, [0, 65, 200], 16), (40, [64, 5], 32)):
     made = query, codec, ids, packed, offsets = make(0, n_query=n_query, lengths=lengths, m=m)
@@ -32,10 +33,10 @@ for n_query, lengths, m in ((1, [3, 0, 1], 8), (7, [0, 65, 200], 16), (40, [64, 
     codes = torch.from_numpy(np.ascontiguousarray(packed[:, id_bytes(codec.nlist):]))
     asked = torch.arange(len(lengths)).flip(0)
     scales = torch.from_numpy(np.array(codec.scales))
-    stored = torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets)
+    stored = Codes(torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets))
     for kernel in (residual_maxsim, residual_scores):
         for sharpness in (0.0, 2.0):
-            found = kernel(centroids, residuals, scales, *stored, asked, q.norm(dim=1), sharpness)
+            found = kernel(Tables(centroids, residuals, scales, q.norm(dim=1), sharpness), stored, asked)
             np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made, sharpness), atol=1e-4)
 print("equal")
 """
@@ -133,11 +134,12 @@ def test_the_triton_kernel_compiles_for_gpus(capability, tmp_path):
 
 
 def arguments(random, n_query=3, device="cpu"):
-    tables = torch.randn(4, n_query), torch.randn(2, 256, n_query), torch.rand(256)
-    codes = torch.from_numpy(random.integers(0, 256, (5, 3), dtype=np.uint8))
     ids = torch.tensor([0, 3, 1, 1, 2], dtype=torch.int32)
-    tensors = *tables, ids, codes, torch.tensor([0, 2, 5]), torch.tensor([1, 0]), torch.ones(n_query)
-    return (*(tensor.to(device) for tensor in tensors), 2.0)
+    codes = torch.from_numpy(random.integers(0, 256, (5, 3), dtype=np.uint8))
+    tables = torch.randn(4, n_query), torch.randn(2, 256, n_query), torch.rand(256), torch.ones(n_query)
+    stored = ids, codes, torch.tensor([0, 2, 5])
+    tables, stored = ([tensor.to(device) for tensor in tensors] for tensors in (tables, stored))
+    return Tables(*tables, 2.0), Codes(*stored), torch.tensor([1, 0], device=device)
 
 
 @triton
@@ -149,6 +151,17 @@ def test_torch_takes_over_where_triton_cannot_build():
     some = arguments(np.random.default_rng(0))
     torch.testing.assert_close(kernel(*some), torch_codes.residual_scores(*some))
     assert torch_codes._kernel(torch.device("cpu")) is kernel  # said and tried once
+
+
+@triton
+def test_a_triton_that_takes_no_tuples_is_refused(monkeypatch):
+    from retriever.kernels import triton_codes
+
+    monkeypatch.delattr(triton_codes.tl, "tuple")  # as before 3.3
+    with pytest.raises(
+        MissingDependencyError, match=r"triton 3\.3 or newer is not installed; run: pip install"
+    ):
+        triton_codes.residual_maxsim(*arguments(np.random.default_rng(0)))
 
 
 @triton
@@ -167,7 +180,7 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
 
     class Recorder:
         def __getitem__(self, grid):
-            return lambda *args, **named: launched.append((grid, current[-1], args[0].shape))
+            return lambda *args, **named: launched.append((grid, current[-1], args[0][0].shape))
 
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(triton_codes, "_residual_maxsim", Recorder())

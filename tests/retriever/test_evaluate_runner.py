@@ -21,6 +21,7 @@ from retriever.evaluation import (
     Dense,
     EvaluationSet,
     LateInteraction,
+    Outputs,
     Report,
     evaluate,
     evaluate_all,
@@ -495,9 +496,8 @@ def test_relative_paths_outlive_a_change_of_folder(
 
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
-        evaluate_all(
-            [Bm25()], [data, replace(data, name="b")], report_file="r.json", run_folder="runs", say=moves
-        )
+        outputs = Outputs(report_file=Path("r.json"), run_folder=Path("runs"))
+        evaluate_all([Bm25()], [data, replace(data, name="b")], outputs, say=moves)
     monkeypatch.chdir(elsewhere)
     assert [p["doc_id"] for p in data.passages()] == list(DOCUMENTS)
     assert [p["doc_id"] for p in passages] == list(DOCUMENTS)

@@ -238,7 +238,8 @@ def test_plain_products_and_levels_give_the_same_numbers(blocks, pairs, lanes, s
         outs = [
             np.empty(shape, np.float32) for shape in ((rows, columns), (blocks, columns), (blocks, columns))
         ]
-        kernel(*map(compiling.frozen, (stored, asked, unit_ * 1e-6, bias)), *outs)
+        line = (compiling.frozen(unit_ * 1e-6), compiling.frozen(bias))
+        kernel(compiling.frozen(stored), compiling.frozen(asked), line, tuple(outs))
         made.append(outs)
     for fast, plain in zip(*made, strict=True):
         np.testing.assert_array_equal(fast, plain)
