@@ -1,22 +1,28 @@
 """Text → token embeddings: a ModernBERT late-interaction encoder. Knows nothing of indexes."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from encoder.embeddings import TokenEmbeddings
-from encoder.errors import LatewoodError
-from encoder.maxsim import maxsim
-
 if TYPE_CHECKING:
+    from encoder.embeddings import TokenEmbeddings
     from encoder.encode import Encoder
+    from encoder.errors import LatewoodError
+    from encoder.maxsim import maxsim
 
 __all__ = ["Encoder", "LatewoodError", "TokenEmbeddings", "maxsim"]
 
+_HOMES = {
+    "Encoder": "encoder.encode",
+    "LatewoodError": "encoder.errors",
+    "TokenEmbeddings": "encoder.embeddings",
+    "maxsim": "encoder.maxsim",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "Encoder":  # when it is asked for: torch takes seconds
-        from encoder.encode import Encoder
-
-        return Encoder
+    """Imported when they are asked for: torch takes seconds, and the command line must answer before."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 from encoder.checkpoints.places import BUNDLED
-
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
 from indexing import Index, Snapshot
 from indexing.storage.tables import DATABASE
@@ -23,8 +22,8 @@ from retriever.searcher import Searcher
 
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
 
-CANDIDATES = 40  # documents found by words that are encoded before an answer, if they are not yet
-CANDIDATE_CHARS = 60_000  # of their texts: about a second of encoding
+CANDIDATES = 32  # documents found by words that are encoded before an answer, if they are not yet
+CANDIDATE_CHARS = 24_000  # of their texts: about a second of encoding
 
 SCORING = Scoring()
 Tell = Callable[[str], None]
@@ -129,7 +128,8 @@ class Folder:
         if self.index is None or options.mode == "lexical" or not self.index.n_unencoded:
             return
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
-        chosen, chars = [], 0
+        chosen: list[str] = []
+        chars = 0
         for hit in hits:
             chars += len(hit.text or "")
             if chosen and chars > CANDIDATE_CHARS:

@@ -14,20 +14,20 @@ from retriever.cli.terminal import colour, plain
 
 __all__ = ["COMMANDS", "PastTyperError", "app"]
 
-# name → where it is. Only the command that is asked for is imported: training and evaluation take seconds.
+# name → where it is, and what `latewood --help` says of it, so that help imports none of them: each takes seconds.
 COMMANDS = {
-    "index": "retriever.cli.index:index_command",
-    "search": "retriever.cli.search:search_command",
-    "watch": "retriever.cli.update:watch_command",
-    "forget": "retriever.cli.folders:forget_command",
-    "estimate": "retriever.cli.estimate:estimate_command",
-    "compact": "retriever.cli.index:compact_command",
-    "info": "retriever.cli.index:info_command",
-    "tune": "retriever.cli.tune:tune_command",
-    "doctor": "retriever.cli.doctor:doctor_command",
-    "evaluate": "retriever.cli.evaluate:evaluate_command",
-    "compare": "retriever.cli.compare:compare_command",
-    "train": "retriever.cli.train:app",
+    "search": ("retriever.cli.search:search_command", "Search an index, or any folder of text or code."),
+    "index": ("retriever.cli.index:index_command", "Index a corpus: JSONL, a BEIR folder, or text and code."),
+    "watch": ("retriever.cli.update:watch_command", "Keep an index up to date with a folder."),
+    "info": ("retriever.cli.index:info_command", "Say what an index holds and what it takes on disk."),
+    "forget": ("retriever.cli.folders:forget_command", "Remove the index of a folder from the cache."),
+    "compact": ("retriever.cli.index:compact_command", "Rewrite an index without its deleted documents."),
+    "estimate": ("retriever.cli.estimate:estimate_command", "Say what indexing would take, before it."),
+    "tune": ("retriever.cli.tune:tune_command", "Measure and store fast search settings for an index."),
+    "doctor": ("retriever.cli.doctor:doctor_command", "Say what a model is, and warn of known traps."),
+    "evaluate": ("retriever.cli.evaluate:evaluate_command", "Measure search on test collections."),
+    "compare": ("retriever.cli.compare:compare_command", "Compare two reports query by query."),
+    "train": ("retriever.cli.train:app", "Train encoders."),
 }
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
@@ -49,7 +49,7 @@ class _Commands(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            module, _, attribute = COMMANDS[name].partition(":")
+            module, _, attribute = COMMANDS[name][0].partition(":")
             found = getattr(importlib.import_module(module), attribute)
             if not isinstance(found, typer.Typer):
                 alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -97,6 +97,22 @@ class _LazyGroup(typer.core.TyperGroup):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.commands = _Commands()
+        self._listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self._listing:
+            return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        return super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         with _past_typer(None):
