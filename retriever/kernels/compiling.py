@@ -1,4 +1,4 @@
-"""What stands in where a kernel cannot be compiled, and how passages are shared out among threads."""
+"""How every kernel is compiled, what stands in where it cannot be, and how passages are shared out among threads."""
 
 import functools
 import importlib
@@ -8,12 +8,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
-from encoder.compiling import compiled, frozen
 from encoder.threads import thread_count
 
 __all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "types", "usable"]
@@ -33,6 +33,18 @@ _config: Any = importlib.import_module("numba.core.config")
 SERIAL_STEPS = 1 << 20  # below this, about 1 ms, a second thread saves less than waking it costs
 
 
+def compiled(function: F) -> F:
+    """numba's njit, without the GIL: compiled at the first call and kept in numba's cache.
+
+    The cache lies beside the source or, where that cannot be written, in the user's cache folder. A cached
+    kernel is as old as its own file, so code that is compiled into a kernel must be in the kernel's file.
+    """
+    try:
+        return cast(F, njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # neither folder can be written: each process compiles for itself
+        return cast(F, njit(nogil=True)(function))
+
+
 @functools.cache
 def usable(fast: F, plain: F, example: Callable[[], tuple[Any, ...]]) -> F:
     """`fast`, if this machine compiles it, which a call with `example()` shows."""
@@ -49,6 +61,13 @@ def usable(fast: F, plain: F, example: Callable[[], tuple[Any, ...]]) -> F:
         )
         return plain
     return fast
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array as a plain read-only one: numba compiles anew for each mix of writable and mapped ones."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> None:
