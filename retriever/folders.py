@@ -112,13 +112,12 @@ class Folder:
     @classmethod
     def _updated(cls, source: Path, index: Index, scoring: Scoring, show_progress: bool) -> "Folder":
         try:
-            report = update_folder(index, source, encode=False, show_progress=show_progress)
+            report = update_folder(index, source, encode=False, allow_empty=True, show_progress=show_progress)
+            if not len(index):
+                raise CorpusError(
+                    f"{source} holds no text or code to search: {report.folder}; pass another folder"
+                )
             return cls(source, index, Searcher(index, scoring=scoring), report)
-        except CorpusError as error:
-            index.close()
-            if "--allow-empty" in str(error):
-                raise CorpusError(f"{source} holds no text or code to search; pass another folder") from None
-            raise
         except BaseException:
             index.close()
             raise

@@ -1,0 +1,193 @@
+"""`latewood search FOLDER`: an index in the cache, words at once, the best of them encoded on the spot, and kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import retriever.folders as folders
+from encoder.errors import ArgumentError, CorpusError, IndexLockedError
+from indexing import Index
+from retriever import SearchOptions
+from retriever.cli import app
+from retriever.folders import Folder, cache_of, forget, is_index
+
+ROOT = Path(__file__).parent.parent.parent
+CODE = {
+    "shop/cart.py": 'def add_to_cart(item, cart):\n    """Put an item into the basket."""\n    cart.append(item)\n',
+    "shop/prices.py": "TAX = 0.2\n\n\ndef with_tax(price):\n    return price * (1 + TAX)\n",
+    "shop/login.py": "def check_password(user, password):\n    return user.hash == digest(password)\n",
+    "tests/test_cart.py": "def test_add_to_cart():\n    assert add_to_cart('pear', []) is None\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name, text in CODE.items():
+        path = tmp_path / "src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (1e9, 1e9))
+    return tmp_path / "src"
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_folder_is_answered_and_what_was_encoded_is_kept(source: Path) -> None:
+    code, out, told = run("search", source, "put a thing into the basket", "-k", 2)
+    assert code == 0, told
+    assert out.splitlines()[0].startswith("shop/cart.py:1  add_to_cart")
+    with Folder.open(source) as found:
+        assert found.report is not None
+        assert found.report.changed == 0
+        assert len(found.searcher.snapshot) == 5
+        encoded = len(found.searcher.snapshot) - found.searcher.snapshot.n_unencoded
+        assert 1 <= encoded <= 5
+        assert is_index(cache_of(source))
+    code, out, told = run("search", source, "put a thing into the basket", "-k", 2, "--wait")
+    assert code == 0
+    assert "encoded" not in told
+    with Folder.open(source) as found:
+        assert found.searcher.snapshot.n_unencoded == 0
+
+
+def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
+    run("search", source, "tax", "--mode", "lexical")
+    (source / "shop/prices.py").write_text("def with_discount(price):\n    return price / 2\n")
+    (source / "shop/stock.py").write_text("def refill_warehouse():\n    pass\n")
+    (source / "shop/login.py").unlink()
+    for question, path in (("discount", "shop/prices.py"), ("warehouse", "shop/stock.py")):
+        code, out, _ = run("search", source, question, "--mode", "lexical", "--json")
+        assert code == 0
+        assert json.loads(out)[0]["path"] == path
+    assert json.loads(run("search", source, "password", "--mode", "lexical", "--json")[1]) == []
+
+
+def test_prose_is_shown_as_passages(tmp_path: Path) -> None:
+    place = tmp_path / "notes"
+    place.mkdir()
+    (place / "heart.txt").write_text("The heart pumps blood through the body.\n")
+    (place / "bank.txt").write_text("The central bank raised interest rates.\n")
+    code, out, _ = run("search", place, "blood circulation", "-k", 1)
+    assert code == 0
+    assert "heart.txt" in out
+    assert "pumps blood" in out
+
+
+def test_words_alone_answer_where_words_found_nothing_to_encode(source: Path) -> None:
+    code, out, _ = run("search", source, "zzzz")
+    assert code == 0
+    assert out.startswith("no hits")
+
+
+@pytest.mark.parametrize("content", [{}, {"a.bin": b"\0\1\2"}])
+def test_a_folder_without_text_is_one_line(tmp_path: Path, content: dict[str, bytes]) -> None:
+    place = tmp_path / "empty"
+    place.mkdir()
+    for name, data in content.items():
+        (place / name).write_bytes(data)
+    with pytest.raises(CorpusError, match="holds no text or code to search"):
+        Folder.open(place)
+    with pytest.raises(ArgumentError, match="is no folder"):
+        Folder.open(tmp_path / "nothing")
+
+
+def test_without_a_cache_the_answer_is_given_all_the_same(
+    source: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.write_text("a file where the cache should be")
+    told: list[str] = []
+    with Folder.open(source, told.append) as found:
+        found.prepare("basket", SearchOptions())
+        hits = found.searcher.search("basket")
+        assert hits[0].metadata["path"] == "shop/cart.py"
+        place = found.index.folder if found.index else None
+    assert place is not None
+    assert not place.exists()
+    assert len(told) == 1
+    assert "cannot be kept" in told[0]
+
+
+def test_beside_a_writer_both_answer(source: Path) -> None:
+    with Folder.open(source), pytest.MonkeyPatch.context() as patch:
+        told: list[str] = []
+        with Folder.open(source, told.append) as second:
+            assert second.index is None
+            assert second.searcher.search("basket", mode="lexical")[0].metadata["path"] == "shop/cart.py"
+        assert "another process" in told[0]
+        patch.setattr(folders, "is_index", lambda place: False)  # as while it is made
+        with Folder.open(source, told.append) as third:
+            assert third.searcher.search("basket", mode="lexical")
+        patch.undo()
+        with pytest.raises(IndexLockedError):
+            forget(source)
+
+
+def test_an_index_of_another_version_is_made_anew(source: Path) -> None:
+    place = cache_of(source)
+    with Folder.open(source):
+        pass
+    (place / "index.db").write_bytes(b"no database")
+    told: list[str] = []
+    with Folder.open(source, told.append) as found:
+        assert len(found.searcher.snapshot) == 5
+    assert "made anew" in told[0]
+
+
+def test_info_and_forget(source: Path) -> None:
+    assert run("info", source)[0] != 0
+    with Folder.open(source):
+        pass
+    code, out, _ = run("info", source)
+    assert code == 0
+    assert str(cache_of(source)) in out
+    code, out, _ = run("forget", source)
+    assert code == 0
+    assert not cache_of(source).exists()
+    with pytest.raises(ArgumentError, match="has no index of"):
+        CliRunner().invoke(app, ["forget", str(source)], catch_exceptions=False, standalone_mode=False)
+
+
+def test_an_index_is_searched_as_an_index(tmp_path: Path, source: Path) -> None:
+    with Index.create(tmp_path / "x", dim=8) as index:
+        index.add([{"doc_id": "a", "text": "a basket"}], encode=False)
+    code, out, told = run("search", tmp_path / "x", "basket", "--mode", "lexical")
+    assert code == 0
+    assert "a basket" in out
+    assert "0 of 1 documents are encoded" in told
+
+
+@pytest.mark.slow
+def test_a_first_search_that_is_killed_goes_on(source: Path, cache: Path) -> None:
+    for i in range(300):
+        (source / f"m{i}.py").write_text(f"def f{i}():\n    return 'basket {i}'\n" * 20)
+    environment = {**os.environ, "LATEWOOD_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "retriever.cli", "search", str(source), "basket 7", "-k", "1"]
+    for seconds in (1.0, 2.0, 3.0, 4.5):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    with Folder.open(source) as found:
+        assert found.index is not None
+        assert len({document.metadata["path"] for document in found.index}) == 304
