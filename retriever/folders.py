@@ -112,12 +112,16 @@ class Folder:
     @classmethod
     def _updated(cls, source: Path, index: Index, scoring: Scoring, show_progress: bool) -> "Folder":
         try:
-            report = update_folder(index, source, encode=False, allow_empty=True, show_progress=show_progress)
+            report = update_folder(index, source, encode=False, show_progress=show_progress)
             if not len(index):
-                raise CorpusError(
-                    f"{source} holds no text or code to search: {report.folder}; pass another folder"
-                )
+                raise CorpusError(str(report.folder))
             return cls(source, index, Searcher(index, scoring=scoring), report)
+        except CorpusError as error:  # what is stored is kept: a disk may not be mounted
+            index.close()
+            reason = str(error).partition("; ")[0].removeprefix(f"{source} holds no text or code to index: ")
+            raise CorpusError(
+                f"{source} holds no text or code to search: {reason}; pass another folder"
+            ) from None
         except BaseException:
             index.close()
             raise
