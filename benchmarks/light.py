@@ -17,7 +17,9 @@ from encoder.light import LightEncoder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7)
     pairs = parser.parse_args().pairs
     settings = {"document_length": "max", "skiplist_words": ()}
