@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from encoder import Encoder, TokenEmbeddings, maxsim
+from encoder import Encoder, TokenEmbeddings
+from encoder.maxsim import maxsim
 from encoder.pooling import pool_tokens
 from retriever.evaluation import EvaluationSet, evaluate
 

@@ -7,15 +7,13 @@ if TYPE_CHECKING:
     from encoder.embeddings import TokenEmbeddings
     from encoder.encode import Encoder
     from encoder.errors import LatewoodError
-    from encoder.maxsim import maxsim
 
-__all__ = ["Encoder", "LatewoodError", "TokenEmbeddings", "maxsim"]
+__all__ = ["Encoder", "LatewoodError", "TokenEmbeddings"]
 
 _HOMES = {
     "Encoder": "encoder.encode",
     "LatewoodError": "encoder.errors",
     "TokenEmbeddings": "encoder.embeddings",
-    "maxsim": "encoder.maxsim",
 }
 
 

@@ -255,7 +255,7 @@ class _Parser:
             near = did_you_mean(_written(names), map(_written, self.keys))
             raise ArgumentError(
                 f"{self.what} has the key {_written(names)} at position {first.position}, "
-                f"which no passage has ever had; {near}"
+                f"which no document has ever had; {near}"
             )
         # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
         return "".join(["$", *(f".{json.dumps(name)}" for name in names)])

@@ -9,9 +9,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from encoder import Encoder, maxsim
+from encoder import Encoder
 from encoder.checkpoints.places import BUNDLED_FOLDER
 from encoder.errors import ArgumentError, CheckpointError
+from encoder.maxsim import maxsim
 from tests.helpers.checkpoints import pylate
 
 TEXTS = [

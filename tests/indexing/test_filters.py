@@ -15,7 +15,9 @@ from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.storage.filters import parse_filter, parse_key
-from indexing.storage.store import Change, DocumentRow, Store
+from indexing.storage.reader import Reader
+from indexing.storage.store import Store
+from indexing.storage.tables import Change, DocumentRow, create
 from indexing.writing.writer import Writer
 from retriever import Searcher
 from tests.helpers.fakes import DIM as WORD_DIM
@@ -143,12 +145,11 @@ def lower(text):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("filters") / "index.db"
-    Store.create(path, {})
-    store = Store(path, writable=True)
+    create(path, {})
+    store = Store(path)
     store.bury()
     for i, key in enumerate(["n", "o.s", '"odd key"', '"it\'s"'], 1):  # the others have no index
-        store.commit(Change(replace(store.state, generation=i), metadata_index=parse_key(key)))
-        store.refresh()
+        store.commit(Change(replace(Reader(path).state, generation=i), metadata_index=parse_key(key)))
     yield store
     store.close()
 
@@ -160,28 +161,29 @@ def store(tmp_path_factory):
     docs=st.lists(METADATA, min_size=1, max_size=8), expressions=st.lists(EXPRESSIONS, min_size=1, max_size=6)
 )
 def test_sql_gives_what_python_gives(store, docs, expressions):
-    state = store.state
+    state = Reader(store.path).state
+    first = state.next_document
     rows = [
-        DocumentRow(state.next_pid + i, "aAb%é"[i % 5] + f"{i}", None, json.dumps(metadata), "")
+        DocumentRow(first + i, "aAb%é"[i % 5] + f"{i}", "", json.dumps(metadata))
         for i, metadata in enumerate(docs)
     ]
-    state = replace(state, generation=state.generation + 1, next_pid=state.next_pid + len(docs))
+    state = replace(state, generation=state.generation + 1, next_document=first + len(docs))
     store.commit(Change(state, documents=rows))
-    store.refresh()
+    reader = Reader(store.path)
     try:
         for expression in expressions:
             text = written(expression)
-            found = store.matching(parse_filter(text, store.metadata_indexes))
+            found = reader.matching(parse_filter(text, reader.metadata_indexes))
             expected = [
-                row.pid
+                row.document
                 for row, metadata in zip(rows, docs, strict=True)
                 if met(expression, row.doc_id, metadata) is True
             ]
-            assert sorted(found.tolist()) == expected, text
+            assert found.tolist() == expected, text
     finally:
+        reader.close()
         state = replace(state, generation=state.generation + 1)
-        store.commit(Change(state, deleted=[row.pid for row in rows]))
-        store.refresh()
+        store.commit(Change(state, deleted=[row.document for row in rows]))
 
 
 def matching(text, *documents):
@@ -352,7 +354,8 @@ def test_attacks_are_data(tmp_path: Path, attack: str):
         index.add([record(0, "w1", s="x"), record(1, "w2", s=attack), {"doc_id": attack, "text": "w3"}])
 
         def found(text):
-            return [d for mask in index._snapshot.matching(text) for d in np.flatnonzero(mask).tolist()]
+            names = ["d0", "d1", attack]
+            return sorted(names.index(doc_id) for doc_id in index.ids(text))
 
         quoted = "'" + attack.replace("'", "''") + "'"
         for text, expected in [
@@ -372,7 +375,7 @@ def test_attacks_are_data(tmp_path: Path, attack: str):
             assert found(f'"{attack}"."{attack}" = 2') == [1]
             index.create_metadata_index(f'"{attack}"')
             index.create_metadata_index(f'"{attack}"."{attack}"')
-        assert len(index._store.metadata_indexes) == 2
+        assert len(index.snapshot().reader.metadata_indexes) == 2
         index.verify()
 
 
@@ -390,7 +393,7 @@ def folder(request, tmp_path_factory):
     flat_tokens = 10**6 if request.param == "flat" else 800
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "mixed":  # as a writer would leave it that compresses little by little
-            patch.setattr(Writer, "_groups", lambda self: [[1]])
+            patch.setattr(Writer, "_groups", lambda self: [[self.snapshot.segments[1]]])
             patch.setattr("indexing.writing.writer.small_run", lambda segments: [])
         with Index.create(path, dim=DIM, flat_tokens=flat_tokens) as index:
             for part in np.array_split(np.arange(N), 3):
@@ -403,7 +406,8 @@ def folder(request, tmp_path_factory):
             index.add_embeddings(
                 ["p5"], TokenEmbeddings.from_list([vectors[6]], DIM), metadata=[{"n": 5, "even": False}]
             )
-            kinds = {segment.kind for segment in index.segments}
+            with index.snapshot() as now:
+                kinds = {segment.kind for segment in now.segments}
     assert kinds == ({"flat", "compressed"} if request.param == "mixed" else {request.param})
     return path
 
@@ -424,12 +428,14 @@ def test_exactly_the_k_best_that_meet_the_filter(folder, text, meets):
     random = np.random.default_rng(2)
     with Searcher.open(folder) as searcher:
         matching = {f"p{n}" for n in range(N) if n not in (3, 4) and meets(n)}
-        assert sum(mask.sum() for mask in searcher.index._snapshot.matching(text)) == len(matching)
-        codec = searcher.index.codec
+        now = searcher.snapshot
+        assert set(now.ids(text)) == matching
+        assert sum(mask.sum() for mask in now.select(text).lives) == len(matching)
+        codec = now.codec
         thorough = {"nprobe": codec.nlist, "nrerank": 10**6, "ncandidates": 10**6} if codec else {}
         for _ in range(3):
             query = unit(random, 6)
-            expected = {d: s for d, s in brute_force(searcher.index, query).items() if d in matching}
+            expected = {d: s for d, s in brute_force(now, query).items() if d in matching}
             for k in (1, 10, N, 10 * N):
                 assert_same(searcher.search_embeddings(query, k=k, filter=text, **thorough), expected, k)
                 for limits in ({}, {"nprobe": 1, "nrerank": k, "ncandidates": k}):
@@ -463,11 +469,9 @@ def test_delete_by_filter(tmp_path):
         with Index.open(tmp_path / "x") as reader:
             assert index.delete(filter="n >= 10 and n < 20 or doc_id = 'd0'") == 11
             assert len(reader) == 40
-            assert (
-                sum(mask.sum() for mask in reader._snapshot.matching("n < 20")) == 20
-            )  # the reader's snapshot
-            reader.refresh()
-            assert sum(mask.sum() for mask in reader._snapshot.matching("n < 20")) == 9
+            assert len(list(reader.ids("n < 20"))) == 20  # of the reader's moment
+            assert reader.reload()
+            assert len(list(reader.ids("n < 20"))) == 9
         left = {d["doc_id"]: (d["text"], d["metadata"]) for d in docs[1:10] + docs[20:]}
         assert_equals(index, left, encoder)
         assert index.delete(filter="n < 0") == 0
@@ -494,7 +498,7 @@ def test_metadata_is_updated_without_encoding(tmp_path):
             assert index.update_metadata(new) == 2
             assert_equals(reader, model, encoder)
             model |= {doc_id: (model[doc_id][0], metadata) for doc_id, metadata in new.items()}
-            reader.refresh()
+            reader.reload()
             assert_equals(reader, model, encoder)
         assert len(encoder.encoded) == 10
         assert index.add([record(1, docs[1]["text"], new=[1, None])]).unchanged == 1
@@ -515,16 +519,13 @@ def test_a_metadata_index_is_used_and_kept_up_to_date(tmp_path):
     encoder = FakeEncoder(WORD_DIM)
 
     def plan(index, text):
-        condition = parse_filter(text, index._store.metadata_indexes)
-        sql = f"EXPLAIN QUERY PLAN SELECT pid FROM documents WHERE {condition.sql}"
-        return " ".join(str(row[-1]) for row in index._store._rows(sql, condition.parameters))
+        reader = index.snapshot().reader
+        condition = parse_filter(text, reader.metadata_indexes)
+        sql = f"EXPLAIN QUERY PLAN SELECT document FROM documents WHERE {condition.sql}"
+        return " ".join(str(row[-1]) for row in reader.rows(sql, condition.parameters))
 
     def found(index, text):
-        documents = (
-            index._store.documents((s.pid_start + np.flatnonzero(m)).tolist())
-            for s, m in zip(index.segments, index._snapshot.matching(text), strict=True)
-        )
-        return {document.doc_id for some in documents for document in some}
+        return set(index.ids(text))
 
     with Index.create(tmp_path / "x", encoder) as index:
         index.add([record(i, f"w{i % 12}", n=i, o={"s": f"s{i}"}) for i in range(50)])
@@ -533,12 +534,12 @@ def test_a_metadata_index_is_used_and_kept_up_to_date(tmp_path):
         for _ in range(2):  # the second time it is there already
             index.create_metadata_index("n")
             index.create_metadata_index("o.s")
-        assert index._store.metadata_indexes == {'$."n"': "metadata_1", '$."o"."s"': "metadata_2"}
+        assert index.snapshot().reader.metadata_indexes == {'$."n"': "metadata_1", '$."o"."s"': "metadata_2"}
         for text in ("n = 7", "n < 7.5", "n in (1, 'x', 7)", "n = 7 and lang = 'py'", "n = 7 or o.s = 's9'"):
             assert "USING INDEX documents_metadata_" in plan(index, text)
             assert "SCAN documents" not in plan(index, text)
         assert found(index, "n = 7 or o.s = 's9'") == found(old, "n = 7 or o.s = 's9'") == {"d7", "d9"}
-        old.refresh()
+        old.reload()
         assert "USING INDEX" in plan(old, "n = 7")
         old.close()
         index.add([record(7, "w7", n="seven"), record(50, "w2", n=7)])
@@ -571,7 +572,7 @@ def index(tmp_path):
     [
         (
             "yeer >= 2020",
-            "filter has the key yeer at position 1, which no passage has ever had; did you mean year?",
+            "filter has the key yeer at position 1, which no document has ever had; did you mean year?",
         ),
         ("lang = 'py' or Year = 3", "the key Year at position 16, .*; did you mean year?"),
         ("not (repo.nam = 'a')", "the key repo.nam at position 6, .*; did you mean repo.name"),
@@ -597,20 +598,20 @@ def test_a_key_that_nothing_ever_had_is_refused_with_those_near(index, text, mes
 
 def test_a_key_that_something_once_had_may_be_asked_for(index, tmp_path):
     index.delete(["d0"])
-    assert index.ids("year >= 2020 or repo.stars = 3") == []
+    assert list(index.ids("year >= 2020 or repo.stars = 3")) == []
     index.compact()
-    assert index.ids("year is null") == ["d1"]
+    assert list(index.ids("year is null")) == ["d1"]
     index.update_metadata({"d1": {"late": {"comer": 1}}})
-    assert index.ids("late.comer = 1 and lang is null") == ["d1"]
+    assert list(index.ids("late.comer = 1 and lang is null")) == ["d1"]
     with Index.open(tmp_path / "x") as reader:
-        assert reader.ids("late.comer = 1") == ["d1"]
+        assert list(reader.ids("late.comer = 1")) == ["d1"]
         with pytest.raises(ArgumentError, match="the key comer"):
             reader.ids("comer = 1")
 
 
 def test_an_empty_index_may_be_asked_for_any_key(tmp_path):
     with Index.create(tmp_path / "x", FakeEncoder(WORD_DIM)) as index:
-        assert index.ids("year >= 2020") == []
+        assert list(index.ids("year >= 2020")) == []
         index.add([{"doc_id": "a", "text": "w1"}])
         with pytest.raises(ArgumentError, match=r"the key year .*; there are none"):
             index.ids("year >= 2020")
@@ -619,24 +620,24 @@ def test_an_empty_index_may_be_asked_for_any_key(tmp_path):
 def test_deep_keys_and_keys_without_end(tmp_path, monkeypatch):
     with Index.create(tmp_path / "x", FakeEncoder(WORD_DIM)) as index:
         index.add([record(0, "w1", a={"b": {"c": {"d": {"e": 1}}}})])
-        assert index.ids("a.b.c.d.e = 1") == ["d0"]
-        assert index.ids("a.b.c.d.f = 1") == []  # known by four names
+        assert list(index.ids("a.b.c.d.e = 1")) == ["d0"]
+        assert list(index.ids("a.b.c.d.f = 1")) == []  # known by four names
         with pytest.raises(ArgumentError, match=r"the key a.b.c.e"):
             index.ids("a.b.c.e = 1")
         monkeypatch.setattr("indexing.storage.store.MOST_KEYS", 10)
         index.add([record(1, "w2", **{f"key{i}": i for i in range(20)})])
-        assert index.ids("nothing = 1") == []  # keys made from data are not checked
+        assert list(index.ids("nothing = 1")) == []  # keys made from data are not checked
         index.add([record(2, "w2", more=1)])
-        assert index.ids("more = 1") == ["d2"]
+        assert list(index.ids("more = 1")) == ["d2"]
 
 
 def test_documents_are_read_by_doc_id(index):
     index.add([record(2, "w3")])
     index.delete(["d1"])
     index.add([record(0, "w4", year=2021)])  # replaced, so added last
-    assert index.ids() == ["d2", "d0"]
-    assert index.ids("year = 2021") == ["d0"]
-    assert [d.text for d in index.scan()] == ["w3", "w4"]
+    assert list(index.ids()) == ["d2", "d0"]
+    assert list(index.ids("year = 2021")) == ["d0"]
+    assert [d.text for d in index] == ["w3", "w4"]
     d0, none, d2, again = index.get(["d0", "7", "d2", "d0"])
     assert (d0.doc_id, d0.text, d0.metadata) == ("d0", "w4", {"year": 2021})
     assert none is None

@@ -176,7 +176,7 @@ def test_metadata_under_names_that_we_use_ourselves(tmp_path: Path) -> None:
     source.write_bytes(b"\n".join(map(written, own)))
     for command in (
         ["index", str(source), "--out", str(out)],
-        ["index", str(source), "--out", str(out), "--window", "64"],
+        ["index", str(source), "--out", f"{out}2", "--window", "64"],
         *(["search", str(out), "return one", *more] for more in ([], ["--code"], ["--explain"], ["--json"])),
         ["search", str(out), "return one", "--regex", "t"],
         ["search", str(out), "return one", "--mode", "hybrid"],

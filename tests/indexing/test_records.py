@@ -206,7 +206,7 @@ def test_one_value_is_no_list(index: Index, vectors: Index, one: Any) -> None:
     for call in (
         lambda: index.delete(one),
         lambda: index.add(one),
-        lambda: index.snapshot().document_frequencies(one),
+        lambda: index.get(one),
         lambda: vectors.add_embeddings(one, array),
         lambda: vectors.add_embeddings(["a"], one),
     ):

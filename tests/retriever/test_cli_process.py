@@ -338,6 +338,6 @@ def test_threads_of_libraries_do_not_spin_unless_told_to(tmp_path, given, found)
     """OpenMP itself says what it read when torch was loaded."""
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "OMP_WAIT_POLICY"}
     environment |= {"OMP_DISPLAY_ENV": "true"} | ({} if given is None else {"OMP_WAIT_POLICY": given})
-    done = latewood("info", tmp_path / "nothing", env=environment)
+    done = latewood("doctor", tmp_path / "nothing", env=environment)
     assert done.returncode == 2, done.stderr
     assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr

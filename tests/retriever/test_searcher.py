@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder import TokenEmbeddings, maxsim
+from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError
+from encoder.maxsim import maxsim
 from indexing import Index
 from retriever import Scoring, Searcher
 from tests.helpers.fakes import FakeEncoder, corpus
