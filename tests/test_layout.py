@@ -31,13 +31,14 @@ LAYERS = {
         errors
         arguments reading threads progress
         embeddings maxsim jsonl options pooling tokenizer
-        model checkpoints.folder
-        checkpoints.formats checkpoints.hf
-        model.late_interaction
+        model checkpoints.folder checkpoints.places
+        checkpoints.formats checkpoints.hf checkpoints.parts
+        checkpoints.tokenizer_files asking model.late_interaction
         checkpoints
-        model.heads workers
+        batches model.heads
+        workers
         encode
-        checkpoints.doctor training
+        light checkpoints.doctor training
     """,
     "indexing": """
         coding reading
@@ -51,7 +52,7 @@ LAYERS = {
         options kernels explaining
         hits ranking
         searcher reranking
-        ranking.tuning code mining
+        ranking.tuning code mining folders
         evaluation
         cli
     """,
