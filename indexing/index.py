@@ -34,6 +34,7 @@ from indexing.writing.writer import PassagesOf, Writer
 __all__ = ["Index"]
 
 LOCK = "index.lock"
+FEW = 64  # documents named to be encoded, for which torch is not worth loading
 
 
 class Index:
@@ -54,6 +55,7 @@ class Index:
         self._lock = lock
         self._mutex = threading.RLock()
         self._encoder = encoder
+        self._light: DocumentEncoder | None = None
         # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
         self._store = None if lock is None else Store(folder / DATABASE)
         self._snapshot: Snapshot | None = None
@@ -305,7 +307,8 @@ class Index:
             report = AddReport()
             total = self.n_unencoded
             if total:
-                passages_of = self._encoding(self._document_encoder())
+                few = named is not None and len(named) <= FEW
+                passages_of = self._encoding(self._document_encoder(few=few))
                 waiting = self._waiting(named)
                 with Progress(
                     waiting, desc="encode", unit="document", show=show_progress, total=total
@@ -426,7 +429,8 @@ class Index:
         given = self._encoder.load_arguments if self._encoder is not None else self.settings.encoder
         return hash_salt(given or {})
 
-    def _document_encoder(self) -> DocumentEncoder:
+    def _document_encoder(self, *, few: bool = False) -> DocumentEncoder:
+        """few: what is to be encoded is so little that loading torch would take longer."""
         if self._encoder is None:
             if self.settings.encoder is None:
                 raise ArgumentError(
@@ -434,6 +438,13 @@ class Index:
                     "or add(..., encode=False) for words alone"
                 )
             # Imported here because torch takes seconds to load, and most who open an index add nothing.
+            if few:
+                from encoder.light import encoder_for_searching
+
+                if self._light is None:
+                    self._light = encoder_for_searching(self.settings.encoder)
+                    self.settings.check_encoder(self._light, self.folder)
+                return self._light
             from encoder import Encoder
 
             encoder = Encoder.load(**self.settings.encoder)

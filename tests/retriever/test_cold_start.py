@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from encoder import Encoder
@@ -69,3 +70,29 @@ def test_searching_imports_no_torch_no_training_and_no_evaluation(folder, mode):
 def test_other_commands_on_an_index_import_no_torch(folder, arguments):
     command, *rest = arguments
     assert "torch" not in imported(command, folder, *rest)[0]
+
+
+def test_a_few_documents_named_are_encoded_without_torch(tmp_path):
+    texts = {"a": "hearts and banks", "b": "rivers and seas", "c": "stars"}
+    with Index.create(tmp_path / "x", Encoder.load()) as index:
+        index.add([{"doc_id": name, "text": text} for name, text in texts.items()], encode=False)
+    code = (
+        "import sys; from indexing import Index\n"
+        f"with Index.open({str(tmp_path / 'x')!r}, writable=True) as index: index.encode(['c', 'a'])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+    with Index.open(tmp_path / "x", writable=True) as index:
+        assert index.n_unencoded == 1
+        index.encode()
+        with index.snapshot() as now:
+            stored = {
+                names[number]: segment.decode(*segment.offsets[local : local + 2].tolist(), None)
+                for segment in now.segments
+                for local, number in enumerate(segment.owners.tolist())
+                if (names := now.doc_ids([number]))
+            }
+    exact = Encoder.load().encode_documents(texts.values())
+    for name, vectors in zip(texts, exact, strict=True):
+        np.testing.assert_allclose(stored[name], vectors, rtol=0, atol=2e-3)  # as float16
