@@ -21,6 +21,7 @@ from encoder.checkpoints.tokenizer_files import read_tokenizer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
+from encoder.options import updated
 from encoder.pooling import check_unpooled
 from encoder.tokenizer import LateTokenizer, Token, TokenizerSettings
 
@@ -72,7 +73,7 @@ class LightEncoder:
         Raises NeedsTorchError for a checkpoint that is no ModernBERT, or whose files numpy or tokenizers cannot read,
         else what `Encoder.load` does.
         """
-        asked = Asked(name, **arguments)
+        asked = updated(Asked(name), arguments)
         folder = asked.folder
         modules = read_modules(folder)
         base = modules[0].folder if modules else folder
