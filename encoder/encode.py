@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,6 +16,7 @@ from encoder.checkpoints.places import BUNDLED
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model.precision import apply_precision, default_precision
+from encoder.options import updated
 from encoder.pooling import check_pool_factor, check_unpooled
 from encoder.tokenizer import Token, TokenizedTexts
 from encoder.workers import WorkerPool, batches_at_once, run_jobs, worker_devices
@@ -59,19 +60,15 @@ class Encoder:
         cls,
         name: str | Path = BUNDLED,
         *,
-        revision: str | None = None,
         device: str | torch.device | None = None,
         precision: str | None = None,
         workers: int | None = None,
-        projection: str | Path | None = None,
-        query_length: int | None = None,
-        document_length: int | Literal["max"] | None = None,
-        skiplist_words: Sequence[str] | None = None,
-        do_query_expansion: bool | None = None,
-        pool_factor: int = 1,
+        **asked_for: Any,
     ) -> "Encoder":
         """Load the bundled model, a folder, or a hub name such as "lightonai/GTE-ModernColBERT-v1".
 
+        asked_for: fields of `encoder.asking.Asked`, which say which vectors are made:
+        revision: of a hub name.
         query_length, document_length: in tokens, markers included; None keeps the model's own, and "max" is
             as many as it has positions.
         skiplist_words: documents keep no vector for these; () keeps all, which suits code.
@@ -79,22 +76,14 @@ class Encoder:
             index made with one setting is searched with either.
         pool_factor: documents keep about one vector for so many tokens (Clavié et al. 2024); 1 keeps all.
         projection: safetensors with `linear.weight` (dim, hidden) for a backbone that has no head.
+
         precision: "fp32", "bf16", "fp16" or "int8" (x86 CPUs); None for fp32 on a CPU and bf16 on a GPU. The
             vectors differ a little, and fit the same index (docs/encoder.md).
         workers: processes that share the batches of documents between them, each with the whole model. None
             for one; where device="cuda" names no GPU, one for each.
         Raises CheckpointError for what cannot be read, ArgumentError for lengths out of range.
         """
-        asked = Asked(
-            name,
-            revision,
-            projection,
-            query_length,
-            document_length,
-            skiplist_words,
-            do_query_expansion,
-            pool_factor,
-        )
+        asked = updated(Asked(name), asked_for)
         checkpoint = load_checkpoint(asked.folder, projection=asked.projection_path, settings=asked.settings)
         again = asked.again(checkpoint.tokenizer, checkpoint.model.backbone.config.max_positions)
         places = worker_devices(device, workers)
@@ -103,7 +92,7 @@ class Encoder:
             name=again["name"],
             device=places[0] if len(places) > 1 else device,
             precision=precision,
-            pool_factor=pool_factor,
+            pool_factor=asked.pool_factor,
             load_arguments=again,
         )
         if len(places) > 1:

@@ -29,7 +29,7 @@ def blocks(language):
 def place(tmp_path_factory):
     """A folder such as the README speaks of: ./src with code, ./tiny in BEIR layout."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "encoder", folder / "src", ignore=shutil.ignore_patterns("models", "__pycache__"))
+    shutil.copytree(ROOT / "encoder" / "model", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tiny" / "qrels").mkdir(parents=True)
     (folder / "tiny" / "corpus.jsonl").write_text('{"_id": "1", "title": "", "text": "a cat"}\n')
     (folder / "tiny" / "queries.jsonl").write_text('{"_id": "q", "text": "kitten"}\n')
@@ -50,6 +50,7 @@ def test_python_blocks_run_in_order(place, monkeypatch, capsys):
 @pytest.mark.slow
 def test_latewood_commands_run(place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setenv("LATEWOOD_CACHE", str(place / "cache"))
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("latewood ")]
     ran = 0
     for line in commands:
