@@ -230,9 +230,10 @@ def test_lengths_beyond_the_positions_are_refused():
             kind.load(document_length=9000)
 
 
-def test_an_argument_that_it_does_not_know_is_refused():
+@pytest.mark.parametrize("kind", [LightEncoder, Encoder])
+def test_an_argument_that_is_not_known_is_refused(kind):
     with pytest.raises(ArgumentError, match=r"query_lenght is no option of Asked; .*query_length"):
-        LightEncoder.load(query_lenght=32)
+        kind.load(query_lenght=32)
 
 
 def test_it_imports_no_torch():
