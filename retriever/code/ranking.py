@@ -16,9 +16,9 @@ from indexing.storage.fulltext import split_words
 __all__ = ["RULES", "Candidate", "Question", "Ranked", "by_file", "combined"]
 
 WORDS = 0.3  # of the lexical score, beside late's
-DECAY = 0.5  # of each further chunk of a file
+DECAY = 0.7  # of each further chunk of a file
 FURTHER = 3  # chunks of a file that count, beside the best
-SHARE = 0.15  # of the sum of further chunks
+SHARE = 0.3  # of the sum of further chunks
 KEY = 5  # letters by which words are compared: expires, expired, expiry
 # What says nothing about code in a question.
 _STOP = """a an and any are as at be by can do does for from get how i if in into is it its of on or that the their this
@@ -122,11 +122,11 @@ def is_prose(question: Question, found: Candidate) -> float:
 
 
 RULES: dict[str, tuple[Callable[[Question, Candidate], float], float]] = {
-    "defines the name": (defines, 0.5),
+    "defines the name": (defines, 0.8),
     "is named for it": (named_for, 0.15),
-    "file name": (file_name, 0.2),
+    "file name": (file_name, 0.15),
     "folder names": (folder_names, 0.05),
-    "is a test": (is_test, -0.3),
+    "is a test": (is_test, -0.4),
     "is a copy": (is_copy, -0.2),
     "is no code": (is_prose, -0.1),
 }
