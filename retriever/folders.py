@@ -22,8 +22,8 @@ from retriever.searcher import Searcher
 
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
 
-CANDIDATES = 32  # documents found by words that are encoded before an answer, if they are not yet
-CANDIDATE_CHARS = 24_000  # of their texts: about a second of encoding
+CANDIDATES = 16  # documents found by words that are encoded before an answer, if they are not yet
+CANDIDATE_CHARS = 12_000  # of their texts: about half a second of encoding
 
 SCORING = Scoring()
 Tell = Callable[[str], None]
