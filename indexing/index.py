@@ -34,7 +34,7 @@ from indexing.writing.writer import PassagesOf, Writer
 __all__ = ["Index"]
 
 LOCK = "index.lock"
-FEW = 64  # documents named to be encoded, for which torch is not worth loading
+FEW = 64  # documents to be encoded, for which torch is not worth loading
 
 
 class Index:
@@ -307,7 +307,7 @@ class Index:
             report = AddReport()
             total = self.n_unencoded
             if total:
-                few = named is not None and len(named) <= FEW
+                few = (total if named is None else len(named)) <= FEW
                 passages_of = self._encoding(self._document_encoder(few=few))
                 waiting = self._waiting(named)
                 with Progress(

@@ -185,7 +185,9 @@ def _opened(place: Path, tell: Tell) -> Index:
 def _created(place: Path) -> Index:
     from encoder.light import encoder_for_searching
 
-    return Index.create(place, encoder_for_searching({"name": BUNDLED}))
+    index = Index.create(place, light := encoder_for_searching({"name": BUNDLED}))
+    index._encoder, index._light = None, light  # of many texts torch is faster
+    return index
 
 
 def _owning(snapshot: Snapshot, scoring: Scoring) -> Searcher:

@@ -3,26 +3,37 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
 
+from encoder.errors import ArgumentError
 from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeHit, CodeOptions, MatchedLine, search_code
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["cell_of", "print_code"]
+__all__ = ["Printed", "cell_of", "print_code"]
 
 WIDTH = 160
 
 
+@dataclass(frozen=True)
+class Printed:
+    """How hits are printed. explain: with what their scores add up from; JSON always has it."""
+
+    as_json: bool = False
+    explain: bool = False
+
+
 def print_code(
-    searcher: Searcher, queries: Sequence[str], options: SearchOptions, code: CodeOptions, as_json: bool
+    searcher: Searcher, queries: Sequence[str], options: SearchOptions, code: CodeOptions, printed: Printed
 ) -> None:
+    if printed.explain and code.plain:
+        raise ArgumentError("--explain of code shows its rules, which --plain leaves out; leave one out")
     answers = {text: search_code(searcher, text, options, code) for text in queries}
-    if as_json:
+    if printed.as_json:
         found = [{"query": text, "hits": [_json(hit) for hit in hits]} for text, hits in answers.items()]
         typer.echo(json.dumps(found[0]["hits"] if len(found) == 1 else found, indent=2, ensure_ascii=False))
         return
@@ -30,7 +41,7 @@ def print_code(
         if len(answers) > 1:
             typer.echo(f"# {text}")
         for hit in hits:
-            for line in _printed(hit):
+            for line in _printed(hit, printed.explain):
                 typer.echo(line)
         if not hits:
             if len(searcher.snapshot) and code != CodeOptions():
@@ -48,11 +59,13 @@ def cell_of(metadata: Mapping[str, Any]) -> str:
     return f":cell {metadata['cell']}" if isinstance(metadata.get("cell"), int) else ""
 
 
-def _printed(hit: CodeHit) -> list[str]:
+def _printed(hit: CodeHit, explain: bool) -> list[str]:
     path = typer.style(hit.path + cell_of(hit.metadata), fg="magenta")
     where = path + ":" + typer.style(str(hit.line), fg="green")
     symbol = "  " + typer.style(hit.symbol, bold=True) if hit.symbol else ""
-    return [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
+    why = ", ".join(f"{name} {value:+.2f}" for name, value in hit.reasons.items())
+    lines = [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
+    return [*lines, f"   why  {why}"] if explain else lines
 
 
 def _line(line: MatchedLine) -> str:

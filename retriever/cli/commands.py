@@ -107,12 +107,21 @@ class _LazyGroup(typer.core.TyperGroup):
             return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         return super().get_command(ctx, cmd_name)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    @contextmanager
+    def _only_listed(self) -> Iterator[None]:
         self._listing = True
         try:
-            super().format_help(ctx, formatter)
+            yield
         finally:
             self._listing = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._only_listed():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._only_listed():
+            return super().shell_complete(ctx, incomplete)
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         with _past_typer(None):
@@ -127,7 +136,6 @@ app = typer.Typer(
     name="latewood",
     cls=_LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=MARKUP,
     help="Late-interaction retrieval: index text or code, search it by meaning, measure it.",

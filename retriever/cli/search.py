@@ -14,7 +14,7 @@ import typer
 from encoder.errors import ArgumentError
 from encoder.options import option
 from indexing import Snapshot
-from retriever.cli.codesearch import cell_of, print_code
+from retriever.cli.codesearch import Printed, cell_of, print_code
 from retriever.cli.flags import flags
 from retriever.cli.nothing import why_nothing
 from retriever.code.search import CodeOptions, holds_code
@@ -32,7 +32,9 @@ class Shown:
     """How hits are printed."""
 
     code: bool = option(False, "Print hits as path:line, symbol and matching lines.")
-    explain: bool = option(False, "Show what each query token matched, and where.")
+    explain: bool = option(
+        False, "Show what each query token matched, and where; of code, what its score adds up from."
+    )
     wait: bool = option(False, "Of a folder: encode everything before the answer.")
     as_json: bool = option(False, "Print JSON.", "--json")
 
@@ -52,11 +54,7 @@ def search_command(
 
     Example: latewood search ./src "where are sessions expired?" --lang py --path 'src/**'
     """
-    if shown.explain and options.mode == "lexical":
-        raise ArgumentError('--explain shows token vectors, which mode "lexical" has none of; leave one out')
     as_code = shown.code or code != CodeOptions()
-    if as_code and shown.explain:
-        raise ArgumentError("--explain and --code show matches each in their own way; leave one out")
     if is_index(folder):
         if shown.wait:
             raise ArgumentError("--wait is of folders; latewood index encodes what an index still lacks")
@@ -69,7 +67,7 @@ def search_command(
             found.encode(show_progress=True)
         for text in query:
             found.prepare(text, options)
-        as_code = as_code or (not shown.explain and holds_code(found.searcher.snapshot))
+        as_code = as_code or holds_code(found.searcher.snapshot)
         _answer(found.searcher, query, found.answerable(options), code if as_code else None, shown)
         _say_how_far(found.searcher.snapshot, f"latewood search {folder} --wait QUERY")
 
@@ -89,8 +87,10 @@ def _answer(
 ) -> None:
     """code: None for documents of any kind."""
     if code is not None:
-        print_code(searcher, query, options, code, shown.as_json)
+        print_code(searcher, query, options, code, Printed(shown.as_json, shown.explain))
         return
+    if shown.explain and options.mode == "lexical":
+        raise ArgumentError("--explain shows token vectors, which words alone have none of; leave it out")
     answers = searcher.search_many({text: text for text in query}, options)
     found = {
         text: [(hit, _explanation(hit) if shown.explain else None) for hit in hits]

@@ -96,3 +96,42 @@ def test_a_few_documents_named_are_encoded_without_torch(tmp_path):
     exact = Encoder.load().encode_documents(texts.values())
     for name, vectors in zip(texts, exact, strict=True):
         np.testing.assert_allclose(stored[name], vectors, rtol=0, atol=2e-3)  # as float16
+
+
+@pytest.mark.parametrize(("line", "offered"), [("latewood se", "search"), ("latewood search --wa", "--wait")])
+def test_completing_a_line_imports_no_torch(line, offered):
+    """As the scripts of --install-completion ask, for commands that are made when they are looked at."""
+    words = line.split()
+    asked = {"_LATEWOOD_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    code = "import sys; sys.argv = ['latewood']; from retriever.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == [offered]
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "numba", "faiss"} & modules
+    assert ("retriever.searcher" in modules) == (offered == "--wait")
+
+
+def test_completion_is_shown_and_installed(tmp_path):
+    start = f"{sys.executable} -c \"import sys; sys.argv[0] = 'latewood'; from retriever.cli import main; main()\""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+
+    def asked(option):
+        return subprocess.run(
+            ["bash", "-c", f"{start} {option}; exit $?"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert "complete -o default -F _latewood_completion latewood" in asked("--show-completion")
+    assert "completion installed" in asked("--install-completion")
+    assert "_LATEWOOD_COMPLETE=complete_bash" in (tmp_path / ".bash_completions" / "latewood.sh").read_text()

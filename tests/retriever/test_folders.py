@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import indexing.index
 import retriever.folders as folders
+from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError
+from encoder.light import LightEncoder
 from indexing import Index
 from retriever import SearchOptions
 from retriever.cli import app
@@ -62,6 +66,54 @@ def test_a_folder_is_answered_and_what_was_encoded_is_kept(source: Path) -> None
     assert "encoded" not in told
     with Folder.open(source) as found:
         assert found.searcher.snapshot.n_unencoded == 0
+
+
+def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None:
+    code, out, told = run("search", source, "add_to_cart", "-k", 1, "--explain")
+    assert code == 0, told
+    why = next(line for line in out.splitlines() if line.startswith("   why  "))
+    parts = dict(part.rsplit(" ", 1) for part in why.removeprefix("   why  ").split(", "))
+    assert float(parts["defines the name"]) == 0.5
+    assert {"meaning", "words"} <= parts.keys()
+    score = float(re.search(r"\(([\d.]+)\)", out.splitlines()[0])[1])  # type: ignore[index]
+    assert sum(map(float, parts.values())) == pytest.approx(score, abs=0.03)
+    (hit, *_) = json.loads(run("search", source, "add_to_cart", "-k", 1, "--json")[1])
+    assert hit["reasons"]["defines the name"] == 0.5
+    assert sum(hit["reasons"].values()) == pytest.approx(hit["score"])
+    assert "why" not in run("search", source, "add_to_cart")[1]
+    code, out, _ = run("search", source, "add_to_cart", "--mode", "lexical", "--explain")
+    assert "meaning +0.00, words +0.30" in out  # words alone have rules too
+    for wrong in (["--plain"], ["--mode", "lexical"]):
+        (folder := source.parent / "prose").mkdir(exist_ok=True)
+        (folder / "a.txt").write_text("A basket of pears.\n")
+        with pytest.raises(ArgumentError, match="leave"):
+            arguments = [
+                "search",
+                str(source if wrong == ["--plain"] else folder),
+                "basket",
+                "--explain",
+                *wrong,
+            ]
+            CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_few_texts_are_encoded_without_torch_and_many_by_it(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Folder.open(source) as found:
+        assert found.index is not None
+        found.prepare("basket", SearchOptions())
+        assert isinstance(found.index._light, LightEncoder)
+        assert found.index._encoder is None
+        (source / "more.py").write_text("TAX = 1\n")
+    for few, kind in ((64, type(None)), (0, Encoder)):
+        monkeypatch.setattr(indexing.index, "FEW", few)
+        (source / f"more{few}.py").write_text(f"def tax{few}():\n    return {few}\n")
+        with Folder.open(source) as found:
+            assert found.index is not None
+            found.encode()
+            assert found.index.n_unencoded == 0
+            assert isinstance(found.index._encoder, kind)
 
 
 def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
