@@ -2,12 +2,12 @@
 
 import os
 import re
-import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import examples.evaluate_beir
 import examples.long_documents
@@ -15,14 +15,10 @@ import examples.own_vectors
 import examples.search_code
 import examples.search_texts
 import examples.train_small
-from retriever.cli import app
+from tests.helpers.pages import blocks, run_commands, run_page
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -37,36 +33,59 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_python_blocks_run_in_order(place, monkeypatch, capsys):
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 90
+
+
+def test_the_readme_runs_and_prints_what_it_shows(place, monkeypatch):
     monkeypatch.chdir(place)
-    found = blocks("python")
-    assert found
-    names = {"__name__": "readme"}
-    for block in found:
-        exec(compile(block, "README.md", "exec"), names)
-    assert "heart" in capsys.readouterr().out
+    assert run_page(README, place) == 1
 
 
 @pytest.mark.slow
-def test_latewood_commands_run(place, monkeypatch):
+def test_the_commands_of_the_readme_run(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("LATEWOOD_CACHE", str(place / "cache"))
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("latewood ")]
-    ran = 0
+    lines = "".join(block.text for block in blocks(README) if block.language == "sh").splitlines()
+    commands = [line for line in lines if line.startswith("latewood ")]
+    assert len(commands) == 4
     for line in commands:
-        arguments = shlex.split(line, comments=True)[1:]
-        if arguments[0] == "train":
-            continue  # hours of work; test_training.py and test_retrieval_training.py run them at toy size
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, f"{line}\n{result.output}"
-        ran += 1
-    assert ran >= 4
+        assert run_commands(line, place)
 
 
-def test_scripts_that_the_readme_names_exist_and_run():
-    for script in re.findall(r"scripts/(\w+)", README):
+def test_the_picture_of_matches_is_what_the_command_prints(tmp_path):
+    """But for numbers: another processor may round otherwise."""
+    picture = tmp_path / "map.svg"
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.match_map", str(picture)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "physicians -> doctors" in done.stdout
+    shown, made = (
+        re.sub(r"\d\.\d+", "N", path.read_text(encoding="utf-8"))
+        for path in (ROOT / "docs" / "match-map.svg", picture)
+    )
+    assert made == shown
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_what_a_page_names_of_the_repository_exists(page):
+    """Files and folders in code or in links; scripts can be run."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\((?!https?:)([^)#]+)", text)) | set(
+        re.findall(r"\b(?:docs|scripts|encoder|indexing|retriever|tests)/[\w/.-]*\w", text)
+    )
+    assert len(named) > 2
+    for name in named:
+        assert (ROOT / name).exists(), f"{page} names {name}"
+    for script in re.findall(r"\bscripts/([\w-]+)(?!\S*\.)", text):
         assert os.access(ROOT / "scripts" / script, os.X_OK), script
-    assert "scripts/test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_ci_runs_the_command_for_all_checks():
+    assert "scripts/test" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "scripts/test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_example_search_texts(tmp_path):

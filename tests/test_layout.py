@@ -16,6 +16,7 @@ import indexing
 import latewood
 import retriever
 from retriever.cli import app
+from scripts.site_hooks import command_reference, commands
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"encoder": 0, "indexing": 1, "retriever": 2}  # each may import itself and what is lower
@@ -184,23 +185,21 @@ def test_nothing_unpickles_or_evaluates():
                     assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
 
 
-def commands(command, path=("latewood",)):
-    children = getattr(command, "commands", {})
-    if not children:
-        yield " ".join(path), command
-    for name, child in children.items():
-        yield from commands(child, (*path, name))
-
-
 @pytest.mark.parametrize(("name", "command"), list(commands(typer.main.get_command(app))))
-def test_every_command_has_an_example_and_is_in_the_readme(name, command):
+def test_every_command_has_an_example_and_is_in_the_reference(name, command):
     assert f"Example: {name} " in " ".join((command.help or "").split())
-    assert name in (ROOT / "README.md").read_text(encoding="utf-8")
+    _, found, section = f"\n{command_reference()}".partition(f"\n## {name}\n")
+    assert found
+    section = section.partition("\n## ")[0]
+    for parameter in command.params:
+        option = parameter.opts[0].startswith("-")
+        named = parameter.opts[-1] if option else parameter.metavar or parameter.name.upper()
+        assert parameter.hidden or f"`{named}`" in section, f"{name}: {named}"
 
 
-def test_readme_names_every_folder():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_contributing_names_every_folder():
+    house = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for package in PACKAGES:
         for path in (ROOT / package).rglob("__init__.py"):
-            name = f"{path.parent.name}/"
-            assert name in readme, f"{path.parent.relative_to(ROOT)} is not in the README's tree"
+            name = f"{path.parent.name}/ "
+            assert name in house, f"{path.parent.relative_to(ROOT)} is not in CONTRIBUTING's tree"
