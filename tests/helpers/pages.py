@@ -1,7 +1,7 @@
 """Pages of the documentation: their blocks of code, run as a reader would, and what they print.
 
 A block `python` is run in the names of the page; one `text` right below is what it prints. In `console` a line after
-"$ " is a command, and what follows is what it prints. In `sh` the commands of `latewood` are read by its parser, not run.
+"$ " is a command, and what follows is what it prints. In `sh`, commands of `latewood` are parsed and not run.
 "..." stands for anything; numbers may differ a little.
 """
 
