@@ -18,6 +18,7 @@ from encoder.light import LightEncoder
 from indexing import Index
 from retriever import SearchOptions
 from retriever.cli import app
+from retriever.code.ranking import RULES, WORDS
 from retriever.folders import Folder, cache_of, forget, is_index
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,27 +74,21 @@ def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None
     assert code == 0, told
     why = next(line for line in out.splitlines() if line.startswith("   why  "))
     parts = dict(part.rsplit(" ", 1) for part in why.removeprefix("   why  ").split(", "))
-    assert float(parts["defines the name"]) == 0.5
+    assert float(parts["defines the name"]) == RULES["defines the name"][1]
     assert {"meaning", "words"} <= parts.keys()
     score = float(re.search(r"\(([\d.]+)\)", out.splitlines()[0])[1])  # type: ignore[index]
     assert sum(map(float, parts.values())) == pytest.approx(score, abs=0.03)
     (hit, *_) = json.loads(run("search", source, "add_to_cart", "-k", 1, "--json")[1])
-    assert hit["reasons"]["defines the name"] == 0.5
+    assert hit["reasons"]["defines the name"] == RULES["defines the name"][1]
     assert sum(hit["reasons"].values()) == pytest.approx(hit["score"])
     assert "why" not in run("search", source, "add_to_cart")[1]
     code, out, _ = run("search", source, "add_to_cart", "--mode", "lexical", "--explain")
-    assert "meaning +0.00, words +0.30" in out  # words alone have rules too
-    for wrong in (["--plain"], ["--mode", "lexical"]):
-        (folder := source.parent / "prose").mkdir(exist_ok=True)
-        (folder / "a.txt").write_text("A basket of pears.\n")
+    assert f"meaning +0.00, words {WORDS:+.2f}" in out  # words alone have rules too
+    (prose := source.parent / "prose").mkdir()
+    (prose / "a.txt").write_text("A basket of pears.\n")
+    for wrong in ([source, "--plain"], [prose, "--mode", "lexical"]):
+        arguments = ["search", str(wrong[0]), "basket", "--explain", *map(str, wrong[1:])]
         with pytest.raises(ArgumentError, match="leave"):
-            arguments = [
-                "search",
-                str(source if wrong == ["--plain"] else folder),
-                "basket",
-                "--explain",
-                *wrong,
-            ]
             CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
 
 
