@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder
+from encoder.progress import progress_shown
 from retriever import Searcher
 from retriever.evaluation import METRICS, EvaluationSet, LateInteraction, Outputs, evaluate_all
 
@@ -139,7 +140,9 @@ def main() -> None:
             ways.setdefault(label, []).append(result)
             show()
 
-        evaluate_all(systems, [data], Outputs(arguments.out / f"{name}.json"), show_progress=True, say=say)
+        evaluate_all(
+            systems, [data], Outputs(arguments.out / f"{name}.json"), progress=progress_shown(), say=say
+        )
         if index.exists():
             ratios[label] = by_document(index, encoder, list(data.queries.values()))
             kept.write_text(json.dumps(ratios))

@@ -52,12 +52,13 @@ def main() -> None:
 
 def encode(out: Path, beir: Path, document_length: int | None, idf: bool) -> None:
     from encoder import Encoder
+    from encoder.progress import progress_shown
     from retriever.evaluation import EvaluationSet
 
     data = EvaluationSet.load(beir)
     encoder = Encoder.load(document_length=document_length)
     passages = list(data.passages())
-    documents = encoder.encode_documents([p["text"] for p in passages], show_progress=True)
+    documents = encoder.encode_documents([p["text"] for p in passages], progress=progress_shown())
     texts = list(data.queries.values())
     queries = list(encoder.encode_queries(texts))
     if idf:

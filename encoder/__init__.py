@@ -7,13 +7,15 @@ if TYPE_CHECKING:
     from encoder.embeddings import TokenEmbeddings
     from encoder.encode import Encoder
     from encoder.errors import LatewoodError
+    from encoder.progress import progress_shown
 
-__all__ = ["Encoder", "LatewoodError", "TokenEmbeddings"]
+__all__ = ["Encoder", "LatewoodError", "TokenEmbeddings", "progress_shown"]
 
 _HOMES = {
     "Encoder": "encoder.encode",
     "LatewoodError": "encoder.errors",
     "TokenEmbeddings": "encoder.embeddings",
+    "progress_shown": "encoder.progress",
 }
 
 

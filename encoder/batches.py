@@ -11,7 +11,7 @@ from encoder.arguments import as_integer, as_strings
 from encoder.embeddings import TokenEmbeddings
 from encoder.model.packing import length_sorted_batches
 from encoder.pooling import pool_tokens
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from encoder.tokenizer import TokenizedTexts
 
 __all__ = ["BATCH_TOKENS", "Batching", "Job", "Vectors", "encode_texts", "vectors_of"]
@@ -41,7 +41,7 @@ class Batching:
     at_once: int
     pool_factor: int
     dim: int
-    show_progress: bool
+    progress: Told | None
 
 
 def vectors_of(rows: npt.NDArray[np.float32], job: Job) -> Vectors:
@@ -75,7 +75,7 @@ def encode_texts(
             budget = min(batch_tokens, sum(n_tokens) // batching.at_once + max(n_tokens))
             yield from _jobs(block, start, budget, batching.pool_factor)
 
-    with Progress[str](desc="encode", unit="text", show=batching.show_progress, total=len(texts)) as bar:
+    with Progress[str](phase="encoding", unit="text", told=batching.progress, total=len(texts)) as bar:
         for job, found in run(jobs()):
             for i, rows in zip(job.places, found, strict=True):
                 vectors[i] = rows

@@ -18,6 +18,7 @@ from encoder.errors import ArgumentError
 from encoder.model.precision import apply_precision, default_precision
 from encoder.options import updated
 from encoder.pooling import check_pool_factor, check_unpooled
+from encoder.progress import Told
 from encoder.tokenizer import Token, TokenizedTexts
 from encoder.workers import WorkerPool, batches_at_once, run_jobs, worker_devices
 
@@ -145,7 +146,7 @@ class Encoder:
         return self.tokenizer.settings.document_length
 
     def encode_documents(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens.
 
@@ -155,13 +156,13 @@ class Encoder:
         vectors (total_tokens, dim) float32, offsets (n + 1,) int64, truncated: how many were cut.
         With a pool_factor there are fewer vectors than tokens.
         """
-        return self._encode(self.tokenizer.documents, texts, batch_tokens, show_progress, documents=True)
+        return self._encode(self.tokenizer.documents, texts, batch_tokens, progress, documents=True)
 
     def encode_queries(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
-        return self._encode(self.tokenizer.queries, texts, batch_tokens, show_progress, documents=False)
+        return self._encode(self.tokenizer.queries, texts, batch_tokens, progress, documents=False)
 
     def query_tokens(self, text: str) -> list[Token]:
         """What each vector of a query stands for: the token and its place in the text."""
@@ -180,7 +181,7 @@ class Encoder:
         tokenise: Callable[[Sequence[str]], TokenizedTexts],
         texts: Iterable[str],
         batch_tokens: int,
-        show_progress: bool,
+        progress: Told | None,
         *,
         documents: bool,
     ) -> TokenEmbeddings:
@@ -190,7 +191,7 @@ class Encoder:
             workers.batches_at_once if workers is not None else batches_at_once(self.device),
             self.pool_factor if documents else 1,
             self.dim,
-            show_progress,
+            progress,
         )
         run = partial(run_jobs, self.model, self.device) if workers is None else workers.run
         return encode_texts(tokenise, texts, batching, run)

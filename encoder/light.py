@@ -23,6 +23,7 @@ from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
 from encoder.options import updated
 from encoder.pooling import check_unpooled
+from encoder.progress import Told
 from encoder.tokenizer import LateTokenizer, Token, TokenizerSettings
 
 if TYPE_CHECKING:
@@ -109,17 +110,17 @@ class LightEncoder:
         return self.tokenizer.settings.document_length
 
     def encode_queries(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given."""
-        batching = Batching(batch_tokens, 1, 1, self.dim, show_progress)
+        batching = Batching(batch_tokens, 1, 1, self.dim, progress)
         return encode_texts(self.tokenizer.queries, texts, batching, self._run)
 
     def encode_documents(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool = False
+        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens."""
-        batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, show_progress)
+        batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, progress)
         return encode_texts(self.tokenizer.documents, texts, batching, self._run)
 
     def query_tokens(self, text: str) -> list[Token]:

@@ -1,60 +1,91 @@
-"""How far long work is: a bar on a terminal, a line every few seconds elsewhere, nothing unless asked for."""
+"""How far long work is: told to a callable, step by step; shown as a bar, as lines or as JSON."""
 
+import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["EVERY", "Progress"]
+__all__ = ["EVERY", "Progress", "Step", "Told", "progress_as_json", "progress_shown"]
 
-EVERY = 5.0  # seconds between lines
+EVERY = 4.0  # seconds between lines
 
 T = TypeVar("T")
 
 
-class Progress(Generic[T]):
-    """Counts what is taken from `items`, or what `update` is told, and says so on standard error.
+@dataclass(frozen=True)
+class Step:
+    """phase: what is done now, as "encoding". done, total: of `unit`s; total is None where nobody knows it. started: by
+    `time.monotonic`. ended: of this phase the last."""
 
-    Lines come by the clock, so that work that is slow between two items is seen to go on; a terminal that cannot
-    move its cursor (TERM=dumb) gets them too. total: of items, where known and they have no length.
-    """
+    phase: str
+    unit: str
+    done: int
+    total: int | None
+    started: float
+    ended: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the phase began."""
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """Units a second."""
+        return self.done / self.seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds still to go at this rate, where that can be told."""
+        return (self.total - self.done) / self.rate if self.total is not None and self.done else None
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f" of {self.total:,} ({100 * self.done // max(self.total, 1)} %)"
+        left = "" if self.left is None or self.ended else f", {self.left:,.0f} s left"
+        return f"{self.phase}: {self.done:,}{of}, {self.rate:,.1f} {self.unit}/s, {self.seconds:,.0f} s{left}"
+
+
+Told: TypeAlias = Callable[[Step], object]
+"""What long work takes as `progress`: called with each step, in the thread that does the work."""
+
+
+class Progress(Generic[T]):
+    """Counts what is taken from `items`, or what `update` is told, and tells it. total: of items, where known and they
+    have no length."""
 
     def __init__(
-        self, items: Iterable[T] | None = None, *, desc: str, unit: str, show: bool, total: int | None = None
+        self,
+        items: Iterable[T] | None = None,
+        *,
+        phase: str,
+        unit: str,
+        told: Told | None,
+        total: int | None = None,
     ) -> None:
         self.items = items
-        self.desc = desc
-        self.unit = unit
         self.total = len(items) if total is None and isinstance(items, Sized) else total
         self.done = 0
-        self._bar: Any = None
-        self._ended = threading.Event()
+        self._phase, self._unit, self._told = phase, unit, told
         self._held = False
-        self._said = False
         self._started = time.monotonic()
-        if not show or sys.stderr is None:
-            return
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self.total, unit=unit, desc=desc)
-        else:
-            threading.Thread(target=self._say_until_ended, name="progress", daemon=True).start()
+        self._tell()
 
     def update(self, n: int = 1) -> None:
         self.done += n
-        if self._bar is not None:
-            self._bar.update(n)
+        self._tell()
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif not self._ended.is_set() and self._said:
-            self._say()
-        self._ended.set()
+        self._tell(ended=True)
+        self._told = None
+
+    def _tell(self, *, ended: bool = False) -> None:
+        if self._told is not None:
+            self._told(Step(self._phase, self._unit, self.done, self.total, self._started, ended))
 
     def __iter__(self) -> Iterator[T]:
         try:
@@ -74,19 +105,96 @@ class Progress(Generic[T]):
     ) -> None:
         self.close()
 
-    def _say_until_ended(self) -> None:
-        while not self._ended.wait(EVERY):
-            self._said = True
-            self._say()
 
-    def _say(self) -> None:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        of = "" if self.total is None else f" of {self.total:,} ({100 * self.done // max(self.total, 1)} %)"
+def progress_shown() -> Told | None:
+    """For `progress=`: bars where standard error is a terminal, else a line every few seconds."""
+    if sys.stderr is None:
+        return None
+    return _Bars() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else _Lines(str)
+
+
+def progress_as_json() -> Told | None:
+    """For `progress=`: on standard error an object a line, every few seconds and where a phase begins and ends."""
+
+    def line(step: Step) -> str:
+        figures = {"seconds": round(step.seconds, 2), "rate": round(step.rate, 2)}
+        left = None if step.left is None else round(step.left, 2)
+        shown = {"phase": step.phase, "done": step.done, "total": step.total, "unit": step.unit}
+        return json.dumps(shown | figures | {"left": left, "ended": step.ended})
+
+    return None if sys.stderr is None else _Lines(line, ends=True)
+
+
+class _Clock:
+    """Says the newest step again by the clock, so that work that is slow between two is seen to go on."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Step] = {}  # phases under way, the innermost last
+        self._last = time.monotonic()
+        self._ended = threading.Event()
+
+    def __call__(self, step: Step) -> None:
+        if step.ended:
+            self._open.pop(step.phase, None)
+        elif self._open:
+            self._open[step.phase] = step
+        else:
+            self._open[step.phase] = step
+            self._ended = threading.Event()
+            threading.Thread(target=self._by_clock, args=(self._ended,), name="progress", daemon=True).start()
+        if not self._open:
+            self._ended.set()
+
+    def _by_clock(self, ended: threading.Event) -> None:
+        while not ended.wait(max(0.0, self._last + EVERY - time.monotonic())):
+            for step in list(self._open.values())[-1:]:
+                self._say(step)
+            self._last = time.monotonic()
+
+    def _say(self, step: Step) -> None:
+        raise NotImplementedError
+
+
+class _Lines(_Clock):
+    """ends: also where a phase begins and ends; else only a phase of which something was said has a last line."""
+
+    def __init__(self, line: Callable[[Step], str], *, ends: bool = False) -> None:
+        super().__init__()
+        self._line, self._ends = line, ends
+        self._said: set[str] = set()
+
+    def __call__(self, step: Step) -> None:
+        begins = step.phase not in self._open
+        super().__call__(step)
+        if (self._ends and (begins or step.ended)) or (step.ended and step.phase in self._said):
+            self._say(step)
+            self._last = time.monotonic()
+            self._said.discard(step.phase)
+
+    def _say(self, step: Step) -> None:
+        self._said.add(step.phase)
         try:
-            print(
-                f"{self.desc}: {self.done:,}{of}, {self.done / seconds:,.1f} {self.unit}/s, {seconds:,.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(self._line(step), file=sys.stderr, flush=True)
         except (OSError, ValueError):  # a reader that has gone, a closed file: no reason to stop the work
             self._ended.set()
+
+
+class _Bars(_Clock):
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars: dict[str, Any] = {}
+
+    def __call__(self, step: Step) -> None:
+        super().__call__(step)
+        if step.phase not in self._bars:
+            from tqdm import tqdm
+
+            self._bars[step.phase] = tqdm(total=step.total, unit=step.unit, desc=step.phase)
+        bar = self._bars[step.phase]
+        bar.update(step.done - bar.n)
+        if step.ended:
+            self._bars.pop(step.phase).close()
+
+    def _say(self, step: Step) -> None:
+        if bar := self._bars.get(step.phase):
+            bar.refresh()

@@ -1,7 +1,7 @@
 """Index: a folder of documents and their token vectors. Create or open it, add, encode, delete, compact, read."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from encoder.arguments import absolute, as_strings
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.storage import tables
 from indexing.storage.durable import fsync_folder
@@ -260,10 +260,10 @@ class Index:
         """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
         return describe(self._now)
 
-    def verify(self, *, show_progress: bool = False) -> None:
+    def verify(self, *, progress: Told | None = None) -> None:
         """Read every byte of the newest commit. Raises IndexFormatError naming the damaged file."""
         with self.snapshot() as newest:
-            verify(newest, show_progress)
+            verify(newest, progress)
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Index:
         records: Iterable[Mapping[str, Any]],
         *,
         encode: bool = True,
-        show_progress: bool = False,
+        progress: Told | None = None,
         committed: Callable[[], object] = lambda: None,
     ) -> AddReport:
         """Store documents {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
@@ -286,34 +286,31 @@ class Index:
         stored.
         Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
-        with self._writing() as writer:
+        with self._writing(progress) as writer:
             report = AddReport()
             passages_of = self._encoding(self._document_encoder()) if encode else None
             checked = read_records(records, self._salt())
-            with Progress(checked, desc="index", unit="document", show=show_progress) as shown:
+            phase = "encoding" if encode else "words"
+            total = len(records) if isinstance(records, Sized) else None
+            with Progress(checked, phase=phase, unit="document", told=progress, total=total) as shown:
                 writer.add(batches(shown), passages_of, report, committed)
             if passages_of is not None and self.n_unencoded:
-                writer.encode(batches(self._waiting(None)), passages_of, report)
+                self._encode(writer, None, passages_of, report)
             return report
 
-    def encode(self, doc_ids: Iterable[str] | None = None, *, show_progress: bool = False) -> AddReport:
+    def encode(self, doc_ids: Iterable[str] | None = None, *, progress: Told | None = None) -> AddReport:
         """Make the vectors that are still to come, of all documents or of those named, commit by commit.
 
         May be stopped anywhere and run again: it goes on from the last commit. In the report only `truncated`,
         `passages` and `tokens` count. Raises ArgumentError where the index has no encoder.
         """
         named = None if doc_ids is None else list(dict.fromkeys(as_strings(doc_ids, "doc_ids")))
-        with self._writing() as writer:
+        with self._writing(progress) as writer:
             report = AddReport()
-            total = self.n_unencoded
-            if total:
+            if total := self.n_unencoded:
                 few = (total if named is None else len(named)) <= FEW
                 passages_of = self._encoding(self._document_encoder(few=few))
-                waiting = self._waiting(named)
-                with Progress(
-                    waiting, desc="encode", unit="document", show=show_progress, total=total
-                ) as shown:
-                    writer.encode(batches(shown), passages_of, report)
+                self._encode(writer, named, passages_of, report)
             return report
 
     def add_embeddings(
@@ -391,7 +388,7 @@ class Index:
         with self._writing() as writer:
             writer.tune(asdict(tuned))
 
-    def compact(self, *, show_progress: bool = False) -> None:
+    def compact(self, *, progress: Told | None = None) -> None:
         """Rewrite the index without its deleted documents, in few segments; float16 becomes compressed.
 
         Where the corpus has outgrown its centroids the codec is trained anew. The original vectors are gone
@@ -399,14 +396,28 @@ class Index:
         precision; adding everything to a new index does not. Takes as much free disk as the index.
         """
         with self._writing() as writer:
-            total = self.n_tokens
-            with Progress[int](desc="compact", unit="token", show=show_progress, total=total) as bar:
+            total = sum(segment.n_tokens for segment in self._now.segments)
+            with Progress[int](phase="compressing", unit="token", told=progress, total=total) as bar:
                 writer.compact(bar.update)
 
     # Inside -------------------------------------------------------------------------------------------------
 
+    def _encode(
+        self, writer: Writer, doc_ids: list[str] | None, passages_of: PassagesOf, report: AddReport
+    ) -> None:
+        """What waits, of those named or of all. Counted when it is encoded, not when it is read."""
+        total = self.n_unencoded if doc_ids is None else len(doc_ids)
+        with Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar:
+
+            def counted(records: Sequence[Record], report: AddReport) -> Sequence[Passages]:
+                made = passages_of(records, report)
+                bar.update(len(records))
+                return made
+
+            writer.encode(batches(self._waiting(doc_ids)), counted, report)
+
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self, told: Told | None = None) -> Iterator[Writer]:
         with self._mutex:
             if self._writer is None:
                 raise ArgumentError(
@@ -414,6 +425,7 @@ class Index:
                 )
             if self._writer.store.uncertain:  # the last commit failed
                 self._writer.sweep()
+            self._writer.told = told
             yield self._writer
 
     def _encoding(self, encoder: DocumentEncoder) -> PassagesOf:
@@ -445,9 +457,12 @@ class Index:
                     self._light = encoder_for_searching(self.settings.encoder)
                     self.settings.check_encoder(self._light, self.folder)
                 return self._light
-            from encoder import Encoder
+            told = None if self._writer is None else self._writer.told
+            with Progress[int](phase="loading the model", unit="model", told=told, total=1) as bar:
+                from encoder import Encoder
 
-            encoder = Encoder.load(**self.settings.encoder)
+                encoder = Encoder.load(**self.settings.encoder)
+                bar.update()
             self.settings.check_encoder(encoder, self.folder)
             self._encoder = encoder
         return self._encoder

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from encoder.checkpoints.places import BUNDLED
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
+from encoder.progress import Told
 from indexing import Index, Snapshot
 from indexing.storage.tables import DATABASE
 from indexing.writing.sources import UpdateReport, update_folder
@@ -77,7 +78,7 @@ class Folder:
         tell: Tell = lambda line: None,
         *,
         scoring: Scoring = SCORING,
-        show_progress: bool = False,
+        progress: Told | None = None,
     ) -> "Folder":
         """Bring the index of a folder up to date: what changed is read, its texts and words are stored.
 
@@ -89,7 +90,7 @@ class Folder:
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
         place = cache_of(source)
         try:
-            return cls._updated(source, _opened(place, tell), scoring, show_progress)
+            return cls._updated(source, _opened(place, tell), scoring, progress)
         except IndexLockedError as error:
             if is_index(place) and len(snapshot := Snapshot(place)):
                 tell(
@@ -102,7 +103,7 @@ class Folder:
         tell(f"{reason}; it is made in a temporary folder, for this answer alone")
         temporary = tempfile.TemporaryDirectory(prefix="latewood-")
         try:
-            found = cls._updated(source, _created(Path(temporary.name) / "index"), scoring, show_progress)
+            found = cls._updated(source, _created(Path(temporary.name) / "index"), scoring, progress)
         except BaseException:
             temporary.cleanup()
             raise
@@ -110,9 +111,9 @@ class Folder:
         return found
 
     @classmethod
-    def _updated(cls, source: Path, index: Index, scoring: Scoring, show_progress: bool) -> "Folder":
+    def _updated(cls, source: Path, index: Index, scoring: Scoring, progress: Told | None) -> "Folder":
         try:
-            report = update_folder(index, source, encode=False, show_progress=show_progress)
+            report = update_folder(index, source, encode=False, progress=progress)
             if not len(index):
                 raise CorpusError(str(report.folder))
             return cls(source, index, Searcher(index, scoring=scoring), report)
@@ -141,10 +142,10 @@ class Folder:
         self.index.encode(chosen)
         self.searcher.reload()
 
-    def encode(self, *, show_progress: bool = False) -> None:
+    def encode(self, *, progress: Told | None = None) -> None:
         """Make all vectors that are still to come."""
         if self.index is not None:
-            self.index.encode(show_progress=show_progress)
+            self.index.encode(progress=progress)
             self.searcher.reload()
 
     def answerable(self, options: SearchOptions) -> SearchOptions:

@@ -12,7 +12,7 @@ from encoder.arguments import absolute, as_list
 from encoder.checkpoints.folder import output_file
 from encoder.errors import ArgumentError
 from encoder.options import check, option
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from encoder.training.pairs import Example, read_examples
 from indexing import Index
 from retriever.options import Scoring
@@ -45,7 +45,7 @@ def mine(
     folder: Path,
     config: MiningConfig = MiningConfig(),
     *,
-    show_progress: bool = False,
+    progress: Told | None = None,
 ) -> list[Example]:
     """The examples with up to `config.n_negatives` mined negatives behind their positive, in the order given.
 
@@ -58,7 +58,7 @@ def mine(
     doc_ids = {text: str(i) for i, text in enumerate(dict.fromkeys(e.documents[0] for e in examples))}
     with Index.create(folder, encoder) as index:
         records = ({"doc_id": i, "text": text} for text, i in doc_ids.items())
-        index.add(records, show_progress=show_progress)
+        index.add(records, progress=progress)
     # Several answers to one query are none of its negatives.
     answers: dict[str, set[str]] = {}
     for example in examples:
@@ -68,7 +68,7 @@ def mine(
     with (
         # Ratios of scores are meant for sums of cosines.
         Searcher.open(folder, encoder, scoring=Scoring(sharpness=0.0)) as searcher,
-        Progress[str](desc="mine", unit="query", show=show_progress, total=len(queries)) as bar,
+        Progress[str](phase="mining", unit="query", told=progress, total=len(queries)) as bar,
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             block = {q: q for q in queries[start : start + QUERIES_AT_ONCE]}
@@ -91,7 +91,7 @@ def mine_file(
     out: Path,
     config: MiningConfig = MiningConfig(),
     *,
-    show_progress: bool = False,
+    progress: Told | None = None,
 ) -> tuple[int, int]:
     """Mine for the examples of a file and write {query, pos, negs} lines to `out` (.jsonl or .jsonl.gz),
     which is opened first and takes its place when it is whole.
@@ -105,7 +105,7 @@ def mine_file(
         opened(aside, "wt", encoding="utf-8") as file,
     ):
         examples = read_examples(source)
-        mined = mine(encoder, examples, Path(folder) / "index", config, show_progress=show_progress)
+        mined = mine(encoder, examples, Path(folder) / "index", config, progress=progress)
         for example in mined:
             record = {"query": example.query, "pos": example.documents[0], "negs": example.documents[1:]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -17,7 +17,7 @@ from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from indexing import Document, Index, Snapshot
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
@@ -187,21 +187,21 @@ class Searcher:
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
         options: SearchOptions = DEFAULTS,
         *,
-        show_progress: bool = False,
+        progress: Told | None = None,
         **changes: Any,
     ) -> dict[Q, Hits]:
         """{query id: text} → {query id: hits}, in the same order; otherwise as `search`.
 
         queries: also pairs (query id, text), of which a later one replaces an earlier one of the same id.
         """
-        return dict(self.search_stream(queries, options, show_progress=show_progress, **changes))
+        return dict(self.search_stream(queries, options, progress=progress, **changes))
 
     def search_stream(
         self,
         queries: Mapping[Q, str] | Iterable[tuple[Q, str]],
         options: SearchOptions = DEFAULTS,
         *,
-        show_progress: bool = False,
+        progress: Told | None = None,
         **changes: Any,
     ) -> Iterator[tuple[Q, Hits]]:
         """As `search_many`, for any number of queries: (query id, hits) one by one, in order.
@@ -219,8 +219,7 @@ class Searcher:
         pairs = iter(queries.items() if isinstance(queries, Mapping) else queries)
 
         def stream() -> Iterator[tuple[Q, Hits]]:
-            progress: Progress[Any] = Progress(desc="search", unit="query", show=show_progress, total=total)
-            with progress:
+            with Progress[Any](phase="searching", unit="query", told=progress, total=total) as bar:
                 while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
                     texts = [text for _, text in some]
                     lexical = plan.options.mode == "lexical"
@@ -229,7 +228,7 @@ class Searcher:
                     found = list(_each(ranker, lambda one: ranker.rank(*one, plan), asked))
                     for (qid, _), hits in zip(some, self._hits(ranker, plan, asked, found), strict=True):
                         yield qid, hits
-                        progress.update()
+                        bar.update()
 
         return stream()
 

@@ -13,7 +13,7 @@ from encoder.arguments import absolute, as_list
 from encoder.errors import ArgumentError, CheckpointError, CorpusError
 from encoder.jsonl import read_rows
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
-from encoder.progress import Progress
+from encoder.progress import Progress, progress_shown
 from encoder.tokenizer import LateTokenizer
 
 __all__ = ["Chunks", "DataFile", "Given", "blocks", "checked_sources", "read_texts"]
@@ -97,7 +97,7 @@ class Chunks:
         parts: list[npt.NDArray[np.integer]] = []
         sizes = [0]
         before, after = tokenizer.before, tokenizer.after
-        for block in blocks(iter(Progress(texts, desc=desc, unit="text", show=True)), 2048):
+        for block in blocks(iter(Progress(texts, phase=desc, unit="text", told=progress_shown())), 2048):
             for encoding in tokenizer.tokenizer.encode_batch_fast(block, add_special_tokens=False):
                 content = encoding.ids
                 room = int(random.choice(np.asarray(lengths))) - len(before) - len(after)

@@ -26,6 +26,7 @@ from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import PackedBatch, pack
 from encoder.options import check, option
+from encoder.progress import progress_shown
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.data import Chunks, DataFile, Given, checked_sources, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size
@@ -232,7 +233,7 @@ def _teacher_statistics(
     if not path.is_file():
         print("teacher: vectors of every token alone, then principal directions of tokens in context")
         with fast_matmul("cpu"):
-            singles = teacher.single_token_vectors(show_progress=True)
+            singles = teacher.single_token_vectors(progress=progress_shown())
             tokenizer = LateTokenizer(teacher.tokenizer, TokenizerSettings("", "", do_query_expansion=False))
             share = -(-2000 // len(sources))
             texts = (

@@ -17,7 +17,7 @@ from encoder.checkpoints.tensors import read_weights
 from encoder.checkpoints.tokenizer_files import open_tokenizer
 from encoder.errors import MissingDependencyError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 
 __all__ = ["Teacher", "principal_directions", "teacher_folder"]
 
@@ -69,13 +69,13 @@ class Teacher:
         vectors: Tensor = hidden[mask].float()
         return vectors
 
-    def single_token_vectors(self, show_progress: bool = False) -> Tensor:
+    def single_token_vectors(self, progress: Told | None = None) -> Tensor:
         """The vector of every vocabulary entry alone between CLS and SEP: (vocab_size, hidden)."""
         size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         around = self.tokenizer.encode("").ids
         out = torch.empty(size, self.hidden_size)
         batches = list(length_sorted_batches([3] * size, 3 * 1024))
-        for batch in Progress(batches, desc="teacher: single tokens", unit="batch", show=show_progress):
+        for batch in Progress(batches, phase="teacher: single tokens", unit="batch", told=progress):
             vectors = self(pack([[around[0], i, around[-1]] for i in batch]))
             out[batch] = vectors.view(-1, 3, self.hidden_size)[:, 1].cpu()
         return out

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from encoder.errors import IndexFormatError
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from indexing.storage.durable import hash_file
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.tables import DATABASE, FORMAT_VERSION
@@ -46,17 +46,17 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def verify(snapshot: Snapshot, show_progress: bool = False) -> None:
+def verify(snapshot: Snapshot, progress: Told | None = None) -> None:
     """See Index.verify."""
     snapshot.reader.check()
-    for file in Progress(snapshot.files, desc="verify", unit="file", show=show_progress):
+    for file in Progress(snapshot.files, phase="verifying", unit="file", told=progress):
         path = snapshot.folder / file.path
         try:
             digest = hash_file(path)
         except FileNotFoundError:
             newest = Snapshot(snapshot.folder)
             if newest.state.generation != snapshot.state.generation:  # a writer has replaced it since
-                verify(newest, show_progress)
+                verify(newest, progress)
                 return
             raise IndexFormatError(f"{path} is missing; restore it or build the index again") from None
         if digest != file.sha256:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from encoder.errors import ArgumentError, CorpusError, LatewoodError
 from encoder.progress import Progress
@@ -76,7 +77,7 @@ def update_folder(
     exclude: Sequence[str] = (),
     allow_empty: bool = False,
     tell: Callable[[str], None] | None = None,
-    **adding: bool,
+    **adding: Any,
 ) -> UpdateReport:
     """Bring a writable index up to date with a folder, as `read_folder` reads it.
 
@@ -86,7 +87,8 @@ def update_folder(
     cannot be read now.
 
     tell: is called with a line before more than half of the index is deleted. allow_empty: take a folder that has
-    nothing to read for one whose files were all deleted. adding: of `Index.add`, encode and show_progress.
+    nothing to read for one whose files were all deleted. adding: of `Index.add`, encode and
+    progress.
 
     Raises CorpusError for a folder with nothing to read, unless allow_empty: its disk may not be mounted;
     ArgumentError where the index follows another folder, unless that is no more: then this one is taken for it,
@@ -106,7 +108,7 @@ def update_folder(
                 f"{root} holds no text or code to index: {report.folder}; see that its disk is mounted, or allow it "
                 f"to be empty (--allow-empty), which deletes the {n:,} documents that the index has of it"
             )
-        with Progress(files, desc="read", unit="file", show=adding.get("show_progress", False)) as bar:
+        with Progress(files, phase="reading", unit="file", told=adding.get("progress")) as bar:
             same, new, digests = _read(root, bar, known, report, spool)
         gone = _gone(files, known, report.folder)
         report.gone = len(gone)
@@ -142,7 +144,7 @@ def update_folder(
             notes.put(done)
             done.clear()
 
-        report.added = index.add(documents(), committed=committed, **adding)
+        report.added = index.add(_Sized(documents(), len(digests)), committed=committed, **adding)
         notes.drop(gone)
         return report
 
@@ -222,6 +224,20 @@ def _texts(index: Index, doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
         for document in index.get(some):
             if document is not None:
                 yield document.doc_id, document.text or ""
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """What progress is counted by."""
+
+    documents: Iterator[Passage]
+    n: int
+
+    def __iter__(self) -> Iterator[Passage]:
+        return self.documents
+
+    def __len__(self) -> int:
+        return self.n
 
 
 class _Spool:

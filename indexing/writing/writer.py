@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from encoder.progress import Progress, Told
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
@@ -39,6 +40,7 @@ class Writer:
         """memory: about the most that the process may take (`memory.limit`)."""
         self.store = store
         self.snapshot = snapshot
+        self.told: Told | None = None  # of what a commit may bring with it
         self.folder = snapshot.folder
         # settings: the index's, within the memory limit. sample_rows: the most vectors to train on.
         self.settings, self.sample_rows = limit(snapshot.settings, memory)
@@ -154,10 +156,13 @@ class Writer:
         now = self.snapshot
         if now.codec is None and now.n_tokens >= max(flat_tokens, PQ_CENTROIDS):
             change = self._change()
-            codec = self._train(change)
-            for run in self._groups():
-                self._rewrite(change, run, codec)
-            self._apply(change)
+            total = sum(segment.n_tokens for segment in now.segments)
+            with Progress[int](phase="compressing", unit="token", told=self.told, total=total) as bar:
+                codec = self._train(change)
+                for run in self._groups():
+                    self._rewrite(change, run, codec)
+                    bar.update(sum(segment.n_tokens for segment in run))
+                self._apply(change)
         elif small := small_run(now.segments):
             change = self._change()
             self._rewrite(change, small, now.codec)
@@ -182,6 +187,8 @@ class Writer:
             change.rebuild_words = True
             self._apply(change)
             whole = False
+        else:
+            told(sum(segment.n_tokens for segment in now.segments))
         self.snapshot.close()  # a transaction of our own would keep the log from being cut
         try:
             self.store.shrink(always=not whole)

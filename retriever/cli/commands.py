@@ -10,6 +10,7 @@ import typer
 import typer.core
 from typer.core import DEFAULT_MARKUP_MODE, MarkupMode
 
+from retriever.cli.progress import with_progress
 from retriever.cli.terminal import colour, plain
 
 __all__ = ["COMMANDS", "PastTyperError", "app"]
@@ -29,6 +30,16 @@ COMMANDS = {
     "compare": ("retriever.cli.compare:compare_command", "Compare two reports query by query."),
     "train": ("retriever.cli.train:app", "Train encoders."),
 }
+LONG = {
+    "search",
+    "index",
+    "watch",
+    "info",
+    "compact",
+    "estimate",
+    "tune",
+    "evaluate",
+}  # they say how far they are
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
     "tune": "nothing was stored",
@@ -56,7 +67,8 @@ class _Commands(MutableMapping[str, Any]):
                 alone.command(name)(found)
                 found = alone
             found.rich_markup_mode = MARKUP
-            self._made[name] = typer.main.get_command(found)
+            made = typer.main.get_command(found)
+            self._made[name] = with_progress(made) if name in LONG else made
             self._made[name].name = name
         return self._made[name]
 

@@ -12,6 +12,7 @@ from indexing.reading.corpus import read_source
 from indexing.writing.estimate import estimate
 from retriever.cli.flags import flags
 from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
+from retriever.cli.progress import told
 
 __all__ = ["estimate_command"]
 
@@ -34,7 +35,7 @@ def estimate_command(
     encoder = model.load(windows)
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
-        with Progress(documents, desc="estimate", unit="document", show=True) as bar:
+        with Progress(documents, phase="estimating", unit="document", told=told()) as bar:
             found = estimate(bar, encoder, reading.memory, resident=_resident, **model.windows(windows))
     finally:
         encoder.close()

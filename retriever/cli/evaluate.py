@@ -14,6 +14,7 @@ from encoder.options import option, updated
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
 from retriever.cli.options import ModelOptions, WindowOptions
+from retriever.cli.progress import told
 from retriever.evaluation import METRICS, EvaluationSet
 from retriever.evaluation.baselines import BASELINES, baseline
 from retriever.evaluation.datasets import beir_folders
@@ -117,7 +118,7 @@ def evaluate_command(
             systems,
             (target.load(asked.cache) for target in targets),
             Outputs(report, None if out is None else out / "runs", asked.run_file),
-            show_progress=True,
+            progress=told(),
             say=say,
         )
     if asked.plot_file is not None:

@@ -13,6 +13,7 @@ from indexing.reading.corpus import FolderReport, read_source
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
+from retriever.cli.progress import told
 from retriever.cli.update import Following, open_index
 from retriever.folders import cache_of, is_index
 
@@ -49,7 +50,7 @@ def index_command(
         documents = read_source(source, report=report, exclude=reading.exclude)
         with open_index(out, model, windows, reading.memory) as index:
             started = time.perf_counter()
-            added = index.add(documents, show_progress=True)
+            added = index.add(documents, progress=told())
             seconds = time.perf_counter() - started
             if report.files:
                 typer.echo(str(report))
@@ -85,7 +86,7 @@ def info_command(
         )
     with Index.open(place) as index:
         if verify:
-            index.verify(show_progress=True)
+            index.verify(progress=told())
         info = {"folder": str(index.folder)} | index.info()
     if as_json:
         typer.echo(json.dumps(info, indent=2))
@@ -114,7 +115,7 @@ def compact_command(
     """
     with keeping(lambda: index_kept(folder)), Index.open(folder, writable=True) as index:
         before = index.info()
-        index.compact(show_progress=True)
+        index.compact(progress=told())
         after = index.info()
     sizes = [f"{sum(i['bytes'].values()):,} bytes, {i['segments']:,} segments" for i in (before, after)]
     typer.echo(f"{folder}: {sizes[0]} before, {sizes[1]} now; {after['documents']:,} documents")

@@ -17,6 +17,7 @@ from indexing import Snapshot
 from retriever.cli.codesearch import Printed, cell_of, print_code
 from retriever.cli.flags import flags
 from retriever.cli.nothing import why_nothing
+from retriever.cli.progress import told
 from retriever.code.search import CodeOptions, holds_code
 from retriever.explaining import Explanation
 from retriever.folders import Folder, is_index
@@ -62,9 +63,9 @@ def search_command(
             _answer(searcher, query, options, code if as_code else None, shown)
             _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
-    with _scipy_hidden(), Folder.open(folder, _tell, scoring=scoring, show_progress=True) as found:
+    with _scipy_hidden(), Folder.open(folder, _tell, scoring=scoring, progress=told()) as found:
         if shown.wait:
-            found.encode(show_progress=True)
+            found.encode(progress=told())
         for text in query:
             found.prepare(text, options)
         as_code = as_code or holds_code(found.searcher.snapshot)

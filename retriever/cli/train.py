@@ -10,6 +10,7 @@ import typer
 from encoder import Encoder
 from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
+from encoder.progress import progress_shown
 from encoder.training.classify import ClassifyConfig, train_classifier
 from encoder.training.distill import DistillConfig, distill
 from encoder.training.distributed import process_group, say
@@ -87,7 +88,7 @@ def mine_command(
     """
     if not source.exists():
         raise ArgumentError(f"{source} is not there; pass a .jsonl or .jsonl.gz file, or a PyLate folder")
-    found, mined = mine_file(model.load(), source, out, config, show_progress=True)
+    found, mined = mine_file(model.load(), source, out, config, progress=progress_shown())
     typer.echo(f"{out}: {found:,} examples, {mined:,} with negatives")
 
 

@@ -13,6 +13,7 @@ from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from encoder.options import option
 from retriever.cli.flags import flags
 from retriever.cli.options import AsJson
+from retriever.cli.progress import told
 
 __all__ = ["tune_command"]
 
@@ -62,7 +63,7 @@ def tune_command(
     with Searcher.open(folder) as searcher:
         given = options.queries
         texts = sample_queries(searcher.snapshot, options.n) if given is None else _lines(given)[: options.n]
-        trials = tune(searcher, texts, k=options.k, show_progress=True)
+        trials = tune(searcher, texts, k=options.k, progress=told())
     chosen = best(trials, options.recall, options.k)
     if not options.dry_run:
         with Index.open(folder, writable=True) as index:

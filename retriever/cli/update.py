@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError, MissingDependencyError
+from encoder.progress import Told
 from indexing import Index
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
+from retriever.cli.progress import told
 
 __all__ = ["Following", "open_index", "watch_command"]
 
@@ -64,19 +66,19 @@ class Following:
                 told = True
                 time.sleep(WAIT_SECONDS)
 
-    def update(self, index: Index, *, show_progress: bool = False) -> UpdateReport:
+    def update(self, index: Index, *, progress: Told | None = None) -> UpdateReport:
         return update_folder(
             index,
             self.source,
             exclude=self.reading.exclude,
             allow_empty=self.reading.allow_empty,
             tell=lambda line: typer.echo(f"{self.out}: {line}", err=True),
-            show_progress=show_progress,
+            progress=progress,
         )
 
     def update_and_print(self, index: Index) -> None:
         started = time.perf_counter()
-        report = self.update(index, show_progress=True)
+        report = self.update(index, progress=told())
         if report.changed or report.folder.skipped:
             typer.echo(str(report.folder))
         if report.folder.hint:

@@ -10,7 +10,7 @@ import numpy as np
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.evaluation.systems import LateInteraction, System
 
@@ -42,7 +42,7 @@ class Bm25:
         settings = {"k": self.k, "k1": self.k1, "b": self.b, "stemmer": "english", "stopwords": "en"}
         return {"model": "bm25s", "fingerprint": None, "settings": settings}
 
-    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+    def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
         try:
             import bm25s
             import Stemmer
@@ -58,7 +58,7 @@ class Bm25:
 
         started = time.perf_counter()
         ids, texts = [], []
-        for passage in _bar(data.passages(), data, "BM25 index", "document", show_progress):
+        for passage in _bar(data.passages(), data, "BM25 index", "document", progress):
             ids.append(passage["doc_id"])
             texts.append(passage["text"])
         model = bm25s.BM25(k1=self.k1, b=self.b)
@@ -66,7 +66,7 @@ class Bm25:
         indexed = time.perf_counter()
         depth = min(self.k + data.drops_self_hits, len(ids))
         run: Run = {}
-        for qid, text in _bar(data.queries.items(), data, "BM25 search", "query", show_progress):
+        for qid, text in _bar(data.queries.items(), data, "BM25 search", "query", progress):
             found, scores = model.retrieve(words([text]), k=depth, show_progress=False)
             pairs = zip(found[0], scores[0], strict=True)
             run[qid] = {ids[i]: float(score) for i, score in pairs if score > 0}
@@ -91,21 +91,21 @@ class Dense:
         kept = ("k", "query_length", "document_length", "skiplist_words", "precision", "pool_factor")
         return identity | {"settings": {key: identity["settings"][key] for key in kept}}
 
-    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+    def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
         import faiss
 
         encoder = LateInteraction(self.encoder).encoder_for(data)
         index = faiss.IndexFlatIP(encoder.dim)
         ids: list[str] = []
         started = time.perf_counter()
-        passages = iter(_bar(data.passages(), data, "dense index", "document", show_progress))
+        passages = iter(_bar(data.passages(), data, "dense index", "document", progress))
         while some := list(itertools.islice(passages, AT_ONCE)):
             index.add(encoder.encode_documents([p["text"] for p in some]).means())
             ids += [p["doc_id"] for p in some]
         indexed = time.perf_counter()
         depth = min(self.k + data.drops_self_hits, len(ids))
         run: Run = {}
-        queries = iter(_bar(data.queries.items(), data, "dense search", "query", show_progress))
+        queries = iter(_bar(data.queries.items(), data, "dense search", "query", progress))
         while pairs := list(itertools.islice(queries, AT_ONCE)):
             scores, found = index.search(encoder.encode_queries([text for _, text in pairs]).means(), depth)
             for (qid, _), rows, values in zip(pairs, found, scores, strict=True):
@@ -114,8 +114,8 @@ class Dense:
         return run, _figures(data, len(ids), size, started, indexed, time.perf_counter())
 
 
-def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, show: bool) -> Iterator[Any]:
-    return iter(Progress(items, desc=f"{data.name}: {what}", unit=unit, show=show))
+def _bar(items: Iterable[Any], data: EvaluationSet, what: str, unit: str, told: Told | None) -> Iterator[Any]:
+    return iter(Progress(items, phase=f"{data.name}: {what}", unit=unit, told=told))
 
 
 def _figures(

@@ -17,6 +17,7 @@ from typing import Any
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.progress import Told, progress_shown
 from indexing import Index
 from retriever.evaluation.datasets import query_length
 from retriever.evaluation.published import short_name
@@ -84,7 +85,7 @@ class MtebSearch:
         encoder = self._encoder_for(task_metadata, hf_subset)
         never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
         with Index.create(path, encoder, **never) as index:
-            index.add(_passages(corpus), show_progress=bool(encode_kwargs.get("show_progress_bar")))
+            index.add(_passages(corpus), progress=_told(encode_kwargs))
         self._searcher = Searcher.open(path, encoder)
 
     def search(
@@ -102,8 +103,7 @@ class MtebSearch:
         texts = {str(row["id"]): _query_text(row) for row in queries}
         options = replace(self.options, k=top_k)
         if top_ranked is None:
-            show = bool(encode_kwargs.get("show_progress_bar"))
-            found = self._searcher.search_many(texts, options, show_progress=show)
+            found = self._searcher.search_many(texts, options, progress=_told(encode_kwargs))
         else:
             found = {
                 qid: self._searcher.search(text, options, filter=_among(top_ranked[qid]))
@@ -161,3 +161,7 @@ def _query_text(row: Mapping[str, Any]) -> str:
 def _among(doc_ids: Iterable[str]) -> str:
     quoted = ("'" + doc_id.replace("'", "''") + "'" for doc_id in doc_ids)
     return f"doc_id in ({', '.join(quoted)})"
+
+
+def _told(encode_kwargs: Mapping[str, Any]) -> Told | None:
+    return progress_shown() if encode_kwargs.get("show_progress_bar") else None

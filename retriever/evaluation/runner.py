@@ -11,6 +11,7 @@ from encoder import Encoder
 from encoder.arguments import absolute, as_list
 from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError
+from encoder.progress import Told
 from retriever.evaluation.datasets import EvaluationSet
 from retriever.evaluation.metrics import evaluate_queries, mean
 from retriever.evaluation.report import write_run
@@ -26,7 +27,7 @@ def evaluate_folder(
     *,
     split: str = "test",
     run_file: str | os.PathLike[str] | None = None,
-    show_progress: bool = False,
+    progress: Told | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Index a BEIR folder, run its queries, measure.
@@ -39,7 +40,7 @@ def evaluate_folder(
     """
     system = LateInteraction.of(encoder, **options)
     data = EvaluationSet.load(folder, split)
-    return evaluate_system(system, data, run_file=run_file, show_progress=show_progress)
+    return evaluate_system(system, data, run_file=run_file, progress=progress)
 
 
 def evaluate_system(
@@ -48,13 +49,13 @@ def evaluate_system(
     *,
     run_file: str | os.PathLike[str] | None = None,
     must_write: bool = True,
-    show_progress: bool = False,
+    progress: Told | None = None,
 ) -> dict[str, Any]:
     """As `evaluate_folder`, for any system and a data set that is loaded.
 
     must_write: False puts the reason why the run could not be written under `run_error`, and goes on.
     """
-    found, figures = system.run(data, show_progress=show_progress)
+    found, figures = system.run(data, progress=progress)
     run = data.drop_self_hits(found)
     try:
         if run_file is not None:
@@ -116,7 +117,7 @@ def evaluate_all(
     sets: Iterable[EvaluationSet],
     outputs: Outputs = Outputs(),
     *,
-    show_progress: bool = False,
+    progress: Told | None = None,
     say: Callable[[dict[str, Any], bool], None] = lambda result, found: None,
 ) -> list[dict[str, Any]]:
     """Every system on every data set; the results in this order, as `evaluate_system` gives them.
@@ -135,7 +136,7 @@ def evaluate_all(
                 if found is not None and file is not None and not file.is_file() and "run_error" not in found:
                     found = None
                 result = found or evaluate_system(
-                    system, data, run_file=file, must_write=must_write, show_progress=show_progress
+                    system, data, run_file=file, must_write=must_write, progress=progress
                 )
                 results.append(result)
                 if found is None:

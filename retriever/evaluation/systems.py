@@ -12,7 +12,7 @@ from encoder import Encoder
 from encoder.arguments import absolute
 from encoder.errors import ArgumentError
 from encoder.options import updated
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from indexing import AddReport, Index, IndexSettings
 from indexing.writing.encoding import windows_of
 from retriever.evaluation.datasets import EvaluationSet, Run
@@ -34,7 +34,7 @@ class System(Protocol):
     def identity(self, data: EvaluationSet) -> dict[str, Any]:
         """model, fingerprint (None for what has no weights) and settings: all that decides the run."""
 
-    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+    def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
         """Hits of every query, and figures: at least documents, index_bytes, index_seconds, search_seconds."""
 
 
@@ -129,7 +129,7 @@ class LateInteraction:
             },
         }
 
-    def run(self, data: EvaluationSet, *, show_progress: bool = False) -> tuple[Run, dict[str, Any]]:
+    def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
         encoder = self.encoder_for(data)
         place: Any = nullcontext(self.index_folder)
         if self.index_folder is None:
@@ -138,10 +138,10 @@ class LateInteraction:
             path = self.index_folder or Path(folder) / "index"
             built = {} if self.built is None else self.built
             if path not in built:
-                built[path] = self._index(path, data, encoder, show_progress)
+                built[path] = self._index(path, data, encoder, progress)
             build = built[path]
             with Searcher.open(path, encoder, scoring=self.scoring) as searcher:
-                run, seconds = self._search(searcher, data, show_progress)
+                run, seconds = self._search(searcher, data, progress)
         info, sizes = build.info, build.info["bytes"]
         return run, {
             "kind": info["kind"],
@@ -159,7 +159,7 @@ class LateInteraction:
             "ms_per_query": round(1000 * seconds / len(data.queries), 3),
         }
 
-    def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, show_progress: bool) -> Build:
+    def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, progress: Told | None) -> Build:
         started, started_cpu = time.perf_counter(), time.process_time()
         if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
@@ -171,7 +171,7 @@ class LateInteraction:
             if exists:
                 _refuse_others(index, data)
                 _refuse_windows(index, self)
-            with Progress(data.passages(), desc=title, unit="document", show=show_progress) as bar:
+            with Progress(data.passages(), phase=title, unit="document", told=progress) as bar:
                 added = index.add(bar)
             info = index.info()
         if self.flat and info["kind"] != "flat":
@@ -181,7 +181,7 @@ class LateInteraction:
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
         return Build(info, added, seconds, cpu_seconds)
 
-    def _search(self, searcher: Searcher, data: EvaluationSet, show_progress: bool) -> tuple[Run, float]:
+    def _search(self, searcher: Searcher, data: EvaluationSet, progress: Told | None) -> tuple[Run, float]:
         options = replace(self.search, k=self.search.k + data.drops_self_hits)
         first = next(iter(data.queries))
         # Loads or compiles the kernels, which is no part of a latency.
@@ -189,7 +189,7 @@ class LateInteraction:
         run: Run = {}
         started = time.perf_counter()
         title = f"{data.name}: search"
-        with Progress[str](desc=title, unit="query", show=show_progress, total=len(data.queries)) as bar:
+        with Progress[str](phase=title, unit="query", told=progress, total=len(data.queries)) as bar:
             for qid, hits in searcher.search_stream(data.queries, options):
                 run[qid] = {hit.doc_id: hit.score for hit in hits if math.isfinite(hit.score)}
                 bar.update()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from encoder.errors import ArgumentError, MissingDependencyError
-from encoder.progress import Progress
+from encoder.progress import Progress, Told
 from indexing import Snapshot
 from indexing.settings import TunedSearch
 from indexing.storage.fulltext import word_spans
@@ -43,7 +43,7 @@ class Trial:
 
 
 def tune(
-    searcher: Searcher, queries: Sequence[str], *, k: int = 10, show_progress: bool = False
+    searcher: Searcher, queries: Sequence[str], *, k: int = 10, progress: Told | None = None
 ) -> list[Trial]:
     """Measure a grid of settings on queries: recall against exact MaxSim, and latency, in ascending latency.
 
@@ -64,7 +64,7 @@ def tune(
     if not exact[0]:
         raise ArgumentError(f"{now.folder} has no vectors; add some documents first")
     trials = []
-    for settings in Progress(_grid(k, codec.nlist, n), desc="tune", unit="setting", show=show_progress):
+    for settings in Progress(_grid(k, codec.nlist, n), phase="tuning", unit="setting", told=progress):
         recalls, seconds = [], []
         for query, best_hits in zip(vectors, exact, strict=True):
             start = time.perf_counter()

@@ -67,11 +67,11 @@ class FakeEncoder:
         if windows:
             self.tokenizer = FakeTokenizer(document_length)
 
-    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> TokenEmbeddings:
+    def encode_documents(self, texts: Sequence[str]) -> TokenEmbeddings:
         self.encoded += texts
         return self._encode(texts, self.document_length)
 
-    def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> TokenEmbeddings:
+    def encode_queries(self, texts: Sequence[str]) -> TokenEmbeddings:
         return self._encode(texts, self.query_length)
 
     def word(self, word: str) -> npt.NDArray[np.float32]:

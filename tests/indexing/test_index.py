@@ -24,6 +24,7 @@ from encoder.errors import (
     IndexFormatError,
     IndexLockedError,
 )
+from encoder.progress import Step
 from indexing import AddReport, Index, Snapshot
 from tests.helpers.fakes import DIM, WORDS, FakeEncoder, assert_equals, contents, corpus, record
 
@@ -57,6 +58,34 @@ def test_ten_lines(path: Path, encoder: FakeEncoder) -> None:
     with pytest.raises(ArgumentError, match=r"not open for writing; use Index\.open"):
         index.add([])
     index.close()
+
+
+def test_progress_is_told_phase_by_phase_to_a_callable(path: Path, encoder: FakeEncoder) -> None:
+    """Documents count when they are encoded; training the codec is a phase of its own, within."""
+    steps: list[Step] = []
+
+    def ended() -> list[tuple[str, int, int | None]]:
+        found = [(step.phase, step.done, step.total) for step in steps if step.ended]
+        steps.clear()
+        return found
+
+    with Index.create(path, encoder, flat_tokens=300) as index:
+        index.add(corpus(60), encode=False, progress=steps.append)
+        assert ended() == [("words", 60, 60)]
+        index.encode(["d1", "d2"], progress=steps.append)
+        assert ended() == [("encoding", 2, 2)]
+        index.encode(progress=steps.append)
+        assert steps[0].done == 0
+        assert ended() == [("compressing", 600, 600), ("encoding", 58, 58)]
+        index.add(corpus(3, seed=1), progress=steps.append)
+        assert ended() == [("encoding", 3, 3)]
+        index.delete(["d1"])
+        index.compact(progress=steps.append)
+        assert ended()[-1][0] == "compressing"
+        index.verify(progress=steps.append)
+        assert {phase for phase, *_ in ended()} == {"verifying"}
+        index.encode()
+        assert steps == []
 
 
 def test_what_is_stored_is_not_encoded_again(path: Path, encoder: FakeEncoder) -> None:

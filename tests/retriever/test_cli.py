@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import encoder.progress
 import retriever.cli
+import retriever.folders
 from encoder import Encoder
-from encoder.errors import IndexFormatError
+from encoder.errors import ArgumentError, IndexFormatError
 from indexing import Index
 from retriever.cli import app
 
@@ -260,3 +263,52 @@ def test_the_command_is_installed_and_starts_without_its_models():
     assert done.returncode == 0, done.stderr
     for command in ("index", "search", "info", "evaluate", "train"):
         assert command in done.stdout
+
+
+LONG = {
+    "search": (["{code}", "pasta", "--wait"], {"reading", "words", "encoding"}),
+    "index": (["{code}", "--out", "{new}"], {"encoding"}),
+    "info": (["{index}", "--verify"], {"verifying"}),
+    "compact": (["{index}"], {"compressing"}),
+    "estimate": (["{code}"], {"estimating"}),
+    "tune": (["{compressed}", "-n", "3", "--dry-run"], {"tuning"}),
+    "evaluate": (["{beir}", "--mode", "lexical"], {"tiny: index", "tiny: search"}),
+}
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_long_commands_say_how_far_they_are_as_json_or_not_at_all(
+    command, code, index, beir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(encoder.progress, "EVERY", 0.001)
+    monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))
+    if command == "tune":
+        with Index.create(tmp_path / "x", Encoder.load(), flat_tokens=300) as small:
+            small.add({"doc_id": f"d{i}", "text": f"passage {i} about hearts and banks"} for i in range(60))
+    places = {"code": code, "index": index, "beir": beir, "compressed": tmp_path / "x"}
+    if command == "compact":
+        places["index"] = shutil.copytree(index, tmp_path / "copy")
+    arguments, phases = LONG[command]
+
+    def said(*options):
+        places["new"] = tmp_path / f"new{len(options)}"
+        retriever.folders.forget(code)
+        if command == "compact":  # once with something to leave out, then with nothing
+            with Index.open(places["index"], writable=True) as whole:
+                whole.delete(list(whole.ids("path = 'notes.md'")))
+        result = run(command, *(a.format(**places) for a in arguments), *options)
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    steps = [json.loads(line) for line in said("--progress", "json").splitlines()]
+    assert {step["phase"] for step in steps if step["ended"]} == phases
+    assert all(step["done"] == step["total"] for step in steps if step["ended"] and step["total"] is not None)
+    assert any(phase in said() for phase in phases)
+    assert said("--quiet") == ""
+
+
+def test_progress_options_that_cannot_be_met_are_one_line(code):
+    for options in (["--progress", "xml"], ["--quiet", "--progress", "json"]):
+        result = run("search", code, "pasta", *options)
+        assert isinstance(result.exception, ArgumentError)
+    assert "--quiet" in run("watch", "--help").stdout

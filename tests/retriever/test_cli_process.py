@@ -315,7 +315,7 @@ def test_colours_where_they_are_wanted(corpus):
 
 def test_bars_on_a_terminal_and_lines_on_a_dumb_one(corpus, tmp_path):
     bar = on_a_terminal(*LATEWOOD, "index", corpus, "--out", tmp_path / "a")
-    assert "\rindex: " in bar
+    assert "\rencoding: " in bar
     dumb = on_a_terminal(*LATEWOOD, "index", corpus, "--out", tmp_path / "b", TERM="dumb")
     assert "4 documents added" in dumb
     assert not set("\r\x1b") & set(dumb.replace("\r\n", "\n"))
