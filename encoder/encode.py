@@ -79,7 +79,7 @@ class Encoder:
         projection: safetensors with `linear.weight` (dim, hidden) for a backbone that has no head.
 
         precision: "fp32", "bf16", "fp16" or "int8" (x86 CPUs); None for fp32 on a CPU and bf16 on a GPU. The
-            vectors differ a little, and fit the same index (docs/encoder.md).
+            vectors differ a little, and fit the same index (docs/internals/encoder.md).
         workers: processes that share the batches of documents between them, each with the whole model. None
             for one; where device="cuda" names no GPU, one for each.
         Raises CheckpointError for what cannot be read, ArgumentError for lengths out of range.
@@ -152,7 +152,7 @@ class Encoder:
 
         texts: any iterable of strings; a generator is read to its end first.
         batch_tokens: at most so many tokens are computed together; a processor works on as many batches at a time as
-            torch has threads (docs/encoder.md).
+            torch has threads (docs/internals/encoder.md).
         vectors (total_tokens, dim) float32, offsets (n + 1,) int64, truncated: how many were cut.
         With a pool_factor there are fewer vectors than tokens.
         """

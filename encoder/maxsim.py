@@ -27,7 +27,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float32]
 
-SHARPNESS = 2.5  # of a search for a text (docs/search.md); 0 is MaxSim as published
+SHARPNESS = 2.5  # of a search for a text (docs/internals/search.md); 0 is MaxSim as published
 MOST_SHARPNESS = 20.0
 
 

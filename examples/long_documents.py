@@ -18,7 +18,8 @@ def main(folder: Path) -> list[str]:
     )  # of 8,192 that it can read; longer documents have several passages
     with Index.create(folder, encoder) as index:
         index.add(
-            {"doc_id": path.name, "text": path.read_text("utf-8")} for path in sorted(DOCS.glob("*.md"))
+            {"doc_id": path.name, "text": path.read_text("utf-8")}
+            for path in sorted((DOCS / "guides").glob("*.md"))
         )
         print(f"{len(index)} documents in {index.n_passages} passages")
     with Searcher.open(folder, encoder) as searcher:

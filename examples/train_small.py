@@ -5,7 +5,7 @@ Run: python examples/train_small.py [FOLDER]
 
 The text is this project's own: code and docs to pre-train on; docstring → function pairs to learn to search, of which
 every fourth is held out as a BEIR folder. Nothing is downloaded and no teacher is needed; with one (pip install
-'latewood[distill]'), `latewood train distill` takes the place of the first two steps. docs/training.md has the
+'latewood[distill]'), `latewood train distill` takes the place of the first two steps. docs/guides/train.md has the
 commands.
 """
 
@@ -75,7 +75,7 @@ def main(place: Path) -> tuple[float, float]:
     pairs = docstring_pairs()
     held_out = EvaluationSet.load(write_beir(place / "beir", pairs[::4]))
     train = [pair for i, pair in enumerate(pairs) if i % 4]
-    documents = [path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+    documents = [path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))]
     texts = [text for pair in train for text in pair.values()] + documents
     tokenizer = train_tokenizer(texts, place / "tokenizer.json")
 

@@ -225,7 +225,7 @@ class Index:
         return iter(self._now)
 
     def ids(self, filter: str | None = None) -> Iterator[str]:
-        """All doc_ids, or those of the documents that meet a filter (docs/filters.md), in the order of adding."""
+        """All doc_ids, or those that meet a filter (docs/guides/filters.md), in the order of adding."""
         return self._now.ids(filter)
 
     def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
@@ -339,7 +339,7 @@ class Index:
             return report
 
     def delete(self, doc_ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:
-        """Delete documents by doc_id, or all that meet a filter (docs/filters.md); how many there were.
+        """Delete documents by doc_id, or all that meet a filter (docs/guides/filters.md); how many there were.
 
         A doc_id that is not stored is no error. All go in one commit.
         """

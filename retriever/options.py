@@ -21,7 +21,7 @@ class SearchOptions:
 
     mode: "late" ranks by token embeddings (MaxSim) what is encoded. "lexical" ranks by BM25 the documents that have
     a word of the query, maybe fewer than k, and needs no encoder. "hybrid" fuses the two.
-    filter: the k best of the documents whose metadata meet it, and fewer only if fewer do (docs/filters.md).
+    filter: the k best of the documents whose metadata meet it, and fewer only if fewer do (docs/guides/filters.md).
     nprobe: centroids looked up a query token. ncandidates: documents kept of those that have one, by the scores of
     the lists they are in; all tokens of their passages are then looked at, by centroids alone. nrerank: documents
     kept after that, and scored on their residuals. With by="passage" both count passages. None picks them from k

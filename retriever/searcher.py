@@ -80,7 +80,7 @@ class Searcher:
         encoder: where None, the index's own is loaded when a text is first searched, without torch where that can be
         (`encoder.light`) and no device is given.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
-        processor, with compiled kernels and mapped files (docs/search.md).
+        processor, with compiled kernels and mapped files (docs/internals/search.md).
 
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.

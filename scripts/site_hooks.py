@@ -1,16 +1,40 @@
-"""What MkDocs is given that no page holds: the reference of the command line, made from the commands."""
+"""What MkDocs is given that no page holds: the references, made from the commands and from what packages export."""
 
+import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer.main
 
 from retriever.cli import app
 
-__all__ = ["command_reference", "commands", "on_page_markdown"]
+__all__ = ["command_reference", "commands", "exported", "on_page_markdown", "python_reference"]
 
-MARK = "<!-- commands -->"
+ROOT = Path(__file__).parent.parent
+# A name is under the first that exports it.
+SURFACES = ("latewood.py", "encoder", "indexing", "retriever", "retriever/evaluation")
+# What the guides use besides.
+FURTHER = {
+    "Folders, code and training": (
+        "indexing.writing.sources.update_folder",
+        "indexing.reading.corpus.read_folder",
+        "retriever.code.search.search_code",
+        "retriever.code.search.CodeOptions",
+        "retriever.evaluation.mteb_adapter.MtebSearch",
+        "retriever.mining.mine_file",
+        "retriever.mining.MiningConfig",
+        "encoder.training.retrieval.train_retrieval",
+        "encoder.training.objective.RetrievalConfig",
+        "encoder.training.distill.distill",
+        "encoder.training.distill.DistillConfig",
+        "encoder.training.mlm.train_mlm",
+        "encoder.training.mlm.MlmConfig",
+        "encoder.training.classify.train_classifier",
+        "encoder.training.classify.ClassifyConfig",
+    ),
+}
 
 
 def commands(command: Any, path: tuple[str, ...] = ("latewood",)) -> Iterator[tuple[str, Any]]:
@@ -63,6 +87,41 @@ def _default(option: Any) -> str:
     return f"`{getattr(value, 'value', value)}`"
 
 
+def exported(surface: str) -> dict[str, str]:
+    """{name: where it is defined} of a package or module, as its imports say; nothing is imported for it."""
+    path = ROOT / surface
+    source = (path if path.suffix else path / "__init__.py").read_text(encoding="utf-8")
+    return {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").partition(".")[0] in ("encoder", "indexing", "retriever")
+        for alias in node.names
+    }
+
+
+def python_reference() -> str:
+    """A line for mkdocstrings for each public name, under the package that exports it."""
+    lines: list[str] = []
+    done: set[str] = set()
+    homes = {name: home for surface in SURFACES[1:] for name, home in exported(surface).items()}
+    for surface in SURFACES:
+        names = [name for name in exported(surface) if name not in done]
+        done.update(names)
+        if names:
+            lines += [f"## {surface.removesuffix('.py').replace('/', '.')}", ""]
+            lines += [f"::: {homes[name]}\n" for name in names]
+    for title, places in FURTHER.items():
+        lines += [f"## {title}", "", *(f"::: {place}\n" for place in places)]
+    return "\n".join(lines)
+
+
+MADE = {"<!-- commands -->": command_reference, "<!-- python -->": python_reference}
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """A hook of MkDocs."""
-    return markdown.replace(MARK, command_reference()) if MARK in markdown else markdown
+    for mark, make in MADE.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
+    return markdown

@@ -201,7 +201,7 @@ class Codec:
 
         A search compares a stored vector with queries near it, so an error along the vector changes scores most
         (Guo et al. 2020, arXiv 1908.10396). What the nearest code gets wrong along it is therefore added to the
-        residual before it is coded for good (docs/index.md).
+        residual before it is coded for good (docs/internals/codec.md).
         """
         if self._pq is None:
             faiss = faiss_module()

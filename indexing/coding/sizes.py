@@ -13,7 +13,7 @@ MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
 
 def choose_nlist(n_tokens: int, most_rows: int = MAX_SAMPLE) -> int:
     """Centroids for a corpus of n_tokens, the power of two nearest to 16 * sqrt(n_tokens), as ColBERTv2 chooses,
-    and twice that from a million on, where the centroids' own size no longer counts (docs/index.md).
+    and twice that from a million on, where the centroids' own size no longer counts (docs/internals/codec.md).
 
     At least eight sample rows must fall on a centroid, so small corpora and the bounded sample lower it.
     """

@@ -9,7 +9,7 @@ __all__ = ["TokenPlaces", "Windows"]
 
 Span = tuple[int, int]  # [start, end) in characters
 
-# Tokens, and the part that overlaps: what measured best (docs/code-search.md).
+# Tokens, and the part that overlaps: what measured best (docs/guides/long-documents.md).
 DEFAULT_WINDOW, DEFAULT_PART = 2048, 8
 
 

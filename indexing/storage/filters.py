@@ -1,6 +1,6 @@
 """Filter expressions over metadata: `lang = 'py' and stars >= 10` → SQL with bound parameters.
 
-The language is in docs/filters.md. No character of the user's text becomes SQL: keys and values alike are
+The language is in docs/guides/filters.md. No character of the user's text becomes SQL: keys and values alike are
 bound, and the SQL is put together from the fixed fragments below.
 """
 

@@ -114,7 +114,7 @@ class Snapshot:
             yield Document(doc_id, text, json.loads(metadata))
 
     def ids(self, filter: str | None = None) -> Iterator[str]:
-        """All doc_ids, or those of the documents that meet a filter (docs/filters.md), in the order of adding."""
+        """All doc_ids, or those that meet a filter (docs/guides/filters.md), in the order of adding."""
         return (doc_id for _, doc_id in self.reader.stream("doc_id", self._condition(filter)))
 
     def get(self, doc_ids: Iterable[str]) -> list[Document | None]:
@@ -169,7 +169,7 @@ class Snapshot:
     # What a search asks --------------------------------------------------------------------------------------
 
     def select(self, filter: str | None = None) -> Selection:
-        """The documents that meet a filter (docs/filters.md); None is met by all.
+        """The documents that meet a filter (docs/guides/filters.md); None is met by all.
 
         Raises ArgumentError, naming the position, for what is no filter.
         """
@@ -189,7 +189,7 @@ class Snapshot:
 
     def lexical(self, text: str, n: int, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
         """Numbers and BM25 of the n best documents with any of a text's words, best first, equal ones by doc_id
-        (docs/filters.md)."""
+        (docs/guides/filters.md)."""
         match = match_expression(text)
         if match is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float64)

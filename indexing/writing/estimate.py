@@ -29,7 +29,9 @@ __all__ = ["Estimate", "estimate"]
 SAMPLE = 1000  # documents whose tokens are counted and whose texts are stored for a trial
 TIMED_TOKENS = 16_384  # encoded for a trial
 PASSAGE_BYTES = 24  # of a passage beside its tokens: offset, owner and span
-LIST_BYTES = 2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/index.md)
+LIST_BYTES = (
+    2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/internals/codec.md)
+)
 FAISS_BYTES = 15_000_000  # resident once it is imported, which a flat index does without
 BATCH_BYTES = 6  # of a token that was just encoded, a dimension: in float32, then in float16
 MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passages sorted by centroid

@@ -14,7 +14,7 @@ from indexing.storage.snapshot import Live
 __all__ = ["groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
-ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/index.md)
+ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/internals/codec.md)
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
 
 

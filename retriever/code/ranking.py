@@ -2,7 +2,7 @@
 
 score = late + WORDS * lexical + the sum of weight * rule, where late and lexical run from 0 to 1 over what was found.
 A file counts as its best chunk, and a little more for each further one that is good. Weights were chosen on
-tests/data/code_questions (docs/code-search.md).
+tests/data/code_questions (docs/guides/search-code.md).
 """
 
 import re

@@ -139,7 +139,7 @@ def holds_code(snapshot: Snapshot) -> bool:
 
 
 def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None) -> str | None:
-    """A filter (docs/filters.md) for passages that meet all of `code` and a filter of one's own; None for all, "" where
+    """A filter (docs/guides/filters.md) for what meets all of `code` and a filter of one's own; None for all, "" where
     none does.
 
     Raises ArgumentError for a language, pattern or expression that cannot be read.

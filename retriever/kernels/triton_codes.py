@@ -1,4 +1,4 @@
-"""Residual MaxSim as a Triton kernel, one program a passage. How it is tested: docs/search.md, "On a device"."""
+"""Residual MaxSim as a Triton kernel, one program a passage. Its tests: docs/internals/search.md, "On a device"."""
 
 import importlib.util
 import math

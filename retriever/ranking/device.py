@@ -1,4 +1,4 @@
-"""The stages of a search in torch, on a device that holds all codes. Not run on a GPU yet: see docs/search.md."""
+"""The stages of a search in torch, on a device that holds all codes. Not run on a GPU: docs/internals/search.md."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -51,7 +51,7 @@ def choose(
 
 
 def _default(k: int, n: int, share: int) -> SearchSettings:
-    """By measurement on nfcorpus, cranfield and codedoc_python: docs/search.md.
+    """By measurement on nfcorpus, cranfield and codedoc_python: docs/internals/search.md.
 
     share: tokens a centroid. Where it is large, fewer lists hold as many passages, but centroids alone rank them
     worse, so that more must be scored on their residuals.

@@ -29,7 +29,7 @@ def idf_weights(
     weigh 1.
 
     MaxSim with IDF weights is Weighted Chamfer (arXiv 2511.16106); the square root, and words in place of
-    a tokenizer's pieces, measured better here (docs/search.md).
+    a tokenizer's pieces, measured better here (docs/internals/search.md).
     """
     spans = word_spans(text)
     words = [text[start:stop] for start, stop in spans]

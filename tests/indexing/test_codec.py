@@ -66,7 +66,7 @@ def test_encode_and_decode_equal_faiss(
 
 
 def test_an_index_is_decoded_by_faiss_alone(tmp_path: Path) -> None:
-    """As docs/format.md says; and its vectors are as long as those that were given."""
+    """As docs/internals/format.md says; and its vectors are as long as those that were given."""
     given = unit_vectors(1200, 64)
     with Index.create(tmp_path / "x", dim=64, flat_tokens=500) as index:
         passages = TokenEmbeddings.from_list(list(given.reshape(120, 10, 64)), 64)
