@@ -48,24 +48,27 @@ def commands(command: Any, path: tuple[str, ...] = ("latewood",)) -> Iterator[tu
 
 def command_reference() -> str:
     """All commands in Markdown: what each does, an example, its arguments and options."""
-    return "\n".join(_section(*pair) for pair in commands(typer.main.get_command(app)))
+    whole = typer.main.get_command(app)
+    lines = ["Before the name of a command:", "", *_options(whole)]
+    return "\n".join([*lines, *(_section(*pair) for pair in commands(whole))])
 
 
 def _section(name: str, command: Any) -> str:
     about, _, example = (command.help or "").partition("Example:")
     lines = [f"## {name}", "", *_prose(about), "```sh", " ".join(example.split()), "```", ""]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
+    lines += [] if not arguments else ["| argument | |", "|---|---|"]
+    lines += [f"| `{p.metavar or p.name.upper()}` | {_cell(p.help or '')} |" for p in arguments]
+    return "\n".join([*lines, "", *_options(command)])
+
+
+def _options(command: Any) -> list[str]:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
-    if arguments:
-        lines += ["| argument | |", "|---|---|"]
-        lines += [f"| `{p.metavar or p.name.upper()}` | {_cell(p.help or '')} |" for p in arguments] + [""]
-    if options:
-        lines += ["| option | | default |", "|---|---|---|"]
-        for p in options:
-            names = ", ".join(f"`{one}`" for one in (*p.opts, *p.secondary_opts))
-            lines.append(f"| {names} | {_cell(p.help or '')} | {_default(p)} |")
-        lines.append("")
-    return "\n".join(lines)
+    lines = [] if not options else ["| option | | default |", "|---|---|---|"]
+    for p in options:
+        names = ", ".join(f"`{one}`" for one in (*p.opts, *p.secondary_opts))
+        lines.append(f"| {names} | {_cell(p.help or '')} | {_default(p)} |")
+    return [*lines, ""]
 
 
 def _prose(text: str) -> list[str]:
