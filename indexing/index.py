@@ -257,7 +257,7 @@ class Index:
         return self._now.tuned_search
 
     def info(self) -> dict[str, Any]:
-        """Figures of the index. bytes: on disk, by part; bytes_per_token leaves out codec and database."""
+        """Figures of the index. bytes: on disk, by part; bytes_per_token: of codes and tables."""
         return describe(self._now)
 
     def verify(self, *, progress: Told | None = None) -> None:

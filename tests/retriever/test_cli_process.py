@@ -127,7 +127,7 @@ def test_ctrl_c_in_index_says_what_the_index_holds(corpus, tmp_path):
 
 def test_ctrl_c_in_the_other_commands(corpus, tmp_path):
     index = corpus.with_name("index")
-    encode = "encoder.encode:Encoder.encode_queries"
+    encode = "encoder.light:LightEncoder.encode_queries"
     assert interrupted(encode, "search", index, "a query") == "nothing was changed"
     assert interrupted(encode, "search", index, "a query", "--code") == "nothing was changed"
     assert (

@@ -58,7 +58,9 @@ def searcher(folder: Path) -> Searcher:
 def look(
     searcher: Searcher, query: str = "session expires", k: int = 100, filter: str | None = None, **code: Any
 ) -> list[CodeHit]:
-    return search_code(searcher, query, SearchOptions(k, filter=filter), CodeOptions(**code))
+    return search_code(
+        searcher, query, SearchOptions(k, filter=filter), CodeOptions(**{"plain": True, **code})
+    )
 
 
 def found(searcher: Searcher, **options: Any) -> set[str]:
@@ -173,7 +175,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     index = tmp_path / "code.index"
     run("index", tmp_path / "code", "--out", index)
     query = "where are sessions expired?"
-    text = run("search", "--code", index, query, "--lang", "py", "--path", "src/**", "-k", 3)
+    text = run("search", "--code", index, query, "--plain", "--lang", "py", "--path", "src/**", "-k", 3)
     assert re.search(r"^src/session\.py:5  Session\.expire  \(\d+\.\d\d\)$", text, re.MULTILINE)
     assert re.search(r"^     5      def expire\(self, now\):$", text, re.MULTILINE)
     assert "\x1b" not in text  # no terminal, no colours
