@@ -2,13 +2,14 @@
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from encoder.arguments import as_strings
 from encoder.asking import Asked, fingerprint
@@ -24,7 +25,7 @@ from encoder.model.config import EncoderConfig
 from encoder.options import updated
 from encoder.pooling import check_unpooled
 from encoder.progress import Told
-from encoder.tokenizer import LateTokenizer, Token, TokenizerSettings
+from encoder.tokenizer import LateTokenizer, Token, TokenizedTexts, TokenizerSettings
 
 if TYPE_CHECKING:
     from encoder.encode import Encoder
@@ -114,14 +115,14 @@ class LightEncoder:
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given."""
         batching = Batching(batch_tokens, 1, 1, self.dim, progress)
-        return encode_texts(self.tokenizer.queries, texts, batching, self._run)
+        return self._encode(self.tokenizer.queries, texts, batching)
 
     def encode_documents(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens."""
         batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, progress)
-        return encode_texts(self.tokenizer.documents, texts, batching, self._run)
+        return self._encode(self.tokenizer.documents, texts, batching)
 
     def query_tokens(self, text: str) -> list[Token]:
         """What each vector of a query stands for: the token and its place in the text."""
@@ -134,6 +135,13 @@ class LightEncoder:
         """
         check_unpooled(self.pool_factor)
         return self.tokenizer.document_tokens(*as_strings([text], "text"))
+
+    def _encode(
+        self, tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Iterable[str], batching: Batching
+    ) -> TokenEmbeddings:
+        # numpy's threads wait for each other by spinning: beside a busy program they take ten times as long as one.
+        with ThreadpoolController().limit(limits=1, user_api="blas"):
+            return encode_texts(tokenise, texts, batching, self._run)
 
     def _run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
         return ((job, vectors_of(self.model(job.ids, job.n_keys), job)) for job in jobs)

@@ -19,14 +19,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """phase: what is done now, as "encoding". done, total: of `unit`s; total is None where nobody knows it. started: by
-    `time.monotonic`. ended: of this phase the last."""
+    """phase: what is done now, as "encoding". done, total: of `unit`s; total is None where nobody knows it. started:
+    when the phase began; at: when so many were done, both by `time.monotonic`. ended: of this phase the last."""
 
     phase: str
     unit: str
     done: int
     total: int | None
     started: float
+    at: float
     ended: bool = False
 
     @property
@@ -37,12 +38,14 @@ class Step:
     @property
     def rate(self) -> float:
         """Units a second."""
-        return self.done / self.seconds
+        return self.done / max(self.at - self.started, 1e-9)
 
     @property
     def left(self) -> float | None:
         """Seconds still to go at this rate, where that can be told."""
-        return (self.total - self.done) / self.rate if self.total is not None and self.done else None
+        if self.total is None or not self.done:
+            return None
+        return max(0.0, self.at + (self.total - self.done) / self.rate - time.monotonic())
 
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total:,} ({100 * self.done // max(self.total, 1)} %)"
@@ -85,7 +88,8 @@ class Progress(Generic[T]):
 
     def _tell(self, *, ended: bool = False) -> None:
         if self._told is not None:
-            self._told(Step(self._phase, self._unit, self.done, self.total, self._started, ended))
+            times = self._started, time.monotonic()
+            self._told(Step(self._phase, self._unit, self.done, self.total, *times, ended))
 
     def __iter__(self) -> Iterator[T]:
         try:

@@ -307,9 +307,8 @@ class Index:
         named = None if doc_ids is None else list(dict.fromkeys(as_strings(doc_ids, "doc_ids")))
         with self._writing(progress) as writer:
             report = AddReport()
-            if total := self.n_unencoded:
-                few = (total if named is None else len(named)) <= FEW
-                passages_of = self._encoding(self._document_encoder(few=few))
+            if waiting := self._count_waiting(named):
+                passages_of = self._encoding(self._document_encoder(few=waiting <= FEW))
                 self._encode(writer, named, passages_of, report)
             return report
 
@@ -406,7 +405,7 @@ class Index:
         self, writer: Writer, doc_ids: list[str] | None, passages_of: PassagesOf, report: AddReport
     ) -> None:
         """What waits, of those named or of all. Counted when it is encoded, not when it is read."""
-        total = self.n_unencoded if doc_ids is None else len(doc_ids)
+        total = self._count_waiting(doc_ids)
         with Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar:
 
             def counted(records: Sequence[Record], report: AddReport) -> Sequence[Passages]:
@@ -436,6 +435,9 @@ class Index:
         """Stored documents without vectors, each numbered as in the store."""
         rows = self._now.reader.unencoded(doc_ids)
         return (Record(document, doc_id, text, "", "") for document, doc_id, text in rows)
+
+    def _count_waiting(self, doc_ids: list[str] | None) -> int:
+        return self.n_unencoded if doc_ids is None else sum(1 for _ in self._waiting(doc_ids))
 
     def _salt(self) -> str:
         given = self._encoder.load_arguments if self._encoder is not None else self.settings.encoder

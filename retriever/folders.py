@@ -4,6 +4,7 @@ Texts and words come first, in seconds; of what words find, the best is encoded 
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -127,19 +128,20 @@ class Folder:
             index.close()
             raise
 
-    def prepare(self, query: str, options: SearchOptions) -> None:
-        """Encode what words find best for a query and has no vectors yet, so that a search by meaning ranks it."""
+    def prepare(self, query: str, options: SearchOptions, progress: Told | None = None) -> None:
+        """Encode what words find best for a query and has no vectors yet, so that a search by meaning ranks it; and the
+        rest, where that is as little."""
         if self.index is None or options.mode == "lexical" or not self.index.n_unencoded:
             return
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
-        chosen: list[str] = []
-        chars = 0
-        for hit in hits:
-            chars += len(hit.text or "")
-            if chosen and chars > CANDIDATE_CHARS:
-                break
-            chosen.append(hit.doc_id)
-        self.index.encode(chosen)
+        texts = {hit.doc_id: hit.text or "" for hit in hits}
+        if self.index.n_unencoded <= CANDIDATES:
+            texts |= {doc_id: text for _, doc_id, text in self.searcher.snapshot.reader.unencoded()}
+        chars = list(itertools.accumulate(map(len, texts.values())))
+        chosen = [
+            doc_id for doc_id, n in zip(texts, chars, strict=True) if n <= max(CANDIDATE_CHARS, chars[0])
+        ]
+        self.index.encode(chosen, progress=progress)
         self.searcher.reload()
 
     def encode(self, *, progress: Told | None = None) -> None:

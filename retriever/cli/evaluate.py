@@ -83,7 +83,7 @@ def evaluate_command(
     Documents longer than the model reads come in windows, as by `latewood index`, of which the best stands for its
     document. With --document-length they are cut there, as results are published; --window cuts shorter ones too.
 
-    Example: latewood evaluate ./nfcorpus scifact --out results --baseline bm25
+    Example: latewood evaluate ./nfcorpus --out results --baseline bm25
     """
     searches = [updated(search, {"mode": mode}) for mode in dict.fromkeys(asked.modes or ("late",))]
     targets = _targets(sources, asked.split, asked.cache)

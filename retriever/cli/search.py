@@ -16,6 +16,7 @@ from encoder.options import option
 from indexing import Snapshot
 from retriever.cli.codesearch import Printed, cell_of, print_code
 from retriever.cli.flags import flags
+from retriever.cli.interrupts import keeping
 from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
 from retriever.code.search import CodeOptions, holds_code
@@ -53,7 +54,7 @@ def search_command(
     best of what these find is encoded and ranked by meaning. Code is shown as path:line; --lang, --path and --regex
     imply --code.
 
-    Example: latewood search ./src "where are sessions expired?" --lang py --path 'src/**'
+    Example: latewood search ./src "where are sessions expired?" --lang py --path '!tests/'
     """
     as_code = shown.code or code != CodeOptions()
     if is_index(folder):
@@ -63,11 +64,15 @@ def search_command(
             _answer(searcher, query, options, code if as_code else None, shown)
             _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
-    with _scipy_hidden(), Folder.open(folder, _tell, scoring=scoring, progress=told()) as found:
+    with (
+        keeping(lambda: f"what was read and encoded of {folder} is kept; run the same again to go on"),
+        _scipy_hidden(),
+        Folder.open(folder, _tell, scoring=scoring, progress=told()) as found,
+    ):
         if shown.wait:
             found.encode(progress=told())
         for text in query:
-            found.prepare(text, options)
+            found.prepare(text, options, told())
         as_code = as_code or holds_code(found.searcher.snapshot)
         _answer(found.searcher, query, found.answerable(options), code if as_code else None, shown)
         _say_how_far(found.searcher.snapshot, f"latewood search {folder} --wait QUERY")

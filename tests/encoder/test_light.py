@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CheckpointError
@@ -244,3 +245,23 @@ def test_it_imports_no_torch():
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
+
+
+def test_encoding_takes_one_thread_of_numpy_and_gives_the_others_back(monkeypatch):
+    """Several that wait for each other by spinning are many times slower beside another busy program."""
+    light, during = LightEncoder.load(), []
+    run = light.model.__class__.__call__
+
+    def noted(model, *arguments):
+        during.extend(
+            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        )
+        return run(model, *arguments)
+
+    monkeypatch.setattr(light.model.__class__, "__call__", noted)
+    with threadpool_limits(2, user_api="blas"):
+        light.encode_queries(["a query"])
+        after = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    assert during
+    assert set(during) == {1}
+    assert set(after) == {2}

@@ -134,10 +134,13 @@ def test_a_callable_is_told_each_step_in_the_thread_that_works():
 
 def test_time_left_follows_the_rate_so_far(monkeypatch):
     now = time.monotonic()
-    step = encoder.progress.Step("encoding", "document", 50, 200, now)
-    monkeypatch.setattr(encoder.progress.time, "monotonic", lambda: now + 10)
-    assert (step.rate, step.left) == (5.0, 30.0)
-    assert str(step) == "encoding: 50 of 200 (25 %), 5.0 document/s, 10 s, 30 s left"
+    step = encoder.progress.Step("encoding", "document", 50, 200, now, now + 10)
+    for later, left in ((10, 30), (15, 25), (100, 0)):  # the last slower than those before
+        monkeypatch.setattr(encoder.progress.time, "monotonic", lambda later=later: now + later)
+        assert step.rate == 5.0
+        assert step.left == pytest.approx(left)
+        shown = f"encoding: 50 of 200 (25 %), 5.0 document/s, {later} s, {left} s left"
+        assert str(step) == shown
 
 
 def test_short_phases_do_not_put_off_the_next_line(monkeypatch):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import encoder.progress
@@ -17,6 +19,8 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import Index
 from retriever.cli import app
+from tests.helpers.pages import parse_commands, run_commands
+from tests.test_layout import commands
 
 SOURCES = {
     "dates.py": 'from datetime import date\n\n\ndef parse_date(text):\n    """Read an ISO 8601 date."""\n'
@@ -312,3 +316,41 @@ def test_progress_options_that_cannot_be_met_are_one_line(code):
         result = run("search", code, "pasta", *options)
         assert isinstance(result.exception, ArgumentError)
     assert "--quiet" in run("watch", "--help").stdout
+
+
+# The examples of --help, in an order in which each finds what it speaks of. Others need a model of the hub, hours, or
+# do not end; all are read by the command line.
+EXAMPLES = {
+    "latewood index": "documents added",
+    "latewood search": "dates.py",
+    "latewood info": "every file is as it was written",
+    "latewood compact": "documents",
+    "latewood tune": "<- chosen",
+    "latewood estimate": "token vectors",
+    "latewood evaluate": "nfcorpus",
+    "latewood compare": "nDCG@10",
+    "latewood forget": "removed",
+}
+
+
+def test_the_examples_of_help_run(code, beir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(code, "src")
+    shutil.copytree(beir, "nfcorpus")
+    examples = {
+        name: re.search(r"Example: (.+?)(\n\n|$)", command.help, re.DOTALL)[1]
+        for name, command in commands(typer.main.get_command(app))
+    }
+    assert EXAMPLES.keys() <= examples.keys()
+    for name, example in examples.items():
+        assert parse_commands(example, name) == 1
+    for name, printed in EXAMPLES.items():
+        if name == "latewood tune":  # of an index with a codec
+            shutil.rmtree("src.index")
+            with Index.create("src.index", Encoder.load(), flat_tokens=300) as small:
+                small.add({"doc_id": f"d{i}", "text": f"Passage {i} about hearts."} for i in range(99))
+        if name == "latewood compare":
+            for report in ("before.json", "after.json"):
+                shutil.copy("results/report.json", report)
+        assert printed in run_commands(examples[name], tmp_path), name
