@@ -16,11 +16,12 @@ from retriever.cli.interrupts import keeping
 from retriever.cli.options import ModelOptions, WindowOptions
 from retriever.cli.progress import told
 from retriever.evaluation import METRICS, EvaluationSet
-from retriever.evaluation.baselines import BASELINES, baseline
+from retriever.evaluation.baselines import BASELINES, Bm25, Dense
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
 from retriever.evaluation.published import DEFAULT_CACHE, Published, fetch, published
 from retriever.evaluation.qrels import qrels_files
+from retriever.evaluation.report import RunFile
 from retriever.evaluation.results import markdown, side_by_side
 from retriever.evaluation.runner import Outputs, evaluate_all
 from retriever.evaluation.systems import LateInteraction, System
@@ -49,7 +50,12 @@ class EvaluateOptions:
     index_folder: Path | None = option(
         None, "Keep the index here, or use the one that is here (one data set).", "--index"
     )
-    run_file: Path | None = option(None, "Write the run here, in TREC form (one data set).", "--run")
+    run_files: tuple[Path, ...] = option(
+        (),
+        "Measure this run of any system, in TREC form, and not a search; repeatable (one data set).",
+        "--run",
+    )
+    written_run: Path | None = option(None, "Write the run here, in TREC form (one data set).", "--write-run")
     cache: Path = option(DEFAULT_CACHE, "Where named data sets are kept.")
     as_json: bool = option(False, "Print JSON.", "--json")
 
@@ -58,8 +64,18 @@ class EvaluateOptions:
             raise ArgumentError(f"baseline {unknown[0]!r} is not known; pass one of {', '.join(BASELINES)}")
         if self.out is not None and self.report_file is not None:
             raise ArgumentError("--out writes the report too; pass --out or --report, not both")
+        names = [file.stem for file in self.run_files]
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise ArgumentError(f"two runs are called {twice[0]}; give their files different names")
+        if self.run_files and not self.searches and (self.index_folder or self.written_run):
+            raise ArgumentError("--run measures what has been searched; pass --mode late to search as well")
         if self.plot_file is not None:
             output_folder(self.plot_file.resolve().parent)  # before hours of work, not after
+
+    @property
+    def searches(self) -> tuple[str, ...]:
+        """Modes of our own search that are measured; none where runs are, unless they are asked for."""
+        return tuple(dict.fromkeys(self.modes or (() if self.run_files else ("late",))))
 
 
 @flags("by", "mode", "weights", "filter", "ncandidates")
@@ -85,17 +101,22 @@ def evaluate_command(
 
     Example: latewood evaluate ./nfcorpus --out results --baseline bm25
     """
-    searches = [updated(search, {"mode": mode}) for mode in dict.fromkeys(asked.modes or ("late",))]
+    searches = [updated(search, {"mode": mode}) for mode in asked.searches]
     targets = _targets(sources, asked.split, asked.cache)
-    if len(targets) > 1 and (asked.index_folder or asked.run_file):
-        name = "--index" if asked.index_folder else "--run"
+    single = {"--index": asked.index_folder, "--run": asked.run_files, "--write-run": asked.written_run}
+    if len(targets) > 1 and (name := next((name for name, given in single.items() if given), None)):
         raise ArgumentError(f"{name} is of one data set, here are {len(targets)}; pass --out for runs of all")
-    encoder = model.load(windows)
-    systems: list[System] = [
-        LateInteraction(encoder, one, scoring, asked.flat, asked.index_folder, **model.windows(windows))
-        for one in searches
-    ]
-    systems += [baseline(name, encoder, search.k) for name in dict.fromkeys(asked.baselines)]
+    systems: list[System] = []
+    if searches or "dense" in asked.baselines:
+        encoder = model.load(windows)
+        systems += [
+            LateInteraction(encoder, one, scoring, asked.flat, asked.index_folder, **model.windows(windows))
+            for one in searches
+        ]
+    runs = [RunFile(file) for file in asked.run_files]
+    systems += runs
+    for name in dict.fromkeys(asked.baselines):
+        systems.append(Bm25(search.k) if name == "bm25" else Dense(encoder, search.k))
     out = asked.out
     done: list[dict[str, Any]] = []
 
@@ -117,14 +138,14 @@ def evaluate_command(
         results = evaluate_all(
             systems,
             (target.load(asked.cache) for target in targets),
-            Outputs(report, None if out is None else out / "runs", asked.run_file),
+            Outputs(report, None if out is None else out / "runs", asked.written_run),
             progress=told(),
             say=say,
         )
     if asked.plot_file is not None:
         plot(asked.plot_file, results)
     if asked.as_json:
-        typer.echo(json.dumps(_as_json(results, len(targets), len(searches)), indent=2))
+        typer.echo(json.dumps(_as_json(results, len(targets), len(searches), len(runs)), indent=2))
     elif len(results) > 1:
         typer.echo("\n" + _tables(results), nl=False)
 
@@ -192,6 +213,12 @@ def _split(folder: Path) -> str:
 def _say(result: dict[str, Any], found: bool) -> None:
     for name in METRICS:
         typer.echo(f"{name:8s} {result[name]:.4f}")
+    if result["ms_per_query"] is None:
+        typer.echo(
+            f"{result['dataset']} ({result['split']}), {result['system']}: {result['answered']:,} of "
+            f"{result['queries']:,} queries answered, {result['documents']:,} documents; {result['settings']['file']}"
+        )
+        return
     size = f"{result['index_bytes'] / 1e6:.1f} MB"
     if "tokens" in result:
         size = f"{result['tokens']:,} tokens, {result['kind']}, {result['bytes_per_token']:.1f} bytes/token"
@@ -213,13 +240,14 @@ def _say(result: dict[str, Any], found: bool) -> None:
         typer.echo(f"no run file: {result['run_error']}", err=True)
 
 
-def _as_json(results: list[dict[str, Any]], n_sets: int, n_modes: int) -> Any:
-    """An object for one data set, a list for several; a set's further modes and baselines within it."""
+def _as_json(results: list[dict[str, Any]], n_sets: int, n_modes: int, n_runs: int) -> Any:
+    """An object for one data set, a list for several; a set's further modes, runs and baselines within it."""
     plain = [{key: value for key, value in r.items() if key != "per_query"} for r in results]
     each = len(plain) // n_sets
     sets = [plain[start : start + each] for start in range(0, len(plain), each)]
     objects = []
     for some in sets:
-        further = {"modes": some[1:n_modes], "baselines": some[n_modes:]}
+        first = n_modes + n_runs  # of the baselines
+        further = {"modes": some[1:n_modes], "runs": some[max(1, n_modes) : first], "baselines": some[first:]}
         objects.append(some[0] | {name: own for name, own in further.items() if own})
     return objects[0] if n_sets == 1 else objects

@@ -5,7 +5,7 @@ from retriever.evaluation.comparing import compare
 from retriever.evaluation.datasets import EvaluationSet, Qrels, Run, query_length
 from retriever.evaluation.exact import evaluate_exact
 from retriever.evaluation.metrics import METRICS, evaluate, evaluate_queries, trec_order
-from retriever.evaluation.report import read_run, write_run
+from retriever.evaluation.report import RunFile, read_run, write_run
 from retriever.evaluation.results import Report
 from retriever.evaluation.runner import Outputs, evaluate_all, evaluate_folder, evaluate_system
 from retriever.evaluation.systems import LateInteraction, System
@@ -20,6 +20,7 @@ __all__ = [
     "Qrels",
     "Report",
     "Run",
+    "RunFile",
     "System",
     "compare",
     "evaluate",

@@ -9,24 +9,15 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder
-from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.errors import MissingDependencyError
 from encoder.progress import Progress, Told
 from retriever.evaluation.datasets import EvaluationSet, Run
-from retriever.evaluation.systems import LateInteraction, System
+from retriever.evaluation.systems import LateInteraction
 
-__all__ = ["BASELINES", "Bm25", "Dense", "baseline"]
+__all__ = ["BASELINES", "Bm25", "Dense"]
 
 BASELINES = ("bm25", "dense")
 AT_ONCE = 256  # texts encoded together
-
-
-def baseline(name: str, encoder: Encoder, k: int = 100) -> System:
-    """A system of BASELINES by its name; encoder is what "dense" pools. Raises ArgumentError for others."""
-    if name == "bm25":
-        return Bm25(k)
-    if name == "dense":
-        return Dense(encoder, k)
-    raise ArgumentError(f"baseline {name!r} is not known; pass one of {', '.join(BASELINES)}")
 
 
 @dataclass(frozen=True)

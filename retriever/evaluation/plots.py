@@ -34,6 +34,7 @@ def plot(
             "bytes_per_document": max(1, result["index_bytes"]) / max(1, result["documents"]),
         }
         for result in told_apart(results)
+        if result["ms_per_query"] is not None  # a run file has no times
     ]
     systems = list(dict.fromkeys(point["system"] for point in points))
     sets = [{(p["dataset"], p["split"]) for p in points if p["system"] == system} for system in systems]

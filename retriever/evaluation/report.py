@@ -1,13 +1,18 @@
 """Run files in TREC's form: `query-id Q0 doc_id rank score tag`, a line a hit, ranks from 1."""
 
+import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from encoder.errors import ArgumentError, CorpusError
+from encoder.progress import Told
+from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.evaluation.metrics import Ranking, checked_run, trec_order
 
-__all__ = ["read_run", "write_run"]
+__all__ = ["RunFile", "read_run", "write_run"]
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Ranking], tag: str = "latewood") -> None:
@@ -66,3 +71,34 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"cannot read {path}: {error}; check the file and its permissions") from error
     return run
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A system that has searched elsewhere: its run in TREC's form. It has no times and no size."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's, without its last ending."""
+        return self.path.stem
+
+    def identity(self, data: EvaluationSet) -> dict[str, Any]:
+        try:
+            digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise CorpusError(f"cannot read {self.path}: {error.strerror}; pass a run file") from error
+        return {"model": "run", "fingerprint": digest, "settings": {"file": self.path.name}}
+
+    def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
+        """Raises CorpusError for what is no run, and for one that answers none of the data set's queries."""
+        run = read_run(self.path)
+        own = {qid: hits for qid, hits in run.items() if qid in data.queries}
+        if not own:
+            first = next(iter(run), None)
+            what = "is empty" if first is None else f"has queries as {first!r}, and none of {data.name}"
+            raise CorpusError(f"{self.path} {what}; pass a run of this data set")
+        nothing = ("index_bytes", "index_seconds", "search_seconds", "ms_per_query")
+        documents = sum(1 for _ in data.passages())
+        return own, {"answered": len(own), "documents": documents, **dict.fromkeys(nothing)}

@@ -184,15 +184,17 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in results:
         cells = [_set_name(r), r["system"], *(f"{r[metric]:.4f}" for metric in METRICS)]
-        cells += [f"{r['ms_per_query']:.1f}", f"{r['index_bytes'] / 1e6:.1f}", f"{r['index_seconds']:.1f}"]
+        size = None if r["index_bytes"] is None else r["index_bytes"] / 1e6
+        cells += ["" if n is None else f"{n:.1f}" for n in (r["ms_per_query"], size, r["index_seconds"])]
         cells += [f"{r['queries']:,}", f"{r['documents']:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     for system in dict.fromkeys(r["system"] for r in results):
         own = [r for r in results if r["system"] == system]
         if len(own) > 1:
-            means = averages(own, (*METRICS, "ms_per_query"))
+            timed = all(r["ms_per_query"] is not None for r in own)
+            means = averages(own, (*METRICS, *(["ms_per_query"] if timed else [])))
             cells = [f"**mean of {len(own)}**", system, *(f"**{means[metric]:.4f}**" for metric in METRICS)]
-            cells += [f"{means['ms_per_query']:.1f}", "", "", "", ""]
+            cells += [f"{means['ms_per_query']:.1f}" if timed else "", "", "", "", ""]
             lines.append("| " + " | ".join(cells) + " |")
     notes = dict.fromkeys(_note(r) for r in results)
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"

@@ -148,7 +148,7 @@ def test_compact_leaves_out_what_was_deleted(tmp_path):
 
 def test_evaluate_prints_the_metrics_and_writes_a_run(beir, tmp_path):
     run_file = tmp_path / "run.trec"
-    result = run("evaluate", beir, "--run", run_file, "--json")
+    result = run("evaluate", beir, "--write-run", run_file, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert {"nDCG@10", "R@100", "RR@10"} <= report.keys()
@@ -206,7 +206,7 @@ def test_an_output_may_be_a_link_whose_target_is_still_to_be_made(code, beir, tm
     made("index", code, "--out", link("a.index"))
     made("index", code, "--out", link("b.index"), "--update")
     made("evaluate", beir, "--out", link("results"), "--index", link("c.index"), "--plot", link("q.png"))
-    made("evaluate", beir, "--report", link("r.json"), "--run", link("run.trec"))
+    made("evaluate", beir, "--report", link("r.json"), "--write-run", link("run.trec"))
     made("compare", tmp_path / "r.json", tmp_path / "r.json", "--out", link("c.md"), "--plot", link("c.png"))
     names = {"a.index", "b.index", "c.index", "results", "q.png", "r.json", "run.trec", "c.md", "c.png"}
     assert {path.name for path in (tmp_path / "disk").iterdir()} == names

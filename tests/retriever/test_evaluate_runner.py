@@ -28,6 +28,7 @@ from retriever.evaluation import (
     evaluate_folder,
     evaluate_system,
     read_run,
+    write_run,
 )
 from retriever.evaluation.datasets import beir_folders
 from retriever.evaluation.plots import plot
@@ -376,6 +377,10 @@ def test_mistakes_are_found_before_anything_is_encoded(tmp_path: Path) -> None:
         ([good, tmp_path / "none"], "does not exist"),
         ([good, "--baseline", "splade"], "baseline 'splade' is not known; pass one of bm25, dense"),
         ([good, collection(tmp_path / "more"), "--run", "x"], "--run is of one data set"),
+        ([good, tmp_path / "more", "--write-run", "x"], "--write-run is of one data set"),
+        ([good, "--run", tmp_path / "no.trec"], "no.trec: No such file or directory; pass a run file"),
+        ([good, "--run", "a/x.trec", "--run", "b/x.trec"], "two runs are called x"),
+        ([good, "--run", "x.trec", "--write-run", "y.trec"], "pass --mode late"),
         ([good, "--report", report], "is no report of format 1"),
         ([good, "--report", report, "--out", tmp_path], "pass --out or --report, not both"),
     ):
@@ -507,3 +512,41 @@ def test_relative_paths_outlive_a_change_of_folder(
     assert len(list((tmp_path / "runs").iterdir())) == 2
     with Index.open(tmp_path / "kept.index") as index:
         assert len(index) == 4
+
+
+def test_runs_of_other_systems_are_measured_and_compared(tmp_path: Path) -> None:
+    """Without a model, by the metrics of `evaluate`; queries that a run lacks count as 0."""
+    folder, report = collection(tmp_path / "set"), tmp_path / "r.json"
+    data = EvaluationSet.load(folder)
+    worst = {qid: {doc["doc_id"]: 1.0 for doc in data.passages()} for qid in data.queries}
+    best = {qid: {doc: float(grade) for doc, grade in judged.items()} for qid, judged in data.qrels.items()}
+    first = next(iter(data.qrels))
+    runs = {"worst": worst, "best": best, "some": {first: best[first], "unknown": {"x": 1.0}}}
+    files = []
+    for name, run in runs.items():
+        write_run(tmp_path / f"{name}.trec", run)
+        files += ["--run", tmp_path / f"{name}.trec"]
+    result = cli("evaluate", folder, *files, "--model", "no such model", "--report", report)
+    assert result.exit_code == 0, result.output
+    assert f"1 of {len(data.queries)} queries answered" in result.output
+    found = {r["system"]: r for r in Report.load(report).results}
+    assert list(found) == list(runs)
+    for name, run in runs.items():
+        assert {m: found[name][m] for m in METRICS} == pytest.approx(evaluate(data.qrels, run))
+        assert found[name]["ms_per_query"] is None
+    again = cli("evaluate", folder, *files, "--report", report, "--baseline", "bm25", "--json")
+    assert [b["system"] for b in json.loads(again.stdout)["baselines"]] == ["bm25"]
+    assert [r["system"] for r in json.loads(again.stdout)["runs"]] == ["best", "some"]
+    write_run(tmp_path / "some.trec", best)  # another run of the same name is measured anew
+    cli("evaluate", folder, *files, "--report", report)
+    assert Report.load(report).results[2]["nDCG@10"] == found["best"]["nDCG@10"]
+    compared = cli("compare", f"{report}:worst", f"{report}:best")
+    assert compared.exit_code == 0, compared.output
+    assert "B: r.json, best" in compared.output
+
+
+def test_a_run_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    for text, message in (("zzz Q0 d 1 1.0 x\n", "has queries as 'zzz', and none of set"), ("", "is empty")):
+        (tmp_path / "a.trec").write_text(text)
+        result = cli("evaluate", collection(tmp_path / f"{len(text)}" / "set"), "--run", tmp_path / "a.trec")
+        assert message in str(result.exception)
