@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from indexing import Index
+from retriever.folders import cache_of, forget
 from tests.helpers.fakes import FakeEncoder
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ import importlib, os, signal, sys, time
 from retriever.cli import main
 
 def stop(*_, **__):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGKILL if "KILLED" in os.environ else signal.SIGINT)
     time.sleep(30)
 
 class Finder:
@@ -157,6 +158,50 @@ def test_ctrl_c_in_the_other_commands(corpus, tmp_path):
         interrupted("retriever.evaluation.comparing:compare", "compare", report, report)
         == "nothing was changed"
     )
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "indexing.storage.tables:create",
+        "indexing.writing.sources:_read",
+        "indexing.storage.store:Store.commit",
+        "encoder.light:LightEncoder.encode_documents",
+    ],
+)
+def test_a_first_search_of_a_folder_that_is_interrupted_is_simply_repeated(
+    place, killed, tmp_path, monkeypatch
+):
+    """No lock, no half index and no process stays, whether by Ctrl-C or by SIGKILL."""
+    folder, cache = tmp_path / "shop", tmp_path / "cache"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"m{i}.py").write_text(f"def basket{i}():\n    return {i}\n")
+    environment = ENVIRONMENT | {"LATEWOOD_CACHE": str(cache)}
+    question = ("search", folder, "basket7", "-k", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, place, *map(str, question)],
+        env=environment | ({"KILLED": "1"} if killed else {}),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    told = process.communicate(timeout=100)[1]
+    assert process.returncode == (-signal.SIGKILL if killed else 130)
+    assert told == "" if killed else f"what was read and encoded of {folder} is kept" in told
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its group is left
+    again = latewood(*question, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("m7.py:1  basket7")
+    assert "another process" not in again.stderr
+    monkeypatch.setenv("LATEWOOD_CACHE", str(cache))
+    with Index.open(cache_of(folder), writable=True) as index:
+        index.verify()
+        assert len(index) == 40
+    assert forget(folder)
+    assert not any(path.is_file() for path in cache.rglob("*"))
 
 
 def test_ctrl_c_at_a_terminal_ends_a_watch(corpus, tmp_path):

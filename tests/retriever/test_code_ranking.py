@@ -1,5 +1,8 @@
 """Rules by which code is ranked."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from retriever.code.ranking import (
@@ -91,3 +94,12 @@ def test_a_file_counts_as_its_best_chunk_and_a_little_more():
     files = by_file(chunks)
     assert [[one.doc_id for one in file] for file in files] == [["b1", "b2"], ["a1", "a2"], ["c1"]]
     assert 0.98 + SHARE * 0.9 > 1.0 + SHARE * DECAY * 0.0
+
+
+def test_the_guide_has_every_part_of_a_score_with_its_weight():
+    page = Path(__file__).parents[2] / "docs" / "guides" / "search-code.md"
+    table = page.read_text(encoding="utf-8").partition("| part | weight | is |")[2].partition("\n\n")[0]
+    shown = {
+        name: float(weight) for name, weight in re.findall(r"^\| (.+?) \| (-?[\d.]+) \|", table, re.MULTILINE)
+    }
+    assert shown == {"meaning": 1, "words": WORDS} | {name: weight for name, (_, weight) in RULES.items()}
