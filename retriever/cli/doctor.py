@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from encoder.checkpoints.doctor import examine
 from retriever.cli.flags import flags
 from retriever.cli.options import AsJson, ModelOptions
 
@@ -23,5 +22,7 @@ def doctor_command(
 
     Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
     """
+    from encoder.checkpoints.doctor import examine  # torch takes seconds
+
     report = examine(model, document_length=options.document_length, code=code)
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(report.lines()))

@@ -135,3 +135,16 @@ def test_completion_is_shown_and_installed(tmp_path):
     assert "complete -o default -F _latewood_completion latewood" in asked("--show-completion")
     assert "completion installed" in asked("--install-completion")
     assert "_LATEWOOD_COMPLETE=complete_bash" in (tmp_path / ".bash_completions" / "latewood.sh").read_text()
+
+
+def test_help_of_a_command_imports_no_torch():
+    """Of those that only measure or train, `evaluate`, `compare` and `train`, the help does."""
+    code = (
+        "import sys, typer; from retriever.cli.commands import app, COMMANDS\n"
+        "commands = typer.main.get_command(app).commands\n"
+        "for name in COMMANDS.keys() - {'evaluate', 'compare', 'train'}:\n"
+        "    commands[name]; found = {'torch', 'numba', 'faiss'} & sys.modules.keys()\n"
+        "    assert not found, (name, found)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
