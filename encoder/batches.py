@@ -32,6 +32,11 @@ class Job:
     kept: list[npt.NDArray[np.bool_]] | None
     pool_factor: int
 
+    def token_ids(self) -> list[npt.NDArray[np.int32]]:
+        """The vocabulary's number of each token that keeps its vector, by text."""
+        ids = [np.array(own, np.int32) for own in self.ids]
+        return ids if self.kept is None else [own[kept] for own, kept in zip(ids, self.kept, strict=True)]
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -64,6 +69,8 @@ def encode_texts(
     texts = as_strings(texts, "texts")
     batch_tokens = as_integer(batching.batch_tokens, "batch_tokens", least=1)
     vectors: Vectors = [np.empty((0, batching.dim), np.float32)] * len(texts)
+    # A pooled vector stands for several tokens, so that none is given.
+    token_ids = [np.empty(0, np.int32)] * len(texts) if batching.pool_factor == 1 else None
     truncated = 0
 
     def jobs() -> Iterator[Job]:
@@ -79,8 +86,12 @@ def encode_texts(
         for job, found in run(jobs()):
             for i, rows in zip(job.places, found, strict=True):
                 vectors[i] = rows
+            if token_ids is not None:
+                for i, ids in zip(job.places, job.token_ids(), strict=True):
+                    token_ids[i] = ids
             bar.update(len(found))
-    return _joined(vectors, batching.dim, truncated)
+    joined = None if token_ids is None else np.concatenate([np.empty(0, np.int32), *token_ids])
+    return TokenEmbeddings(*_joined(vectors, batching.dim), truncated, joined)
 
 
 def _tokenised(
@@ -111,7 +122,7 @@ def _jobs(texts: TokenizedTexts, start: int, batch_tokens: int, pool_factor: int
         )
 
 
-def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
+def _joined(vectors: Vectors, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """One array a text, end to end; `vectors` is emptied on the way, so that memory holds them about once."""
     offsets = np.zeros(len(vectors) + 1, dtype=np.int64)
     np.cumsum([len(rows) for rows in vectors], out=offsets[1:])
@@ -119,4 +130,4 @@ def _joined(vectors: Vectors, dim: int, truncated: int) -> TokenEmbeddings:
     for i in range(len(vectors)):
         out[offsets[i] : offsets[i + 1]] = vectors[i]
         vectors[i] = out[:0]
-    return TokenEmbeddings(out, offsets, truncated)
+    return out, offsets

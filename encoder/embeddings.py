@@ -10,7 +10,9 @@ import numpy.typing as npt
 from encoder.arguments import as_list, as_rows, as_vectors
 from encoder.errors import ArgumentError
 
-__all__ = ["TokenEmbeddings"]
+__all__ = ["NO_ID", "TokenEmbeddings"]
+
+NO_ID = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +22,14 @@ class TokenEmbeddings:
     vectors: (total_tokens, dim) float32, each row of unit length when an `Encoder` made it.
     offsets: (n + 1,) int64, cumulative token counts; text i owns rows offsets[i]:offsets[i + 1].
     truncated: how many of the n texts were longer than the encoder's length and lost their tail.
+    token_ids: (total_tokens,) int32, the entry of a vocabulary that each vector stands for, NO_ID where it stands for
+        none or for several; None where nothing is known of it. An `Encoder` that does not pool gives them.
     """
 
     vectors: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.int64]
     truncated: int = 0
+    token_ids: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         vectors = np.ascontiguousarray(self.vectors, dtype=np.float32)
@@ -38,6 +43,8 @@ class TokenEmbeddings:
             )
         if np.any(np.diff(offsets) < 0):
             raise ArgumentError("offsets decrease; pass cumulative token counts")
+        if self.token_ids is not None:
+            object.__setattr__(self, "token_ids", _checked_ids(self.token_ids, len(vectors)))
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "offsets", offsets)
 
@@ -94,3 +101,17 @@ class TokenEmbeddings:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(r) for r in rows], out=offsets[1:])
         return cls(np.concatenate([np.zeros((0, dim), np.float32), *rows]), offsets)
+
+
+def _checked_ids(token_ids: Any, n_tokens: int) -> npt.NDArray[np.int32]:
+    given = np.asarray(token_ids)
+    if given.shape != (n_tokens,) or given.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"token_ids has shape {given.shape} of {given.dtype}; pass ({n_tokens},) integers, one a vector"
+        )
+    low, high = (int(given.min()), int(given.max())) if n_tokens else (0, 0)
+    if low < NO_ID or high >= 1 << 31:
+        raise ArgumentError(
+            f"token_ids run from {low} to {high}; pass ids of a vocabulary, from 0 up, or {NO_ID} for none"
+        )
+    return np.ascontiguousarray(given, dtype=np.int32)

@@ -7,23 +7,28 @@ indexing is here, in centroids.py and in faiss_files.py.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.embeddings import NO_ID
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing.coding.centroids import ByteCentroids, faiss_module
 from indexing.coding.faiss_files import checked, read_index, write_index
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
+from indexing.coding.vocabulary import Owners, nearest, train_within
 
 __all__ = ["Codec", "write_codes"]
+
+TokenIds: TypeAlias = npt.NDArray[np.int32]
 
 KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
 NOVEL_ERROR = 2  # a token coded this many times worse than the training sample is new to the codec
 NOVEL_PER_CENTROID = 16
 HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
+FEW = 4096  # vectors for which no graph is built, where most find their centroid among those of their id
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
 CHUNK = 1 << 16  # tokens encoded at a time
 ERROR_ROWS = 1 << 13
@@ -41,6 +46,7 @@ class Codec:
     scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code.
     rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation.
     code_bytes: bytes of code a token beside its centroid id: m, and the scale's.
+    owners: which vocabulary id each centroid belongs to, where they were trained within ids; else None.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Codec:
         pq_centroids: npt.NDArray[np.float32],
         scales: npt.NDArray[np.float32],
         rotation: npt.NDArray[np.float32],
+        owners: Owners | None = None,
     ) -> None:
         self.nlist, self.dim = centroids.numbers.shape
         self.m = len(pq_centroids)
@@ -60,6 +67,7 @@ class Codec:
         self.pq_centroids = pq_centroids
         self.scales = scales
         self.rotation = rotation
+        self.owners = owners
         for array in (self.centroids, self.pq_centroids, self.scales, self.rotation):
             array.flags.writeable = False
         self._quantizer: Any = None
@@ -67,11 +75,17 @@ class Codec:
 
     @classmethod
     def train(
-        cls, sample: npt.NDArray[np.float32], nlist: int | None = None, m: int | None = None, seed: int = 0
+        cls,
+        sample: npt.NDArray[np.float32],
+        nlist: int | None = None,
+        m: int | None = None,
+        seed: int = 0,
+        token_ids: TokenIds | None = None,
     ) -> "Codec":
         """Spherical k-means, then a product quantiser of what the centroids leave over, then scales.
 
-        sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing.
+        sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing. token_ids: (n,), where known;
+        k-means is then within each vocabulary id.
         nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
         The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
         found by a graph that several threads build, nearly the same.
@@ -87,21 +101,28 @@ class Codec:
         if m < 1 or dim % m != 0:
             raise ArgumentError(f"m={m} does not divide dim={dim}; pass m={choose_m(dim)}")
         sample = np.ascontiguousarray(sample, dtype=np.float32)
-        kmeans = faiss.Clustering(dim, nlist)
-        kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
-        kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
-        quantizer = _nearest(dim, nlist, links=16, construction=40)
-        kmeans.train(sample, quantizer)
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
-        rows = sample[np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)]
-        found = faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)
-        rotation = _balanced_directions(rows - found[quantizer.search(rows, 1)[1][:, 0]], m)
+        some = np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)
+        rows, row_ids, owners = sample[some], None, None
+        if token_ids is None or (token_ids == token_ids[0]).all():  # of one id alone: nothing to go by
+            kmeans = faiss.Clustering(dim, nlist)
+            kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
+            kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
+            quantizer = _nearest(dim, nlist, links=16, construction=40)
+            kmeans.train(sample, quantizer)
+            found = faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)
+            near = quantizer.search(rows, 1)[1][:, 0]
+        else:
+            found, tokens = train_within(sample, token_ids, nlist, seed)
+            row_ids, owners = token_ids[some], Owners(tokens)
+            near = owners.nearest(rows, row_ids, found)
+        rotation = _balanced_directions((rows - found[near])[near >= 0], m)
         rows = rows @ rotation
         # The residuals are trained and coded against the very numbers that a reader will load.
         centroids = ByteCentroids.of(found @ rotation)
         ones, untrained = np.ones(SCALES, np.float32), np.zeros((m, PQ_CENTROIDS, dim // m), np.float32)
-        codec = cls(centroids, untrained, ones, rotation)
-        ids = codec._nearest_centroids(rows)
+        codec = cls(centroids, untrained, ones, rotation, owners)
+        ids = codec._nearest_centroids(rows, row_ids)
         residuals = rows - codec.centroids[ids]
         pq = faiss.ProductQuantizer(dim, m, 8)
         pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
@@ -112,47 +133,69 @@ class Codec:
             at = slice(start, start + ERROR_ROWS)
             codes = codec._residual_codes(rows[at], residuals[at])
             wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-        trained = cls(centroids, codec.pq_centroids, _choose_scales(np.concatenate(wanted)), rotation)
+        trained = cls(centroids, codec.pq_centroids, _choose_scales(np.concatenate(wanted)), rotation, owners)
         trained._quantizer = codec._quantizer  # a graph takes long to build
         return trained
 
-    def error(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def error(
+        self, vectors: npt.NDArray[np.float32], token_ids: TokenIds | None = None
+    ) -> npt.NDArray[np.float32]:
         """What coding costs each vector: |v - decoded v|^2, (n, dim) -> (n,)."""
         parts = []
         for start in range(0, len(vectors), ERROR_ROWS):
-            rows = vectors[start : start + ERROR_ROWS].astype(np.float32, copy=False)
-            parts.append(np.square(rows - self.decode(*self.encode(rows))).sum(axis=1))
+            at = slice(start, start + ERROR_ROWS)
+            rows = vectors[at].astype(np.float32, copy=False)
+            ids = None if token_ids is None else token_ids[at]
+            parts.append(np.square(rows - self.decode(*self.encode(rows, ids))).sum(axis=1))
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def extended(
-        self, sample: npt.NDArray[np.float32], n_tokens: int, *, error: float, most: int, seed: int = 0
+        self,
+        sample: npt.NDArray[np.float32],
+        n_tokens: int,
+        token_ids: TokenIds | None = None,
+        *,
+        error: float,
+        most: int,
+        seed: int = 0,
     ) -> "Codec":
         """This codec with more centroids, for vectors unlike those it was trained on; or itself if there are few.
 
-        sample: (n, dim) of n_tokens vectors yet to be coded. error: mean error of the vectors it was trained on.
-        most: centroids in all. The old centroids keep their ids and the residual quantiser stays as it is, and
-        so do the scales: codes made before stay right. Nothing that was coded is coded a second time.
+        sample: (n, dim) of n_tokens vectors yet to be coded. token_ids: theirs, (n,). error: mean error of the vectors
+        it was trained on. most: centroids in all. The old centroids keep their ids, and whose they are, and the
+        residual quantiser stays as it is, and so do the scales: codes made before stay right. Nothing that was coded is
+        coded a second time.
         """
         faiss = faiss_module()
-        novel = sample[self.error(sample) > NOVEL_ERROR * error + 1e-3]
+        worse = self.error(sample, token_ids) > NOVEL_ERROR * error + 1e-3
+        novel = np.ascontiguousarray(self.rotated(sample[worse].astype(np.float32, copy=False)))
         more = int(len(novel) * n_tokens / max(len(sample), 1) / NOVEL_PER_CENTROID)
         # At least four rows a centroid; and ids must not get wider than those in the codes made before.
         more = min(more, len(novel) // 4, min(most, 256 ** id_bytes(self.nlist)) - self.nlist)
         if more < 1:
             return self
-        kmeans = faiss.Kmeans(
-            self.dim,
-            more,
-            niter=KMEANS_ITERATIONS,
-            spherical=True,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(novel),
-        )
-        kmeans.train(np.ascontiguousarray(self.rotated(novel.astype(np.float32, copy=False))))
-        new = ByteCentroids.of(kmeans.centroids.reshape(more, self.dim), self.byte_centroids).numbers
+        owners = None
+        if self.owners is None:
+            kmeans = faiss.Kmeans(
+                self.dim,
+                more,
+                niter=KMEANS_ITERATIONS,
+                spherical=True,
+                seed=seed,
+                min_points_per_centroid=1,
+                max_points_per_centroid=len(novel),
+            )
+            kmeans.train(novel)
+            found = kmeans.centroids.reshape(more, self.dim)
+        else:
+            no_ids = np.full(len(sample), NO_ID, np.int32)
+            found, tokens = train_within(
+                novel, (no_ids if token_ids is None else token_ids)[worse], more, seed
+            )
+            owners = Owners(np.concatenate([self.owners.tokens, tokens]))
+        new = ByteCentroids.of(found, self.byte_centroids).numbers
         centroids = replace(self.byte_centroids, numbers=np.concatenate([self.byte_centroids.numbers, new]))
-        codec = Codec(centroids, self.pq_centroids, self.scales, self.rotation)
+        codec = Codec(centroids, self.pq_centroids, self.scales, self.rotation, owners)
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
             codec._quantizer.add(codec.centroids[self.nlist :])
@@ -162,15 +205,30 @@ class Codec:
         """(n, dim) -> (n, dim): the vectors as centroids and codes see them. Inner products stay as they are."""
         return vectors @ self.rotation
 
-    def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Centroid of each vector, (n, dim) -> (n,): the largest inner product.
+    def assign(
+        self, vectors: npt.NDArray[np.float32], token_ids: TokenIds | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Centroid of each vector, (n, dim) -> (n,): the largest inner product, among those of its vocabulary id where
+        both are known.
 
-        From nlist 16,384 on a graph search finds it, which about one time in a hundred settles for the
+        Among all, from nlist 16,384 on a graph search finds it, which about one time in a hundred settles for the
         runner-up; the residual code absorbs the difference.
         """
-        return self._nearest_centroids(self.rotated(vectors.astype(np.float32, copy=False)))
+        return self._nearest_centroids(self.rotated(vectors.astype(np.float32, copy=False)), token_ids)
 
-    def _nearest_centroids(self, rotated: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def _nearest_centroids(
+        self, rotated: npt.NDArray[np.float32], token_ids: TokenIds | None
+    ) -> npt.NDArray[np.int64]:
+        if self.owners is None or token_ids is None:
+            return self._nearest_of_all(rotated)
+        ids = self.owners.nearest(rotated, token_ids, self.centroids)
+        if len(others := np.flatnonzero(ids < 0)):
+            ids[others] = self._nearest_of_all(rotated[others])
+        return ids
+
+    def _nearest_of_all(self, rotated: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        if self.owners is not None and len(rotated) < FEW:
+            return nearest(rotated, self.centroids)[0]
         if self._quantizer is None:
             self._quantizer = _nearest(self.dim, self.nlist, links=32, construction=100)
             self._quantizer.add(self.centroids)
@@ -178,9 +236,12 @@ class Codec:
         return np.asarray(ids[:, 0], dtype=np.int64)
 
     def encode(
-        self, vectors: npt.NDArray[np.floating[Any]]
+        self, vectors: npt.NDArray[np.floating[Any]], token_ids: TokenIds | None = None
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """(n, dim) -> centroid_ids (n,) int32 and codes (n, code_bytes) uint8: residual code, then the scale's."""
+        """(n, dim) -> centroid_ids (n,) int32 and codes (n, code_bytes) uint8: residual code, then the scale's.
+
+        token_ids: (n,), NO_ID or an id without centroids for what is compared with all of them.
+        """
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise ArgumentError(f"vectors has shape {vectors.shape}; pass (n, {self.dim})")
         ids = np.empty(len(vectors), dtype=np.int32)
@@ -188,7 +249,8 @@ class Codec:
         for start in range(0, len(vectors), CHUNK):
             chunk = self.rotated(np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32))
             at = slice(start, start + len(chunk))
-            ids[at] = self._nearest_centroids(chunk)
+            own = None if token_ids is None else token_ids[at]
+            ids[at] = self._nearest_centroids(chunk, own)
             codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
             wanted = self._wanted_scales(chunk, ids[at], codes[at])
             codes[at, self.m] = np.searchsorted((self.scales[1:] + self.scales[:-1]) / 2, wanted)
@@ -248,7 +310,8 @@ class Codec:
         return np.concatenate([ids[:, :width], codes], axis=1)
 
     def save(self, path: Path) -> None:
-        """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids."""
+        """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids. `owners`
+        have a file of their own."""
         faiss = faiss_module()
         padding = self._stored_dim - self.dim
         turn = faiss.LinearTransform(self.dim, self._stored_dim)
@@ -259,8 +322,9 @@ class Codec:
         write_index(faiss.IndexPreTransform(turn, layers), path)
 
     @classmethod
-    def load(cls, path: Path, *, dim: int) -> "Codec":
-        """Read what `save` wrote. Raises IndexFormatError naming the file, also for one of another kind."""
+    def load(cls, path: Path, *, dim: int, owners: Path | None = None) -> "Codec":
+        """Read what `save` wrote, and `Owners.save` if there are any. Raises IndexFormatError naming the file, also for
+        one of another kind."""
         faiss = faiss_module()
         whole = checked(read_index(path), "IndexPreTransform", path)  # which owns what lies inside
         layers = checked(faiss.downcast_index(whole.index), "Index2Layer", path)
@@ -280,7 +344,9 @@ class Codec:
         rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, dim)[:dim].T.copy()
         pq = faiss.vector_to_array(layers.pq.centroids).reshape(-1, PQ_CENTROIDS, part)
         scales = pq[-1, :, 0].copy()
-        codec = cls(ByteCentroids.read(quantizer, dim), pq[:-1].copy(), scales, rotation)
+        centroids = ByteCentroids.read(quantizer, dim)
+        whose = None if owners is None else Owners.load(owners, len(centroids.numbers))
+        codec = cls(centroids, pq[:-1].copy(), scales, rotation, whose)
         turns = np.allclose(rotation.T @ rotation, np.eye(dim), atol=1e-3)
         ascend = np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()
         if not (turns and ascend and np.isfinite(codec.centroids).all()):

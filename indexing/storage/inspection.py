@@ -19,7 +19,19 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     settings, codec = snapshot.settings, snapshot.codec
     kinds = {segment.kind for segment in snapshot.segments}
     parts = dict.fromkeys(
-        ["codes", "vectors", "lists", "offsets", "owners", "spans", "originals", "codec", "database"], 0
+        [
+            "codes",
+            "vectors",
+            "token_ids",
+            "lists",
+            "offsets",
+            "owners",
+            "spans",
+            "originals",
+            "codec",
+            "database",
+        ],
+        0,
     )
     for file in snapshot.files:
         name = Path(file.path).name.split(".")[0].split("-")[0]

@@ -2,13 +2,14 @@
 
 both:        offsets.npy, owners.npy, spans.npy   tokens, document and place in its text of each passage
 flat:        vectors.npy                          float16 vectors, nothing trained
+             token_ids.npy                        maybe: the vocabulary id of each token
 compressed:  codes.faiss, lists.npz               the codec's codes, and which passages touch each centroid
              sampled.npy, originals.npy           a few passages with their vectors as they were given
 """
 
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from encoder.embeddings import NO_ID
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec, write_codes
 from indexing.coding.faiss_files import read_codes
@@ -34,22 +36,34 @@ COMPRESSED: Kind = "compressed"
 class Layout:
     """Which passages lie in a segment. lengths: tokens of each, (n,). owners: the number of each one's document, (n,);
     a document's passages are neighbours. spans: [start, end) of each in its document's text, in characters, (n, 2).
+    token_ids: the vocabulary id of each token, (n_tokens,), NO_ID where there is none; None for all of them.
     """
 
     lengths: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
     spans: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def of(self, live: npt.NDArray[np.bool_]) -> "Layout":
         """Those passages alone."""
-        return Layout(self.lengths[live], self.owners[live], self.spans[live])
+        ids = None if self.token_ids is None else self.token_ids[np.repeat(live, self.lengths)]
+        return Layout(self.lengths[live], self.owners[live], self.spans[live], ids)
 
     @classmethod
     def joined(cls, layouts: Sequence["Layout"]) -> "Layout":
-        return cls(*(np.concatenate([getattr(x, f.name) for x in layouts]) for f in fields(cls)))
+        lengths, owners, spans = (
+            np.concatenate([getattr(x, name) for x in layouts]) for name in ("lengths", "owners", "spans")
+        )
+        ids = [x.known_ids for x in layouts] if any(x.token_ids is not None for x in layouts) else None
+        return cls(lengths, owners, spans, None if ids is None else np.concatenate(ids))
+
+    @property
+    def known_ids(self) -> npt.NDArray[np.int32]:
+        """token_ids, all NO_ID where they are None."""
+        return np.full(self.lengths.sum(), NO_ID, np.int32) if self.token_ids is None else self.token_ids
 
 
 class Segment:
@@ -57,7 +71,7 @@ class Segment:
 
     kind: "flat" or "compressed". Passage i of the segment has the tokens offsets[i]:offsets[i + 1], maybe none.
     offsets: (n_passages + 1,) int64. owners: (n_passages,) int64. spans: (n_passages, 2) int32; see Layout.
-    vectors (flat): (n_tokens, dim) float16.
+    vectors (flat): (n_tokens, dim) float16. stored_ids (flat): (n_tokens,) int32, or None; see Layout.
     codes (compressed): (n_tokens, id_bytes + code_bytes) uint8, FAISS's bytes: centroid id, then the code.
     centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
     residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and the byte
@@ -82,6 +96,10 @@ class Segment:
             self.vectors: npt.NDArray[np.float16] = _map_npy(
                 folder / "vectors.npy", (row.n_tokens, dim), np.float16
             )
+            path = folder / "token_ids.npy"
+            self.stored_ids: npt.NDArray[np.int32] | None = (
+                _map_npy(path, (row.n_tokens,), np.int32) if path.exists() else None
+            )
             return
         if codec is None:
             raise IndexFormatError(f"{root / 'index.db'} lists a compressed segment and no codec")
@@ -101,7 +119,8 @@ class Segment:
 
     @property
     def layout(self) -> Layout:
-        return Layout(np.diff(self.offsets), self.owners, self.spans)
+        ids = self.stored_ids if self.kind == FLAT else None
+        return Layout(np.diff(self.offsets), self.owners, self.spans, ids)
 
     def decode(self, start: int, stop: int, codec: Codec | None) -> npt.NDArray[np.float32]:
         """Vectors of tokens start to stop as MaxSim sees them: (stop - start, dim) float32."""
@@ -109,6 +128,19 @@ class Segment:
             return self.vectors[start:stop].astype(np.float32)
         assert codec is not None
         return codec.decode(self.centroid_ids[start:stop], self.residual_codes[start:stop])
+
+    def token_ids(
+        self, tokens: slice | npt.NDArray[np.int64], codec: Codec | None
+    ) -> npt.NDArray[np.int32] | None:
+        """Vocabulary ids of tokens, (n,), None where nothing is known of them. Of codes those of their centroids, which
+        belong to one id each."""
+        if self.kind == FLAT:
+            stored = self.stored_ids
+        else:
+            stored = None if codec is None or codec.owners is None else codec.owners.tokens
+            tokens = self.centroid_ids[tokens]
+        ids: npt.NDArray[np.int32] | None = None if stored is None else stored[tokens]
+        return ids
 
     def take(self, tokens: npt.NDArray[np.int64], codec: Codec | None) -> npt.NDArray[np.float32]:
         """Vectors of the tokens named, (n,) -> (n, dim) float32."""
@@ -139,6 +171,8 @@ def write_segment(
     np.save(folder / "spans.npy", layout.spans)
     if codec is None:
         _save_parts(folder / "vectors.npy", parts, (int(offsets[-1]), dim))
+        if layout.token_ids is not None and (layout.token_ids != NO_ID).any():
+            np.save(folder / "token_ids.npy", layout.token_ids)
         return
     codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
     write_codes(folder / "codes.faiss", codec, codes)

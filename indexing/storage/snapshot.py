@@ -14,6 +14,7 @@ import numpy.typing as npt
 from encoder.arguments import absolute, as_strings
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
+from indexing.coding.vocabulary import owners_file
 from indexing.settings import IndexSettings, TunedSearch
 from indexing.storage.database import shorten_log
 from indexing.storage.filters import Filter, parse_key
@@ -311,7 +312,13 @@ class Snapshot:
         if same and previous is not None:
             self.codec = previous.codec
         elif self.state.codec is not None:
-            self.codec = Codec.load(self.folder / self.state.codec, dim=self.settings.dim)
+            owners = owners_file(self.state.codec)
+            listed = any(file.path == owners for file in self.files)
+            self.codec = Codec.load(
+                self.folder / self.state.codec,
+                dim=self.settings.dim,
+                owners=self.folder / owners if listed else None,
+            )
         # Segments never change and their numbers are never used twice, so those open already stay open.
         # Under a codec with more centroids they are opened anew: it has more inverted lists.
         shared: tuple[Segment, ...] = previous.segments if previous is not None and same else ()

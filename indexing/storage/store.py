@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from indexing.coding.vocabulary import owners_file
 from indexing.storage import fulltext
 from indexing.storage.database import BUSY_SECONDS, connect
 from indexing.storage.filters import MOST_KEYS, key_names
@@ -86,7 +87,8 @@ class Store:
                 db.table("segments").delete(segment.segment_id)
                 db.table("files").delete_where("path LIKE ?", [f"{segment.folder}/%"])
             if change.drop_codec is not None:
-                db.table("files").delete(change.drop_codec)
+                names = [change.drop_codec, owners_file(change.drop_codec)]
+                db.table("files").delete_where("path in (?, ?)", names)
             db.table("segments").insert_all(asdict(row) for row in change.add_segments)
             db.table("files").insert_all(asdict(row) for row in change.add_files)
             if change.metadata_index is not None:

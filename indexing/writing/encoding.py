@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.embeddings import NO_ID, TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing.reading.windows import Windows
 from indexing.settings import DocumentEncoder, IndexSettings
@@ -18,11 +19,12 @@ __all__ = ["Passages", "encode_records", "own_passages", "windows_of"]
 @dataclass(frozen=True, eq=False)
 class Passages:
     """A document's passages. vectors: (n_tokens, dim) float16, end to end. lengths: tokens of each, (n,). spans: where
-    each stands in the text, (n, 2)."""
+    each stands in the text, (n, 2). token_ids: (n_tokens,), NO_ID where none is known."""
 
     vectors: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
     spans: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32]
 
     @property
     def cost(self) -> int:
@@ -56,17 +58,26 @@ def encode_records(
     report.windowed += sum(len(own) > 1 for own in spans)
     report.passages += len(parts)
     report.tokens += len(embeddings.vectors)
-    vectors, lengths = embeddings.vectors.astype(np.float16), embeddings.lengths
     passages, first = [], 0
+    half = embeddings.vectors.astype(np.float16)
     for own in spans:
         last = first + len(own)
-        rows = vectors[embeddings.offsets[first] : embeddings.offsets[last]]
-        passages.append(Passages(rows, lengths[first:last], np.array(own, np.int32)))
+        rows = slice(embeddings.offsets[first], embeddings.offsets[last])
+        lengths, spans_of = embeddings.lengths[first:last], np.array(own, np.int32)
+        passages.append(Passages(half[rows], lengths, spans_of, _token_ids(embeddings, rows)))
         first = last
     return passages
 
 
-def own_passages(vectors: npt.NDArray[np.float32], text: str | None) -> Passages:
-    """A user's own vectors of a document: one passage."""
+def own_passages(embeddings: TokenEmbeddings, i: int, text: str | None) -> Passages:
+    """A user's own vectors of a document: one passage, the i-th of those given."""
     whole = np.array([[0, len(text or "")]], np.int32)
-    return Passages(vectors.astype(np.float16), np.array([len(vectors)], np.int64), whole)
+    rows = slice(embeddings.offsets[i], embeddings.offsets[i + 1])
+    token_ids = _token_ids(embeddings, rows)
+    return Passages(embeddings[i].astype(np.float16), embeddings.lengths[i : i + 1], whole, token_ids)
+
+
+def _token_ids(embeddings: TokenEmbeddings, rows: slice) -> npt.NDArray[np.int32]:
+    if embeddings.token_ids is None:
+        return np.full(rows.stop - rows.start, NO_ID, np.int32)
+    return embeddings.token_ids[rows]

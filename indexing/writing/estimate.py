@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embeddings import TokenEmbeddings
+from encoder.embeddings import NO_ID, TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.coding.centroids import ByteCentroids
 from indexing.coding.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, codec_bytes, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
+from indexing.coding.vocabulary import ITERATIONS, share_out
 from indexing.index import Index
 from indexing.reading.windows import Windows
 from indexing.settings import DocumentEncoder, IndexSettings
-from indexing.writing.encoding import encode_records, windows_of
+from indexing.writing.encoding import Passages, encode_records, windows_of
 from indexing.writing.memory import ROW_BYTES, limit
 from indexing.writing.records import BATCH_CHARS, BATCH_RECORDS, AddReport, Record
 
@@ -60,6 +61,17 @@ class Estimate:
         return self.encode_seconds + self.index_seconds
 
 
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Tokens of a sample. vectors: (n, dim). token_ids: (n,)."""
+
+    vectors: npt.NDArray[np.float32]
+    token_ids: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
 def estimate(
     documents: Iterable[Mapping[str, Any]],
     encoder: DocumentEncoder,
@@ -81,9 +93,9 @@ def estimate(
     windows = windows_of(encoder, fixed)
     texts = [str(record["text"]) for record in sample]
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
-    vectors, timed, passages, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
+    encoded, timed, passages, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
     taken = resident()
-    tokens, n_passages = round(n * len(vectors) / timed), round(n * passages / timed)
+    tokens, n_passages = round(n * len(encoded) / timed), round(n * passages / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)
     database, index_seconds = stored_bytes * n / len(sample), stored_seconds * n / len(sample)
     flat = tokens < max(fixed.flat_tokens, PQ_CENTROIDS)
@@ -98,7 +110,7 @@ def estimate(
     else:
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
-        index_seconds += _codec_seconds(vectors, nlist, rows, tokens, clock)
+        index_seconds += _codec_seconds(encoded, nlist, rows, tokens, clock)
         codec = codec_bytes(nlist, dim, fixed.m)
         segments = 1 + (tokens - held) // fixed.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
@@ -143,18 +155,20 @@ def _reservoir(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str
 
 def _timed_encoding(
     texts: list[str], encoder: DocumentEncoder, windows: Windows | None, clock: Callable[[], float]
-) -> tuple[npt.NDArray[np.float32], int, int, float]:
+) -> tuple[Encoded, int, int, float]:
     """Vectors of as many of the texts as give TIMED_TOKENS, how many texts and passages those are, and the seconds."""
-    parts: list[npt.NDArray[Any]] = []
+    parts: list[Passages] = []
     report, at, size, seconds = AddReport(), 0, 32, 0.0
     while at < len(texts) and report.tokens < TIMED_TOKENS:
         some = [Record(i, "", text, "", "") for i, text in enumerate(texts[at : at + size])]
         started = clock()
-        parts += [passages.vectors for passages in encode_records(encoder, windows, some, report)]
+        parts += encode_records(encoder, windows, some, report)
         seconds += clock() - started
         at += len(some)
         size = max(32, (TIMED_TOKENS - report.tokens) * at // max(report.tokens, 1))
-    return np.concatenate(parts).astype(np.float32), at, report.passages, seconds
+    vectors = np.concatenate([passages.vectors for passages in parts]).astype(np.float32)
+    token_ids = np.concatenate([passages.token_ids for passages in parts])
+    return Encoded(vectors, token_ids), at, report.passages, seconds
 
 
 def _trial(sample: list[Mapping[str, Any]], dim: int, clock: Callable[[], float]) -> tuple[int, float]:
@@ -171,11 +185,9 @@ def _trial(sample: list[Mapping[str, Any]], dim: int, clock: Callable[[], float]
         return (path / "index.db").stat().st_size, seconds
 
 
-def _codec_seconds(
-    vectors: npt.NDArray[np.float32], nlist: int, rows: int, tokens: int, clock: Callable[[], float]
-) -> float:
+def _codec_seconds(encoded: Encoded, nlist: int, rows: int, tokens: int, clock: Callable[[], float]) -> float:
     """Training on `rows` with nlist centroids, then coding all tokens; each part timed on a little and scaled."""
-    vectors = vectors[: 1 << 14]
+    vectors = encoded.vectors[: 1 << 14]
     vectors = np.concatenate(
         [vectors] * -(-1024 // len(vectors))
     )  # at least so many that timing means something
@@ -194,5 +206,10 @@ def _codec_seconds(
     started = clock()
     trial.assign(some)
     one = (clock() - started) / len(some) / known  # a token against a centroid
+    if (encoded.token_ids != NO_ID).all():
+        counts = np.unique(encoded.token_ids, return_counts=True)[1]
+        own = share_out(counts * rows // len(encoded), np.ones(len(counts)), nlist)
+        compared = own @ counts / len(encoded)  # centroids of a token's own id
+        return float(train + code + one * compared * (tokens + ITERATIONS * rows))
     # From HNSW_NLIST on a graph finds centroids, measured at half the time there and growing little from then on.
     return float(train + code + one * known * (tokens + KMEANS_ITERATIONS * rows))

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.embeddings import NO_ID
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import sample_size
 from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live
+from indexing.writing.encoding import Passages
 
 __all__ = ["groups", "pack", "sample", "small_run", "transcode"]
 
@@ -20,8 +22,9 @@ SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
 
 def sample(
     segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None, seed: int, most: int
-) -> npt.NDArray[np.float32]:
-    """Token vectors on which to train a codec for these segments: (n, dim).
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32] | None]:
+    """Token vectors on which to train a codec for these segments, (n, dim), and their vocabulary ids, (n,): None where
+    fewer than half of them have one.
 
     n is `sample_size` of the live tokens, and no more than `most`. Most are drawn evenly: each of equal stretches
     of the corpus gives one token at random, so no list of all tokens is ever made. The others, which come on top
@@ -39,15 +42,19 @@ def sample(
     stops = np.cumsum(lengths)[lengths > 0]
     ends = np.sort(np.concatenate([stops - lengths[lengths > 0], stops - 1]))
     wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), n_ends, random)]]))
-    taken, start = [], 0
+    taken, ids, start = [], [np.zeros(0, np.int32)], 0
     for segment, own in zip(segments, counts, strict=True):
         stops = np.cumsum(own)
         here = wanted[(wanted >= start) & (wanted < start + int(own.sum()))] - start
         passages = np.searchsorted(stops, here, side="right")
         tokens = segment.offsets[passages] + here - (stops - own)[passages]
         taken.append(segment.take(tokens, codec))
+        own_ids = segment.token_ids(tokens, codec)
+        ids.append(np.full(len(tokens), NO_ID, np.int32) if own_ids is None else own_ids)
         start += int(own.sum())
-    return np.concatenate(taken)
+    token_ids = np.concatenate(ids)
+    known = 2 * int((token_ids != NO_ID).sum()) >= max(len(token_ids), 1)
+    return np.concatenate(taken), token_ids if known else None
 
 
 def _stretches(total: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -69,18 +76,21 @@ def transcode(
             yield segment.codes[at][keep[at]]
         else:
             assert new is not None
-            yield new.pack(*new.encode(segment.decode(at.start, at.stop, old)[keep[at]]))
+            ids = segment.token_ids(at, old)
+            rows = segment.decode(at.start, at.stop, old)[keep[at]]
+            yield new.pack(*new.encode(rows, None if ids is None else ids[keep[at]]))
 
 
-def pack(parts: Sequence[npt.NDArray[Any]], codec: Codec) -> Iterator[npt.NDArray[np.uint8]]:
-    """Passages' vectors, (n, dim) each, end to end as packed codes, made some at a time."""
-    block: list[npt.NDArray[Any]] = []
+def pack(documents: Sequence[Passages], codec: Codec) -> Iterator[npt.NDArray[np.uint8]]:
+    """Passages end to end as packed codes, made some at a time."""
+    block: list[Passages] = []
     tokens = 0
-    for i, part in enumerate(parts):
-        block.append(part)
-        tokens += len(part)
-        if tokens >= CHUNK or i == len(parts) - 1:
-            yield codec.pack(*codec.encode(np.concatenate(block)))
+    for i, passages in enumerate(documents):
+        block.append(passages)
+        tokens += len(passages.vectors)
+        if tokens >= CHUNK or i == len(documents) - 1:
+            token_ids = np.concatenate([own.token_ids for own in block])
+            yield codec.pack(*codec.encode(np.concatenate([own.vectors for own in block]), token_ids))
             block, tokens = [], 0
 
 

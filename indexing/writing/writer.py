@@ -11,6 +11,7 @@ import numpy.typing as npt
 from encoder.progress import Progress, Told
 from indexing.coding.codec import CHUNK, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist
+from indexing.coding.vocabulary import owners_file
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
 from indexing.storage.originals import Originals, chosen, share_of
 from indexing.storage.segment import Layout, Segment, write_segment
@@ -113,16 +114,17 @@ class Writer:
         change.encoded = list(pending.encoded)
         change.state = replace(change.state, next_document=first + len(change.documents))
         if made:
-            parts = [passages.vectors for passages in made.values()]
             lengths = [passages.lengths for passages in made.values()]
             layout = Layout(
                 np.concatenate(lengths),
                 np.repeat(np.array(list(made), np.int64), [len(own) for own in lengths]),
                 np.concatenate([passages.spans for passages in made.values()]),
+                np.concatenate([passages.token_ids for passages in made.values()]),
             )
-            codec = self._extend(change, parts, int(layout.lengths.sum()))
+            documents = list(made.values())
+            codec = self._extend(change, documents, int(layout.lengths.sum()))
             if codec is None:
-                self._add_segment(change, parts, layout, None)
+                self._add_segment(change, (passages.vectors for passages in documents), layout, None)
             else:
                 share = share_of(self.snapshot.n_passages + len(layout))
                 wanted = chosen(layout.owners, share, self.settings.seed)
@@ -135,7 +137,7 @@ class Writer:
                 originals = Originals(
                     np.flatnonzero(wanted), layout.lengths[wanted], np.concatenate([none, *rows])
                 )
-                self._add_segment(change, pack(parts, codec), layout, codec, originals)
+                self._add_segment(change, pack(documents, codec), layout, codec, originals)
         self._apply(change)
 
     def index_metadata(self, path: str) -> None:
@@ -222,23 +224,25 @@ class Writer:
 
     def _train(self, change: Change) -> Codec:
         now = self.snapshot
-        vectors = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
+        vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        codec = Codec.train(vectors, nlist=nlist, m=self.settings.m, seed=self.settings.seed)
-        error = float(codec.error(vectors[:: max(1, len(vectors) // CHUNK)]).mean())
+        codec = Codec.train(vectors, nlist, self.settings.m, self.settings.seed, token_ids)
+        some = slice(None, None, max(1, len(vectors) // CHUNK))
+        error = float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
         self._publish_codec(change, codec, error)
         return codec
 
-    def _extend(self, change: Change, parts: Sequence[npt.NDArray[Any]], n_tokens: int) -> Codec | None:
+    def _extend(self, change: Change, documents: Sequence[Passages], n_tokens: int) -> Codec | None:
         """The codec for new passages, of float16 vectors: the present one, or with centroids for what is new."""
         codec = self.snapshot.codec
         if codec is None:
             return None
         step = max(1, -(-n_tokens // CHUNK))  # about CHUNK of them are looked at
-        sample = np.concatenate([part[::step] for part in parts]).astype(np.float32)
+        sample = np.concatenate([own.vectors[::step] for own in documents]).astype(np.float32)
         extended = codec.extended(
             sample,
             n_tokens,
+            np.concatenate([own.token_ids[::step] for own in documents]),
             error=change.state.codec_error,
             most=SPARE * choose_nlist(self.snapshot.n_tokens + n_tokens),
             seed=self.settings.seed,
@@ -251,6 +255,8 @@ class Writer:
         state = change.state
         name = f"codec-{state.next_codec}.faiss"
         change.add_files.append(publish_file(self.folder, name, codec.save))
+        if (owners := codec.owners) is not None:
+            change.add_files.append(publish_file(self.folder, owners_file(name), owners.save))
         change.drop_codec = state.codec
         change.state = replace(state, codec=name, codec_error=error, next_codec=state.next_codec + 1)
 
@@ -300,6 +306,7 @@ class Writer:
             remove(self.folder / segment.folder)
         if change.drop_codec is not None:
             remove(self.folder / change.drop_codec)
+            remove(self.folder / owners_file(change.drop_codec))
 
     def refresh(self) -> None:
         """Move to the newest commit."""

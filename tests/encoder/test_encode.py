@@ -104,6 +104,20 @@ def test_longer_documents_are_cut_and_counted():
     assert (longer.truncated, longer.lengths.tolist()) == (0, [1002])
 
 
+def test_token_ids_are_those_whose_vectors_are_kept(bundled):
+    encoder = Encoder.load(document_length=16, skiplist_words=["the", "."])
+    texts = ["the oak. the old oak", "", "word " * 100, "."]
+    out = encoder.encode_documents(texts)
+    names = [encoder.tokenizer.tokenizer.id_to_token(i) for i in out.token_ids.tolist()]
+    assert names == [token.text for text in texts for token in encoder.document_tokens(text)]
+    assert "the" not in names
+    assert names.count("oak") == 2
+    queries = bundled.encode_queries(texts)
+    names = [bundled.tokenizer.tokenizer.id_to_token(i) for i in queries.token_ids.tolist()]
+    assert names == [token.text for text in texts for token in bundled.query_tokens(text)]
+    assert bundled.encode_documents([]).token_ids.shape == (0,)
+
+
 def test_document_length_max_is_what_the_positions_allow(tmp_path):
     pylate(tmp_path)
     encoder = Encoder.load(tmp_path, document_length="max")

@@ -41,6 +41,7 @@ def assert_alike(light, heavy, n_texts=6, longest=60):
         ours, theirs = (getattr(one, f"encode_{kind}")(texts) for one in (light, heavy))
         np.testing.assert_array_equal(ours.offsets, theirs.offsets)
         assert ours.truncated == theirs.truncated
+        np.testing.assert_array_equal(ours.token_ids, theirs.token_ids)
         np.testing.assert_allclose(ours.vectors, theirs.vectors, rtol=0, atol=CLOSE)
 
 

@@ -62,6 +62,8 @@ def test_an_encoder_pools_documents_and_no_queries(tmp_path):
     for i in range(3):
         np.testing.assert_array_equal(pooled[i], pool_tokens(whole[i], 2))
     assert len(pooled[0]) < len(whole[0])
+    assert pooled.token_ids is None  # a vector stands for several
+    assert len(pooling.encode_queries([TEXT]).token_ids) == len(plain.encode_queries([TEXT]).vectors)
     np.testing.assert_array_equal(
         pooling.encode_queries([TEXT]).vectors, plain.encode_queries([TEXT]).vectors
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -55,8 +56,11 @@ class FakeEncoder:
         document_length: int = 64,
         seed: int = 0,
         windows: bool = False,
+        gives_ids: bool = False,
     ) -> None:
+        """gives_ids: of tokens, as `Encoder` does."""
         self.dim = dim
+        self.gives_ids = gives_ids
         self.name = name
         self.document_length = document_length
         self.query_length = 32
@@ -74,6 +78,9 @@ class FakeEncoder:
     def encode_queries(self, texts: Sequence[str]) -> TokenEmbeddings:
         return self._encode(texts, self.query_length)
 
+    def token_id(self, word: str) -> int:
+        return zlib.crc32(word.encode()) >> 1
+
     def word(self, word: str) -> npt.NDArray[np.float32]:
         """Vector of one word: (dim,), of unit length."""
         digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
@@ -87,7 +94,9 @@ class FakeEncoder:
             self.dim,
         )
         truncated = sum(len(some) > length for some in words)
-        return TokenEmbeddings(packed.vectors, packed.offsets, truncated)
+        ids = [self.token_id(word) for some in words for word in some[:length]]
+        given = np.array(ids, np.int32) if self.gives_ids else None
+        return TokenEmbeddings(packed.vectors, packed.offsets, truncated, given)
 
 
 def record(number: int, text: str, **metadata: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import indexing.coding.centroids
 import indexing.coding.codec
 from encoder import TokenEmbeddings
+from encoder.embeddings import NO_ID
 from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
 from indexing import Index
 from indexing.coding.codec import Codec, write_codes
@@ -156,6 +157,82 @@ def test_assignment_is_the_largest_inner_product(codec: Codec, vectors: npt.NDAr
     chosen = scores[np.arange(len(vectors)), codec.assign(vectors)]
     np.testing.assert_allclose(chosen, scores.max(axis=1), rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(codec.centroids, axis=1), 1, rtol=0, atol=1e-2)
+
+
+def words(n: int, first: int = 0, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Vectors near the places of 60 vocabulary ids, some of them frequent, and their ids."""
+    random = np.random.default_rng(seed)
+    ids = first + np.minimum(random.geometric(0.06, n), 60).astype(np.int32)
+    rows = np.random.default_rng(5).standard_normal((200, 32))[ids] + 0.8 * random.standard_normal((n, 32))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), ids
+
+
+def test_with_token_ids_each_has_centroids_of_its_own(tmp_path: Path) -> None:
+    x, ids = words(6000)
+    own, among_all = Codec.train(x, 512, token_ids=ids), Codec.train(x, 512)
+    assert own.owners is not None
+    assert among_all.owners is None
+    assert (own.nlist, set(own.owners.tokens.tolist())) == (512, set(ids.tolist()))
+    some, some_ids = words(500, seed=1)
+    some_ids[:20] = [NO_ID] * 10 + [190] * 10  # without one, and one that was not there
+    scores = own.rotated(some) @ own.centroids.T
+    foreign = own.owners.tokens != some_ids[:, None]
+    foreign[:20] = False
+    found = own.assign(some, some_ids)
+    np.testing.assert_allclose(
+        scores[np.arange(500), found], np.where(foreign, -np.inf, scores).max(axis=1), rtol=0, atol=1e-6
+    )
+    np.testing.assert_array_equal(own.encode(some, some_ids)[0], found)
+    # Where nothing is known of ids, all are compared.
+    np.testing.assert_allclose(
+        scores[np.arange(500), own.assign(some)], scores.max(axis=1), rtol=0, atol=1e-6
+    )
+    assert own.error(some[20:], some_ids[20:]).mean() < 1.05 * among_all.error(some[20:]).mean()
+    for name, codec in (("codec", own), ("again", Codec.train(x, 512, token_ids=ids))):
+        assert codec.owners is not None
+        codec.save(tmp_path / f"{name}.faiss")
+        codec.owners.save(tmp_path / f"{name}.owners.npy")
+    for kind in ("faiss", "owners.npy"):
+        assert (tmp_path / f"codec.{kind}").read_bytes() == (tmp_path / f"again.{kind}").read_bytes()
+    loaded = Codec.load(tmp_path / "codec.faiss", dim=32, owners=tmp_path / "codec.owners.npy")
+    for one, other in zip(loaded.encode(some, some_ids), own.encode(some, some_ids), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_without_a_choice_of_ids_centroids_belong_to_none(vectors: npt.NDArray[np.float32]) -> None:
+    assert Codec.train(vectors, 64, token_ids=np.full(len(vectors), 3, np.int32)).owners is None
+
+
+def test_a_graph_finds_the_centroids_of_many_without_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, ids = words(6000)
+    codec = Codec.train(x, 512, token_ids=ids)
+    none = np.full(len(x), NO_ID, np.int32)
+    exact = codec.assign(x, none)
+    monkeypatch.setattr(indexing.coding.codec, "HNSW_NLIST", 1)
+    monkeypatch.setattr(indexing.coding.codec, "FEW", 10)
+    graph = Codec(codec.byte_centroids, codec.pq_centroids, codec.scales, codec.rotation, codec.owners)
+    assert (graph.assign(x, none) == exact).mean() > 0.97
+    assert isinstance(graph._quantizer, faiss.IndexHNSWFlat)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_new_words_get_centroids_of_their_own(with_ids: bool) -> None:
+    x, ids = words(6000)
+    codec = Codec.train(x, 300, token_ids=ids)  # two bytes of id
+    assert codec.owners is not None
+    x, ids = words(3000, first=100)
+    given = ids if with_ids else None
+    grown = codec.extended(x, 6000, given, error=0.0, most=1000)
+    assert grown.owners is not None
+    np.testing.assert_array_equal(grown.owners.tokens[: codec.nlist], codec.owners.tokens)
+    new = grown.owners.tokens[codec.nlist :]
+    assert len(new) == 6000 // 16
+    assert set(new.tolist()) == (set(ids.tolist()) if with_ids else {NO_ID})
+    assert grown.error(x, given).mean() < 0.8 * codec.error(x, given).mean()
+    if with_ids:
+        np.testing.assert_array_equal(grown.owners.tokens[grown.assign(x, ids)], ids)
+    old = codec.encode(*words(50))
+    np.testing.assert_array_equal(grown.decode(*old), codec.decode(*old))
 
 
 def test_graph_assignment_is_nearly_the_same(

@@ -28,12 +28,15 @@ def corpus(n: int) -> list[dict[str, Any]]:
     return [{"doc_id": f"d{i}", "text": " ".join(random.choice(words, k))} for i, k in enumerate(lengths)]
 
 
-@pytest.mark.parametrize(("flat_tokens", "windows"), [(10**9, False), (10**9, True), (10_000, False)])
+@pytest.mark.parametrize(
+    ("flat_tokens", "windows", "ids"),
+    [(10**9, False, True), (10**9, True, False), (10_000, False, False), (10_000, False, True)],
+)
 def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat_tokens: int, windows: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat_tokens: int, windows: bool, ids: bool
 ) -> None:
     monkeypatch.setattr(indexing.writing.estimate, "SAMPLE", 400)
-    encoder, docs = FakeEncoder(DIM, windows=windows), corpus(1000)
+    encoder, docs = FakeEncoder(DIM, windows=windows, gives_ids=ids), corpus(1000)
     found = estimate(docs, encoder, flat_tokens=flat_tokens)
     with Index.create(tmp_path / "x", encoder, flat_tokens=flat_tokens) as index:
         index.add(docs)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import indexing.writing.rewriting
 from encoder import Encoder
-from encoder.embeddings import TokenEmbeddings
+from encoder.embeddings import NO_ID, TokenEmbeddings
 from encoder.errors import (
     ArgumentError,
     EncoderMismatchError,
@@ -341,6 +341,150 @@ def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
         error = np.mean([np.square(after[k][2] - before[k][2]).sum(axis=1).mean() for k in before])
         assert error < 0.05
         index.verify()
+
+
+def described(n: int, first: int, ids: int) -> tuple[list[str], TokenEmbeddings]:
+    """n passages of ten tokens, each near the place of its id; the ids are drawn from `first` on."""
+    random = np.random.default_rng([first, n])
+    token_ids = random.integers(first, first + ids, n * 10)
+    places = np.random.default_rng(7).standard_normal((1000, 32))
+    x = places[token_ids] + 0.3 * random.standard_normal((n * 10, 32))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    names = [f"{first}-{i}" for i in range(n)]
+    return names, TokenEmbeddings(x, np.arange(n + 1) * 10, 0, token_ids)
+
+
+def ids_of(index: Index) -> Any:
+    """The vocabulary id of each live token, as the index knows it."""
+    now = index.snapshot()
+    known = []
+    for segment, live in zip(now.segments, now.lives, strict=True):
+        ids = segment.token_ids(slice(None), now.codec)
+        assert ids is not None
+        known.append(ids[np.repeat(live, np.diff(segment.offsets))])
+    return np.concatenate(known)
+
+
+def test_token_ids_outlive_merging_training_growth_and_compaction(path: Path) -> None:
+    names, given = described(60, 0, 20)
+    ids = given.token_ids
+    assert ids is not None
+    with Index.create(path, dim=32, flat_tokens=600) as index:
+        for i in range(0, 58, 2):  # small segments, merged while flat
+            index.add_embeddings(
+                names[i : i + 2],
+                TokenEmbeddings(
+                    given.vectors[i * 10 : i * 10 + 20], np.arange(3) * 10, 0, ids[i * 10 : i * 10 + 20]
+                ),
+            )
+        np.testing.assert_array_equal(ids_of(index), ids[:580])
+        assert index.info()["bytes"]["token_ids"] > 580 * 4
+        index.delete(names[:1])
+        index.compact()
+        np.testing.assert_array_equal(ids_of(index), ids[10:580])
+        assert index.snapshot().codec is None
+
+        index.add_embeddings(
+            names[58:], TokenEmbeddings(given.vectors[580:], np.arange(3) * 10, 0, ids[580:])
+        )
+        index.add_embeddings(["more"], TokenEmbeddings(given.vectors[:10], np.array([0, 10]), 0, ids[:10]))
+        trained = index.snapshot().codec
+        assert trained is not None
+        assert trained.owners is not None
+        assert sorted(p.name for p in path.glob("codec-*")) == ["codec-1.faiss", "codec-1.owners.npy"]
+        assert not list(path.glob("segments/*/token_ids.npy"))
+        expected = np.concatenate([ids[10:], ids[:10]])
+        np.testing.assert_array_equal(ids_of(index), expected)
+
+        # Words that the codec has never seen get centroids of their own.
+        later, new = described(400, 500, 20)
+        index.add_embeddings(later, new)
+        grown = index.snapshot().codec
+        assert grown is not None
+        assert grown.owners is not None
+        assert grown.nlist > trained.nlist
+        np.testing.assert_array_equal(grown.owners.tokens[: trained.nlist], trained.owners.tokens)
+        assert set(grown.owners.tokens[trained.nlist :].tolist()) <= set(range(500, 520))
+        expected = np.concatenate([expected, new.token_ids])
+        assert (ids_of(index) == expected).mean() > 0.99
+
+        before = contents(index)
+        index.add_embeddings(*described(2000, 100, 20))
+        index.compact()
+        outgrown = index.snapshot().codec
+        assert outgrown is not None
+        assert outgrown.owners is not None
+        assert outgrown.nlist > grown.nlist
+        found = index.snapshot().state.codec
+        assert sorted(p.name for p in path.glob("codec-*")) == [found, found.replace(".faiss", ".owners.npy")]
+        after = contents(index)
+        assert (
+            max(np.square(after[k][2] - before[k][2]).sum(axis=1).mean() for k in before if k in later) < 0.1
+        )
+        assert (ids_of(index)[: len(expected)] == expected).mean() > 0.99
+        index.verify()
+        # Vectors without ids find their centroids among all.
+        index.add_embeddings(["bare"], [new.vectors[:10]])
+        np.testing.assert_allclose(contents(index)["bare"][2], new.vectors[:10], rtol=0, atol=0.4)
+        last = contents(index)
+    with Index.open(path) as again:
+        for name, (_, _, vectors) in contents(again).items():
+            np.testing.assert_array_equal(vectors, last[name][2])
+        codec = again.snapshot().state.codec
+    (path / codec.replace(".faiss", ".owners.npy")).unlink()
+    with pytest.raises(IndexFormatError, match=r"owners\.npy"):
+        Index.open(path)
+
+
+def test_few_tokens_with_ids_among_many_without_change_nothing(tmp_path: Path) -> None:
+    names, given = described(60, 0, 20)
+    decoded = []
+    for with_ids in (0, 10, 40):
+        with Index.create(tmp_path / str(with_ids), dim=32, flat_tokens=600) as index:
+            ids = np.where(np.arange(600) < 10 * with_ids, given.token_ids, NO_ID)
+            index.add_embeddings(names, TokenEmbeddings(given.vectors, given.offsets, 0, ids))
+            codec = index.snapshot().codec
+            assert codec is not None
+            assert (codec.owners is not None) == (with_ids == 40)
+            decoded.append(np.concatenate([contents(index)[name][2] for name in names]))
+    np.testing.assert_array_equal(decoded[0], decoded[1])
+    assert np.square(decoded[2] - given.vectors).sum(axis=1).mean() < 0.1
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_an_encoders_token_ids_are_used(path: Path, windows: bool) -> None:
+    encoder = FakeEncoder(DIM, gives_ids=True, windows=windows)
+    docs = corpus(120, words=12) + [
+        record(i, " ".join(WORDS * (8 if windows else 5))) for i in range(120, 125)
+    ]
+    with Index.create(path, encoder, flat_tokens=300, commit_tokens=150, segment_tokens=400) as index:
+        index.add(docs[:-3])
+        index.add(docs, encode=False)
+        index.encode()
+        codec = index.snapshot().codec
+        assert codec is not None
+        assert codec.owners is not None
+        assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in docs}, encoder)
+        words = {encoder.token_id(word) for word in WORDS}
+        assert set(ids_of(index).tolist()) == words
+        index.verify()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.zeros(3, np.int64), r"token_ids has shape \(3,\) of int64; pass \(2,\) integers"),
+        (np.zeros(2), r"token_ids has shape \(2,\) of float64; pass \(2,\) integers"),
+        (
+            np.array([0, -2]),
+            "token_ids run from -2 to 0; pass ids of a vocabulary, from 0 up, or -1 for none",
+        ),
+        (np.array([1 << 31, 0]), "token_ids run from 0 to 2147483648"),
+    ],
+)
+def test_token_ids_that_cannot_be_are_refused(ids: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        TokenEmbeddings(np.zeros((2, DIM), np.float32), np.array([0, 2]), 0, ids)
 
 
 def test_vectors_are_kept_well_however_the_corpus_arrived(tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
         now = index.snapshot()
         segments, lives = now.segments, now.lives
         assert len(lives) == 2
-        drawn = sample(segments, lives, None, 0, most)
-        again = sample(segments, lives, None, 0, most)
+        drawn, ids = sample(segments, lives, None, 0, most)
+        again, _ = sample(segments, lives, None, 0, most)
+    assert ids is None
     total = 2 * (1 + 40 * 300)
     n = min(sample_size(total), most)
     assert len(drawn) == (n if n < total else min(n + int(ENDS * n), most))
@@ -51,8 +52,8 @@ def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
         index.add_embeddings([str(i) for i in range(400)], TokenEmbeddings.from_list([passage(1)] * 400, 8))
         now = index.snapshot()
         segments, lives = now.segments, now.lives
-        assert sample(segments, lives, None, 0, 1 << 20).shape == (420, 8)
-        assert sample(segments, lives, None, 0, 410).shape == (410, 8)
-        assert sample(segments, lives, None, 0, 300).shape == (300, 8)
+        assert sample(segments, lives, None, 0, 1 << 20)[0].shape == (420, 8)
+        assert sample(segments, lives, None, 0, 410)[0].shape == (410, 8)
+        assert sample(segments, lives, None, 0, 300)[0].shape == (300, 8)
         nothing = [np.zeros_like(live) for live in lives]
-        assert sample(segments, nothing, None, 0, 1 << 20).shape == (0, 8)
+        assert sample(segments, nothing, None, 0, 1 << 20)[0].shape == (0, 8)

@@ -1,6 +1,7 @@
 """Segments: written, mapped and read back; inverted lists against a plain loop."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoder.embeddings import NO_ID
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
+from indexing.coding.vocabulary import Owners
 from indexing.storage.segment import Layout, Segment, invert, write_segment
 from indexing.storage.tables import SegmentRow
 from tests.helpers.codecs import random_codec
@@ -70,6 +73,42 @@ def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) ->
     np.testing.assert_array_equal(both.owners, [7, 8, 8])
     np.testing.assert_array_equal(both.spans, [[10, 20]] * 3)
     assert isinstance(segment.vectors, np.memmap)
+
+
+def test_flat_keeps_token_ids_where_there_are_any(
+    vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
+) -> None:
+    ids = np.arange(254, dtype=np.int32)
+    opened = {}
+    for number, (kind, own) in enumerate((("some", ids), ("none", np.full(254, NO_ID, np.int32))), start=3):
+        row = SegmentRow(number, "flat", 5, 254)
+        (tmp_path / row.folder).mkdir(parents=True)
+        laid = replace(layout(LENGTHS), token_ids=own)
+        write_segment(tmp_path / row.folder, [vectors], laid, dim=DIM, codec=None)
+        opened[kind] = Segment(tmp_path, row, dim=DIM, codec=None)
+    some, none = opened["some"], opened["none"]
+    assert (tmp_path / "segments/000003/token_ids.npy").exists()
+    assert not (tmp_path / "segments/000004/token_ids.npy").exists()
+    np.testing.assert_array_equal(some.token_ids(slice(3, 9), None), ids[3:9])
+    np.testing.assert_array_equal(some.token_ids(np.array([9, 2]), None), [9, 2])
+    assert none.token_ids(slice(3, 9), None) is None
+    live = np.array([True, False, False, True, False])
+    joined = Layout.joined([some.layout.of(live), none.layout.of(live)])
+    np.testing.assert_array_equal(joined.token_ids, [0, 1, 2, 253, *[NO_ID] * 4])
+    assert Layout.joined([none.layout, none.layout]).token_ids is None
+    # Of codes: those of their centroids, or none.
+    owners = Owners(np.arange(100, 100 + codec.nlist, dtype=np.int32))
+    owned = Codec(codec.byte_centroids, codec.pq_centroids, codec.scales, codec.rotation, owners)
+    compressed = Segment(tmp_path, write_compressed(tmp_path, vectors, codec), dim=DIM, codec=codec)
+    np.testing.assert_array_equal(
+        compressed.token_ids(slice(3, 9), owned), 100 + compressed.centroid_ids[3:9]
+    )
+    assert compressed.token_ids(slice(3, 9), codec) is None
+    np.save(tmp_path / "segments/000003/token_ids.npy", ids[:-1])
+    with pytest.raises(
+        IndexFormatError, match=r"token_ids\.npy has shape \(253,\), the index needs \(254,\)"
+    ):
+        Segment(tmp_path, SegmentRow(3, "flat", 5, 254), dim=DIM, codec=None)
 
 
 def test_compressed_keeps_codes_in_the_mapped_file(
