@@ -17,6 +17,7 @@ __all__ = ["groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
 ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/internals/codec.md)
+RARE = 8  # times that a vocabulary id occurs whose tokens are all in the sample
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
 
 
@@ -30,7 +31,8 @@ def sample(
     of the corpus gives one token at random, so no list of all tokens is ever made. The others, which come on top
     where all tokens are in the sample, are passages' first and last tokens, maybe several times: markers differ so
     little from passage to passage that they need codes of their own, and a query's markers are compared with
-    just these.
+    just these. Tokens of the rarest vocabulary ids are all there, up to an eighth: an id that is not would have no
+    centroid of its own.
     """
     counts = [np.where(live, np.diff(s.offsets), 0) for s, live in zip(segments, lives, strict=True)]
     lengths = np.concatenate([np.zeros(0, np.int64), *counts])
@@ -38,10 +40,14 @@ def sample(
     n = min(sample_size(total), most)
     random = np.random.default_rng(seed)
     n_ends = int(ENDS * n) if n < total else min(int(ENDS * n), most - n)
-    evenly = _stretches(total, n - n_ends, random) if n < total else np.arange(total)
+    rare = _rare(segments, lives, codec) if n < total else np.zeros(0, np.int64)
+    if len(rare) > n // 8:
+        rare = rare[_stretches(len(rare), n // 8, random)]
+    evenly = _stretches(total, n - n_ends - len(rare), random) if n < total else np.arange(total)
     stops = np.cumsum(lengths)[lengths > 0]
     ends = np.sort(np.concatenate([stops - lengths[lengths > 0], stops - 1]))
-    wanted = np.sort(np.concatenate([evenly, ends[_stretches(len(ends), n_ends, random)]]))
+    drawn = [evenly, ends[_stretches(len(ends), n_ends, random)], np.setdiff1d(rare, evenly)]
+    wanted = np.sort(np.concatenate(drawn))
     taken, ids, start = [], [np.zeros(0, np.int32)], 0
     for segment, own in zip(segments, counts, strict=True):
         stops = np.cumsum(own)
@@ -55,6 +61,28 @@ def sample(
     token_ids = np.concatenate(ids)
     known = 2 * int((token_ids != NO_ID).sum()) >= max(len(token_ids), 1)
     return np.concatenate(taken), token_ids if known else None
+
+
+def _rare(segments: Sequence[Segment], lives: Sequence[Live], codec: Codec | None) -> npt.NDArray[np.int64]:
+    """Places among all live tokens of those whose vocabulary id occurs no more than RARE times."""
+
+    def parts() -> Iterator[npt.NDArray[np.int32]]:
+        for segment, live in zip(segments, lives, strict=True):
+            keep = np.repeat(live, np.diff(segment.offsets))
+            ids = segment.token_ids(slice(None), codec)
+            yield np.full(int(keep.sum()), NO_ID, np.int32) if ids is None else ids[keep]
+
+    seen, times = np.zeros(0, np.int32), np.zeros(0, np.int64)
+    for ids in parts():
+        own, counts = np.unique(ids, return_counts=True)
+        seen, at = np.unique(np.concatenate([seen, own]), return_inverse=True)
+        times = np.bincount(at, np.concatenate([times, counts])).astype(np.int64)
+    wanted = seen[(times <= RARE) & (seen != NO_ID)]
+    places, start = [np.zeros(0, np.int64)], 0
+    for ids in parts():
+        places.append(start + np.flatnonzero(np.isin(ids, wanted)))
+        start += len(ids)
+    return np.concatenate(places)
 
 
 def _stretches(total: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:

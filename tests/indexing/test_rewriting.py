@@ -57,3 +57,32 @@ def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
         assert sample(segments, lives, None, 0, 300)[0].shape == (300, 8)
         nothing = [np.zeros_like(live) for live in lives]
         assert sample(segments, nothing, None, 0, 1 << 20)[0].shape == (0, 8)
+
+
+def test_tokens_of_the_rarest_ids_are_all_in_the_sample(tmp_path):
+    """In two segments, one of whose passages is dead: what it has does not count."""
+    random = np.random.default_rng(0)
+    with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
+        for part in range(2):
+            ids = random.integers(0, 20, 20_000)
+            ids[200:20_000:100] = 1000 + np.arange(198) % 66  # three times here, and three times there
+            ids[:100] = 5000 + part  # ten times ten
+            ids[100:200] = 9999
+            rows = np.eye(8, dtype=np.float32)[ids % 8]
+            names = [f"{part}-{i}" for i in range(200)]
+            index.add_embeddings(names, TokenEmbeddings(rows, np.arange(201) * 100, 0, ids))
+            index.delete(names[1:2])
+        now = index.snapshot()
+        segments, lives = now.segments, now.lives
+        vectors, drawn = sample(segments, lives, None, 0, 10_000)
+        few_vectors, few = sample(segments, lives, None, 0, 2000)
+    assert len(vectors) == len(drawn) <= 10_000
+    np.testing.assert_array_equal(vectors, np.eye(8, dtype=np.float32)[drawn % 8])
+    kinds, counts = np.unique(drawn, return_counts=True)
+    known = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    assert all(known[i] >= 6 for i in range(1000, 1066))
+    assert 9999 not in known
+    assert known[5000] < 100
+    # Where there is little room they take an eighth of it.
+    assert len(few) == len(few_vectors) <= 2000
+    assert 250 <= ((few >= 1000) & (few < 1066)).sum() < 300
