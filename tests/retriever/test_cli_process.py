@@ -230,7 +230,7 @@ def test_ctrl_c_at_a_terminal_ends_a_watch(corpus, tmp_path):
 
 
 def test_a_file_that_ends_too_early_is_a_line_and_not_aborted():
-    program = "import retriever.cli.doctor as d\ndef fails(*a, **k): raise EOFError('it ends here')\n"
+    program = "import encoder.checkpoints.doctor as d\ndef fails(*a, **k): raise EOFError('it ends here')\n"
     program += "d.examine = fails\nfrom retriever.cli import main\nmain()\n"
     done = subprocess.run(
         [sys.executable, "-c", program, "doctor"],
