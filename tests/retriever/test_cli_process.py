@@ -325,9 +325,9 @@ def on_a_terminal(*command, **variables):
 
 
 FAILS = """
-import retriever.cli.doctor
+import encoder.checkpoints.doctor
 def fails(*a, **k): raise RuntimeError("a fault of ours")
-retriever.cli.doctor.examine = fails
+encoder.checkpoints.doctor.examine = fails
 from retriever.cli import main
 main()
 """
