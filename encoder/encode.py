@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from encoder.arguments import as_integer, as_strings
+from encoder.arguments import as_integer
 from encoder.asking import Asked, check_length, fingerprint
+from encoder.base import BaseEncoder
 from encoder.batches import BATCH_TOKENS, Batching, encode_texts
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.checkpoints.places import BUNDLED
@@ -17,15 +18,15 @@ from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model.precision import apply_precision, default_precision
 from encoder.options import updated
-from encoder.pooling import check_pool_factor, check_unpooled
+from encoder.pooling import check_pool_factor
 from encoder.progress import Told
-from encoder.tokenizer import Token, TokenizedTexts
+from encoder.tokenizer import TokenizedTexts
 from encoder.workers import WorkerPool, batches_at_once, run_jobs, worker_devices
 
 __all__ = ["Encoder"]
 
 
-class Encoder:
+class Encoder(BaseEncoder):
     """A late-interaction encoder: one unit vector a token.
 
     >>> encoder = Encoder.load()  # the bundled model
@@ -137,14 +138,6 @@ class Encoder:
     def dim(self) -> int:
         return self.model.dim
 
-    @property
-    def query_length(self) -> int:
-        return self.tokenizer.settings.query_length
-
-    @property
-    def document_length(self) -> int:
-        return self.tokenizer.settings.document_length
-
     def encode_documents(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
@@ -163,18 +156,6 @@ class Encoder:
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
         return self._encode(self.tokenizer.queries, texts, batch_tokens, progress, documents=False)
-
-    def query_tokens(self, text: str) -> list[Token]:
-        """What each vector of a query stands for: the token and its place in the text."""
-        return self.tokenizer.query_tokens(*as_strings([text], "text"))
-
-    def document_tokens(self, text: str) -> list[Token]:
-        """What each vector of a document stands for, as `encode_documents` gives them.
-
-        Raises ArgumentError where pooling has left no vector for each token.
-        """
-        check_unpooled(self.pool_factor)
-        return self.tokenizer.document_tokens(*as_strings([text], "text"))
 
     def _encode(
         self,

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from encoder.arguments import as_strings
 from encoder.asking import Asked, fingerprint
+from encoder.base import BaseEncoder
 from encoder.batches import BATCH_TOKENS, Batching, Job, Vectors, encode_texts, vectors_of
 from encoder.checkpoints.folder import first_line, read_json, read_modules
 from encoder.checkpoints.formats import read_settings
@@ -23,9 +23,8 @@ from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
 from encoder.options import updated
-from encoder.pooling import check_unpooled
 from encoder.progress import Told
-from encoder.tokenizer import LateTokenizer, Token, TokenizedTexts, TokenizerSettings
+from encoder.tokenizer import LateTokenizer, TokenizedTexts, TokenizerSettings
 
 if TYPE_CHECKING:
     from encoder.encode import Encoder
@@ -42,7 +41,7 @@ class NeedsTorchError(LatewoodError):
     """A checkpoint that only `Encoder` can compute."""
 
 
-class LightEncoder:
+class LightEncoder(BaseEncoder):
     """A late-interaction encoder on the processor, in float32: the vectors of `Encoder` but for rounding.
 
     Made by `load`; attributes and methods are those of `Encoder` with the same names.
@@ -102,14 +101,6 @@ class LightEncoder:
         model = LightModel(config, weights, [(dense, arrays) for dense, arrays, _ in parts.head])
         return cls(model, tokenizer, expands, asked.again(tokenizer, config.max_positions))
 
-    @property
-    def query_length(self) -> int:
-        return self.tokenizer.settings.query_length
-
-    @property
-    def document_length(self) -> int:
-        return self.tokenizer.settings.document_length
-
     def encode_queries(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
@@ -123,18 +114,6 @@ class LightEncoder:
         """Token vectors of documents, in the order given, cut at document_length tokens."""
         batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, progress)
         return self._encode(self.tokenizer.documents, texts, batching)
-
-    def query_tokens(self, text: str) -> list[Token]:
-        """What each vector of a query stands for: the token and its place in the text."""
-        return self.tokenizer.query_tokens(*as_strings([text], "text"))
-
-    def document_tokens(self, text: str) -> list[Token]:
-        """What each vector of a document stands for, as `encode_documents` gives them.
-
-        Raises ArgumentError where pooling has left no vector for each token.
-        """
-        check_unpooled(self.pool_factor)
-        return self.tokenizer.document_tokens(*as_strings([text], "text"))
 
     def _encode(
         self, tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Iterable[str], batching: Batching

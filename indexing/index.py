@@ -295,7 +295,7 @@ class Index:
             with Progress(checked, phase=phase, unit="document", told=progress, total=total) as shown:
                 writer.add(batches(shown), passages_of, report, committed)
             if passages_of is not None and self.n_unencoded:
-                self._encode(writer, None, passages_of, report)
+                self._encode(writer, None, self.n_unencoded, passages_of, report)
             return report
 
     def encode(self, doc_ids: Iterable[str] | None = None, *, progress: Told | None = None) -> AddReport:
@@ -309,7 +309,7 @@ class Index:
             report = AddReport()
             if waiting := self._count_waiting(named):
                 passages_of = self._encoding(self._document_encoder(few=waiting <= FEW))
-                self._encode(writer, named, passages_of, report)
+                self._encode(writer, named, waiting, passages_of, report)
             return report
 
     def add_embeddings(
@@ -402,10 +402,14 @@ class Index:
     # Inside -------------------------------------------------------------------------------------------------
 
     def _encode(
-        self, writer: Writer, doc_ids: list[str] | None, passages_of: PassagesOf, report: AddReport
+        self,
+        writer: Writer,
+        doc_ids: list[str] | None,
+        total: int,
+        passages_of: PassagesOf,
+        report: AddReport,
     ) -> None:
-        """What waits, of those named or of all. Counted when it is encoded, not when it is read."""
-        total = self._count_waiting(doc_ids)
+        """What waits, of those named or of all: total. Counted when it is encoded, not when it is read."""
         with Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar:
 
             def counted(records: Sequence[Record], report: AddReport) -> Sequence[Passages]:

@@ -34,7 +34,7 @@ LAYERS = {
         embeddings maxsim jsonl options pooling tokenizer
         model checkpoints.folder checkpoints.places
         checkpoints.formats checkpoints.hf checkpoints.parts
-        checkpoints.tokenizer_files asking model.late_interaction
+        checkpoints.tokenizer_files asking base model.late_interaction
         checkpoints
         batches model.heads
         workers

@@ -107,8 +107,7 @@ def _head(head: Sequence[Any] | Any) -> str:
     parts = []
     for dense in head:
         config = dense.config
-        activation = config.activation_function.rsplit(".", 1)[1]
-        extras = [activation] if activation != "Identity" else []
+        extras = [config.activation] if config.activation != "Identity" else []
         extras += [word for word, has in (("bias", config.bias), ("residual", config.use_residual)) if has]
         parts.append(
             f"{config.in_features} to {config.out_features}" + (f" ({', '.join(extras)})" if extras else "")

@@ -161,10 +161,8 @@ class TextFile:
                 before = os.fstat(file.fileno())
                 data = file.read()
                 after = os.fstat(file.fileno())
-        except FileNotFoundError:
-            return Reading(reason=VANISHED)
         except OSError as error:
-            return Reading(reason=NOT_REGULAR if error.strerror == NOT_REGULAR else UNREADABLE)
+            return Reading(reason=NOT_REGULAR if error.strerror == NOT_REGULAR else _refusal(error))
         stamp = _stamp(before)
         if stamp != _stamp(after) or len(data) != after.st_size or after.st_mtime_ns > now - _YOUNG_NS:
             stamp = ""

@@ -1,5 +1,6 @@
 """Jupyter notebooks: the sources of their cells, without what these printed."""
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ def is_notebook(name: str) -> bool:
     return name.lower().endswith(".ipynb")
 
 
+@functools.lru_cache(maxsize=1)  # whether it is one is asked before its cells are
 def notebook_cells(text: str) -> list[Cell] | None:
     """The cells of a notebook, of nbformat 4 or 3; None for what is none."""
     try:

@@ -177,14 +177,6 @@ class Snapshot:
         if filter is None:
             return Selection(self.lives)
         documents = self.reader.matching(self.reader.condition(filter))
-        return self._among(documents)
-
-    def select_ids(self, doc_ids: Iterable[str]) -> Selection:
-        """The documents of these doc_ids that are stored."""
-        rows = self.reader.find(as_strings(doc_ids, "doc_ids"))
-        return self._among(np.array(sorted({row.document for row in rows.values()}), np.int64))
-
-    def _among(self, documents: Numbers) -> Selection:
         pairs = zip(self.segments, self.lives, strict=True)
         return Selection([live & np.isin(s.owners, documents) for s, live in pairs], documents)
 

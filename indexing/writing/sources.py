@@ -6,6 +6,7 @@ last of them. So whatever interrupts an update, the next one knows of all that m
 not be.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -155,7 +156,7 @@ def _read(
     """Read what may have changed. Notes of files found unchanged by their hash; notes of the others, whose documents
     are in the spool in this order; and {doc_id: digest of its text} of these."""
     how = json.dumps([CHUNKING, sorted(filter(has_grammar, GRAMMARS))])
-    commit = head_commit(root)
+    commit = functools.cache(lambda: head_commit(root))  # git, where a file has changed
     same: list[_Note] = []
     new: list[_Note] = []
     digests: dict[str, bytes] = {}
@@ -177,7 +178,7 @@ def _read(
             same.append(replace(fresh, doc_ids=note.doc_ids))
             continue
         if not reading.reason:
-            for passage in file_passages(file.relative, reading.text, report.folder, commit):
+            for passage in file_passages(file.relative, reading.text, report.folder, commit()):
                 spool.put(passage)
                 digests[passage["doc_id"]] = _digest(passage["text"])
                 fresh.doc_ids.append(passage["doc_id"])
