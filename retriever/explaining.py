@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +14,11 @@ from encoder.maxsim import sharpened_array
 from encoder.tokenizer import Token
 from indexing import Document
 
-__all__ = ["Explanation", "TokenEncoder", "TokenMatch", "Window", "explain", "start_line"]
+__all__ = ["Explanation", "TokenMatch", "Window", "explain", "start_line"]
 
 Floats = npt.NDArray[np.float32]
 WINDOW = 64  # passage tokens
 MATCHES = 8  # that are printed
-
-
-class TokenEncoder(Protocol):
-    """What explaining asks of an encoder beyond vectors; `encoder.Encoder` is one."""
-
-    def query_tokens(self, text: str, /) -> list[Token]: ...
-
-    def document_tokens(self, text: str, /) -> list[Token]: ...
 
 
 @dataclass(frozen=True)

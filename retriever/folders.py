@@ -12,20 +12,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from encoder.checkpoints.places import BUNDLED
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
 from encoder.progress import Told
-from indexing import Index, Snapshot
+from indexing import Index
+from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.options import Scoring, SearchOptions
-from retriever.searcher import Searcher
+from retriever.searcher import QueryEncoder, Searcher
 
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
 
 CANDIDATES = 16  # documents found by words that are encoded before an answer, if they are not yet
-CANDIDATE_CHARS = 12_000  # of their texts: about half a second of encoding
+CANDIDATE_CHARS = 12_000  # of the texts found, encoded or not: at most half a second of encoding
 
 SCORING = Scoring()
 Tell = Callable[[str], None]
@@ -93,11 +95,14 @@ class Folder:
         try:
             return cls._updated(source, _opened(place, tell), scoring, progress)
         except IndexLockedError as error:
-            if is_index(place) and len(snapshot := Snapshot(place)):
-                tell(
-                    f"another process brings this folder's index up to date; what it has is searched ({error})"
-                )
-                return cls(source, None, _owning(snapshot, scoring), None)
+            if is_index(place):
+                searcher = Searcher.open(place, scoring=scoring)
+                if len(searcher.snapshot):
+                    tell(
+                        f"another process brings this folder's index up to date; what it has is searched ({error})"
+                    )
+                    return cls(source, None, searcher, None)
+                searcher.close()
             reason = "another process is making this folder's index"
         except (StorageError, OSError) as error:
             reason = f"the index of this folder cannot be kept ({error})"
@@ -117,7 +122,8 @@ class Folder:
             report = update_folder(index, source, encode=False, progress=progress)
             if not len(index):
                 raise CorpusError(str(report.folder))
-            return cls(source, index, Searcher(index, scoring=scoring), report)
+            made = cast("QueryEncoder | None", index._light)
+            return cls(source, index, Searcher(index, made, scoring=scoring), report)
         except CorpusError as error:  # what is stored is kept: a disk may not be mounted
             index.close()
             reason = str(error).partition("; ")[0].removeprefix(f"{source} holds no text or code to index: ")
@@ -135,14 +141,17 @@ class Folder:
             return
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
         texts = {hit.doc_id: hit.text or "" for hit in hits}
-        if self.index.n_unencoded <= CANDIDATES:
-            texts |= {doc_id: text for _, doc_id, text in self.searcher.snapshot.reader.unencoded()}
+        asked = None if self.index.n_unencoded <= CANDIDATES else list(texts)
+        waiting = {doc_id: text for _, doc_id, text in self.searcher.snapshot.reader.unencoded(asked)}
+        texts |= waiting
         chars = list(itertools.accumulate(map(len, texts.values())))
-        chosen = [
+        within = [
             doc_id for doc_id, n in zip(texts, chars, strict=True) if n <= max(CANDIDATE_CHARS, chars[0])
         ]
-        self.index.encode(chosen, progress=progress)
-        self.searcher.reload()
+        if chosen := [doc_id for doc_id in within if doc_id in waiting]:
+            self.index._light = cast(DocumentEncoder, self.searcher.encoder)  # one model for both
+            self.index.encode(chosen, progress=progress)
+            self.searcher.reload()
 
     def encode(self, *, progress: Told | None = None) -> None:
         """Make all vectors that are still to come."""
@@ -191,9 +200,3 @@ def _created(place: Path) -> Index:
     index = Index.create(place, light := encoder_for_searching({"name": BUNDLED}))
     index._encoder, index._light = None, light  # of many texts torch is faster
     return index
-
-
-def _owning(snapshot: Snapshot, scoring: Scoring) -> Searcher:
-    searcher = Searcher(snapshot, scoring=scoring)
-    searcher._own = True
-    return searcher

@@ -190,7 +190,7 @@ def _targets(sources: list[str], split: str | None, cache: Path) -> list[_Target
             if not (folders := beir_folders(source)):
                 raise CorpusError(f"{source} is no BEIR folder and holds none; pass one with corpus.jsonl")
             targets |= {_Target(folder, split or _split(folder)): None for folder in folders}
-        elif "/" in source.removeprefix("mteb:") and not source.startswith("mteb:"):
+        elif "/" in source and not source.startswith("mteb:"):
             raise CorpusError(f"{source} does not exist; pass a BEIR folder, or the name of a data set")
         else:
             sets = [replace(one, split=split or one.split) for one in published(source)]

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
 from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
-from retriever.code.search import CodeOptions, holds_code
+from retriever.code.search import CodeOptions, code_filter, holds_code
 from retriever.explaining import Explanation
 from retriever.folders import Folder, is_index
 from retriever.hits import Hit
@@ -71,8 +71,10 @@ def search_command(
     ):
         if shown.wait:
             found.encode(progress=told())
-        for text in query:
-            found.prepare(text, options, told())
+        if found.searcher.snapshot.n_unencoded:
+            where = code_filter(found.searcher.snapshot, code, options.filter)
+            for text in query if where != "" else ():
+                found.prepare(text, replace(options, filter=where), told())
         as_code = as_code or holds_code(found.searcher.snapshot)
         _answer(found.searcher, query, found.answerable(options), code if as_code else None, shown)
         _say_how_far(found.searcher.snapshot, f"latewood search {folder} --wait QUERY")

@@ -16,6 +16,7 @@ from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
 from retriever.cli.progress import told
+from retriever.folders import is_index
 
 __all__ = ["Following", "open_index", "watch_command"]
 
@@ -24,7 +25,7 @@ WAIT_SECONDS = 1.0
 
 def open_index(out: Path, model: ModelOptions, windows: WindowOptions, memory: str | None) -> Index:
     """The index there, or a new one, for writing."""
-    if not (out / "index.db").is_file():
+    if not is_index(out):
         return Index.create(out, model.load(windows), memory=memory, **model.windows(windows))
     index = Index.open(out, writable=True, memory=memory)
     there, asked = index.settings, model.windows(windows)

@@ -69,6 +69,41 @@ def test_a_folder_is_answered_and_what_was_encoded_is_kept(source: Path) -> None
         assert found.searcher.snapshot.n_unencoded == 0
 
 
+def test_what_is_encoded_is_of_the_files_asked_for(source: Path) -> None:
+    for i in range(40):
+        (source / f"{i}.md").write_text(
+            f"Put a thing into the basket, put a thing into the basket. Page {i}.\n"
+        )
+    code, out, told = run("search", source, "put a thing into the basket", "--lang", "py", "--json")
+    assert code == 0, told
+    hits = json.loads(out)
+    assert {hit["path"] for hit in hits} <= {name for name in CODE if name.endswith(".py")}
+    with Folder.open(source) as found:
+        waiting = {doc_id for _, doc_id, _ in found.searcher.snapshot.reader.unencoded()}
+        assert not {hit["doc_id"] for hit in hits} & waiting
+        assert sum(".md" in doc_id for doc_id in waiting) == 40
+
+
+def test_an_answer_loads_the_model_once_and_the_same_again_writes_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "more.md").write_text("\n\n".join(f"# Part {i}\n\nNothing of the kind." for i in range(60)))
+    loaded = []
+    load = LightEncoder.load.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        LightEncoder,
+        "load",
+        classmethod(lambda cls, *args, **named: loaded.append(1) or load(cls, *args, **named)),
+    )
+    generations = []
+    for turn in range(2):
+        code, _, told = run("search", source, "put a thing into the basket")
+        assert (code, len(loaded)) == (0, turn + 1), told
+        with Folder.open(source) as found:
+            generations.append(found.searcher.snapshot.state.generation)
+    assert generations[0] == generations[1]
+
+
 def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None:
     code, out, told = run("search", source, "add_to_cart", "-k", 1, "--explain")
     assert code == 0, told
