@@ -6,6 +6,7 @@ Without a folder it makes one of code that comes with Python: each function is a
 first line of which is the query that should find it.
 """
 
+import argparse
 import ast
 import bisect
 import fnmatch
@@ -14,7 +15,6 @@ import heapq
 import inspect
 import json
 import shutil
-import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -68,6 +68,8 @@ def main(folder: Path, report: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", nargs="?", type=Path, help="a BEIR folder; one of functions without it")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        source = Path(sys.argv[1]) if len(sys.argv) > 1 else collection(Path(place) / "functions")
-        main(source, Path(place) / "report.json")
+        main(asked.source or collection(Path(place) / "functions"), Path(place) / "report.json")

@@ -9,9 +9,9 @@ every fourth is held out as a BEIR folder. Nothing is downloaded and no teacher 
 commands.
 """
 
+import argparse
 import ast
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -110,5 +110,8 @@ def main(place: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="where the models are kept")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary))
+        main(asked.folder or Path(temporary))
