@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from encoder.asking import Asked, fingerprint
 from encoder.base import BaseEncoder
 from encoder.batches import BATCH_TOKENS, Batching, Job, Vectors, encode_texts, vectors_of
-from encoder.checkpoints.folder import first_line, read_json, read_modules
+from encoder.checkpoints.folder import backbone_folder, first_line, read_json, read_modules
 from encoder.checkpoints.formats import read_settings
 from encoder.checkpoints.parts import backbone_weights, check_shapes, check_widths, new_rows, read_parts
 from encoder.checkpoints.places import BUNDLED
@@ -24,7 +24,7 @@ from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
 from encoder.options import updated
 from encoder.progress import Told
-from encoder.tokenizer import LateTokenizer, TokenizedTexts, TokenizerSettings
+from encoder.tokenizer import LateTokenizer, TokenizedTexts
 
 if TYPE_CHECKING:
     from encoder.encode import Encoder
@@ -77,7 +77,7 @@ class LightEncoder(BaseEncoder):
         asked = updated(Asked(name), arguments)
         folder = asked.folder
         modules = read_modules(folder)
-        base = modules[0].folder if modules else folder
+        base = backbone_folder(folder, modules)
         raw = read_json(base / "config.json")
         if raw.get("model_type", "modernbert") != "modernbert":
             raise NeedsTorchError(f"model_type={raw['model_type']!r}")
@@ -90,16 +90,12 @@ class LightEncoder(BaseEncoder):
         for dense, arrays, where in parts.head:
             check_shapes(dense.shapes(), arrays, where)
         own = read_settings(folder, base, modules, config.max_positions)
-        settings = dict(asked.settings)
-        if settings["document_length"] == "max":
-            settings["document_length"] = config.max_positions
-        tokenizer = read_tokenizer(base, own, settings)
+        tokenizer = read_tokenizer(base, own, asked.settings, config.max_positions)
         config = _grow(config, weights, tokenizer.vocab_size)
         from encoder.model.light_modernbert import LightModel  # imports numba
 
-        expands = own.values.get("do_query_expansion", TokenizerSettings.do_query_expansion)
         model = LightModel(config, weights, [(dense, arrays) for dense, arrays, _ in parts.head])
-        return cls(model, tokenizer, expands, asked.again(tokenizer, config.max_positions))
+        return cls(model, tokenizer, own.expands, asked.again(tokenizer, config.max_positions))
 
     def encode_queries(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from encoder.errors import ArgumentError, CheckpointError, StorageError
 
 __all__ = [
     "Module",
+    "backbone_folder",
     "first_line",
     "optional_json",
     "output_file",
@@ -39,6 +40,11 @@ class Module:
 
     kind: str
     folder: Path
+
+
+def backbone_folder(folder: Path, modules: Sequence[Module]) -> Path:
+    """Where the backbone is: a folder of its own, if modules.json says so."""
+    return modules[0].folder if modules else folder
 
 
 def read_modules(folder: Path) -> list[Module]:

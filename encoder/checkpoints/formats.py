@@ -48,6 +48,11 @@ class FolderSettings:
     prompts: tuple[str, str]
     expansion_token: str | None = None
 
+    @property
+    def expands(self) -> bool:
+        """Whether queries are expanded, unless told otherwise."""
+        return bool(self.values.get("do_query_expansion", TokenizerSettings.do_query_expansion))
+
 
 def read_settings(folder: Path, base: Path, modules: Sequence[Module], positions: int) -> FolderSettings:
     """folder: the checkpoint; base: where its backbone is; positions: the longest text the backbone takes."""

@@ -18,7 +18,7 @@ from encoder.checkpoints.tokenizer_files import read_tokenizer, tokenizer_config
 from encoder.model.config import DenseConfig, EncoderConfig
 from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
-from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.tokenizer import LateTokenizer
 
 __all__ = ["Checkpoint", "assign", "load_backbone", "load_checkpoint", "save_checkpoint"]
 
@@ -51,17 +51,13 @@ def load_checkpoint(
     head = [_dense(*part) for part in parts.head]
     backbone = _backbone(parts.base, parts.weights)
     own = read_settings(folder, parts.base, parts.modules, backbone.config.max_positions)
-    settings = dict(settings or {})
-    if settings.get("document_length") == "max":
-        settings["document_length"] = backbone.config.max_positions
-    tokenizer = read_tokenizer(parts.base, own, settings)
+    tokenizer = read_tokenizer(parts.base, own, settings or {}, backbone.config.max_positions)
     if isinstance(backbone, HfBackbone):
         backbone.grow(tokenizer.vocab_size)
     else:
         _grow_embeddings(backbone, tokenizer.vocab_size)
     model = LateInteractionModel(backbone, head).eval()
-    own_expansion = own.values.get("do_query_expansion", TokenizerSettings.do_query_expansion)
-    return Checkpoint(model, tokenizer, own.kind, own_expansion)
+    return Checkpoint(model, tokenizer, own.kind, own.expands)
 
 
 def load_backbone(folder: Path) -> ModernBert:

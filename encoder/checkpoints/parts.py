@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from encoder.checkpoints.folder import Module, read_json, read_modules, weight_files
+from encoder.checkpoints.folder import Module, backbone_folder, read_json, read_modules, weight_files
 from encoder.errors import CheckpointError
 from encoder.model.config import DenseConfig
 
@@ -41,7 +41,7 @@ class Parts(Generic[A]):
 def read_parts(folder: Path, projection: Path | None, read_file: ReadFile[A]) -> Parts[A]:
     """projection: see `load_checkpoint`. read_file: of a file of weights, all arrays by name."""
     modules = read_modules(folder)
-    base = modules[0].folder if modules else folder
+    base = backbone_folder(folder, modules)
     weights = read_all(base, read_file)
     linear = weights.pop("linear.weight", None)
     if projection is not None:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["mask_token_name", "open_tokenizer", "read_tokenizer", "tokenizer_config"]
 
 
-def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any]) -> LateTokenizer:
-    """tokenizer.json with the folder's own settings; `settings` goes first."""
+def read_tokenizer(
+    folder: Path, own: FolderSettings, settings: Mapping[str, Any], positions: int
+) -> LateTokenizer:
+    """tokenizer.json with the folder's own settings; `settings` goes first; document_length="max" is positions."""
     known = {field.name for field in fields(TokenizerSettings)}
     if unknown := set(settings) - known:
         raise ArgumentError(f"{sorted(unknown)} are no tokenizer settings; known: {', '.join(sorted(known))}")
@@ -38,6 +40,8 @@ def read_tokenizer(folder: Path, own: FolderSettings, settings: Mapping[str, Any
             values[f"{side}_prefix"] = marker = _leading_marker(tokenizer, prompt)
         values[f"{side}_prompt"] = prompt.removeprefix(marker)
     values |= {k: v for k, v in settings.items() if v is not None}
+    if values.get("document_length") == "max":
+        values["document_length"] = positions
     values["skiplist_words"] = tuple(values.get("skiplist_words", TokenizerSettings.skiplist_words))
     mask_token = own.expansion_token or mask_token_name(folder)
     return LateTokenizer(tokenizer, TokenizerSettings(**values), mask_token=mask_token)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.checkpoints.folder import output_folder, read_json, read_modules, write_json
+from encoder.checkpoints.folder import backbone_folder, output_folder, read_json, read_modules, write_json
 from encoder.checkpoints.loading import assign
 from encoder.checkpoints.tensors import read_weights, write_tensors
 from encoder.checkpoints.tokenizer_files import tokenizer_config
@@ -118,8 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _base(folder: Path) -> Path:
-    modules = read_modules(folder)
-    return modules[0].folder if modules else folder
+    return backbone_folder(folder, read_modules(folder))
 
 
 def load_heads(folder: Path, model: MaskedLanguageModel | Classifier) -> None:

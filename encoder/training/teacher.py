@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from encoder.checkpoints.folder import read_modules
+from encoder.checkpoints.folder import backbone_folder, read_modules
 from encoder.checkpoints.hf import load_hf_backbone
 from encoder.checkpoints.places import resolve_folder
 from encoder.checkpoints.tensors import read_weights
@@ -42,8 +42,7 @@ class Teacher:
     """Contextual token vectors: the last hidden state."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        modules = read_modules(folder)
-        base = modules[0].folder if modules else folder
+        base = backbone_folder(folder, read_modules(folder))
         backbone = load_hf_backbone(base, read_weights(base))
         self.model: Any = backbone.model.to(device)
         self.tokenizer = open_tokenizer(base / "tokenizer.json")

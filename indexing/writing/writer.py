@@ -127,12 +127,9 @@ class Writer:
                 self._add_segment(change, (passages.vectors for passages in documents), layout, None)
             else:
                 share = share_of(self.snapshot.n_passages + len(layout))
-                wanted = chosen(layout.owners, share, self.settings.seed)
-                rows = [
-                    passages.vectors
-                    for document, passages in made.items()
-                    if chosen(np.array([document]), share, self.settings.seed)[0]
-                ]
+                own = chosen(np.array(list(made), np.int64), share, self.settings.seed)
+                wanted = np.repeat(own, [len(some) for some in lengths])
+                rows = [passages.vectors for passages, is_in in zip(documents, own, strict=True) if is_in]
                 none = np.zeros((0, self.settings.dim), np.float16)
                 originals = Originals(
                     np.flatnonzero(wanted), layout.lengths[wanted], np.concatenate([none, *rows])
