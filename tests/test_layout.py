@@ -54,7 +54,9 @@ LAYERS = {
         hits ranking
         searcher reranking
         ranking.tuning code mining folders
-        evaluation
+        evaluation integrations
+        serving
+        cluster
         cli
     """,
 }
