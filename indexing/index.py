@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy.typing as npt
 
 from encoder.arguments import absolute, as_strings
+from encoder.closing import Closing
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 from encoder.progress import Progress, Told
@@ -37,7 +37,7 @@ LOCK = "index.lock"
 FEW = 64  # documents to be encoded, for which torch is not worth loading
 
 
-class Index:
+class Index(Closing):
     """An open index. Made by `Index.create` or `Index.open`; closed by `close` or a `with` block.
 
     Reading shows the moment of opening, the last commit of this writer, or the last `reload`, whatever other
@@ -165,14 +165,6 @@ class Index:
         for part in (self._snapshot, self._store):
             if part is not None:
                 part.close()
-
-    def __enter__(self) -> "Index":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # Reading ------------------------------------------------------------------------------------------------
 

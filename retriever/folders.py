@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from encoder.checkpoints.places import BUNDLED
+from encoder.closing import Closing
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
 from encoder.progress import Told
 from indexing import Index
@@ -59,7 +59,7 @@ def forget(folder: str | os.PathLike[str]) -> bool:
     return True
 
 
-class Folder:
+class Folder(Closing):
     """A folder as it is now, open to be searched. Made by `open`; closed by `close` or a `with` block.
 
     index: of the folder, for writing; None where another process writes it: then what that has stored is searched.
@@ -172,14 +172,6 @@ class Folder:
             self.index.close()
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    def __enter__(self) -> "Folder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _opened(place: Path, tell: Tell) -> Index:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from encoder import TokenEmbeddings
 from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
+from encoder.closing import Closing
 from encoder.errors import ArgumentError, EncoderMismatchError
 from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
@@ -62,7 +62,7 @@ class QueryEncoder(Protocol):
     def encode_queries(self, texts: list[str], /) -> TokenEmbeddings: ...
 
 
-class Searcher:
+class Searcher(Closing):
     """Searches one snapshot of an index. Searching changes nothing; several threads may share a Searcher.
 
     Searches take SearchOptions, its fields as keywords, or both: `search("text", k=3, mode="hybrid")`.
@@ -127,14 +127,6 @@ class Searcher:
         """Let go of what the searcher itself has opened."""
         if self._own:
             self.snapshot.close()
-
-    def __enter__(self) -> "Searcher":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def snapshot(self) -> Snapshot:

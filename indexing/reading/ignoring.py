@@ -29,11 +29,7 @@ class Ignore:
 
         They are in UTF-8 or what a byte order mark says; git passes over a pattern that it cannot read.
         """
-        return [
-            cls(pattern_spec(line for line in lines if _is_pattern(line)), prefix, cut)
-            for file in _files(folder)
-            if (lines := _lines(file))
-        ]
+        return [cls(_readable(lines), prefix, cut) for file in _files(folder) if (lines := _lines(file))]
 
 
 def pattern_spec(lines: Iterable[str]) -> GitIgnoreSpec:
@@ -44,6 +40,13 @@ def pattern_spec(lines: Iterable[str]) -> GitIgnoreSpec:
             return GitIgnoreSpec.from_lines(lines)
         except re.error as error:
             raise ValueError(str(error)) from error
+
+
+def _readable(lines: Sequence[str]) -> GitIgnoreSpec:
+    try:
+        return pattern_spec(lines)
+    except ValueError:
+        return pattern_spec(line for line in lines if _is_pattern(line))
 
 
 def _is_pattern(line: str) -> bool:

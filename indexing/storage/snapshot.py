@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from encoder.arguments import absolute, as_strings
+from encoder.closing import Closing
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.coding.vocabulary import owners_file
@@ -47,7 +47,7 @@ class Selection:
         return at < len(self.documents) and int(self.documents[at]) == document
 
 
-class Snapshot:
+class Snapshot(Closing):
     """The documents, passages and vectors of one commit, whatever is committed later.
 
     Several threads may read it. It holds its files until `close`, or until nobody has it. Documents are known by
@@ -71,14 +71,6 @@ class Snapshot:
     def close(self) -> None:
         """Let go of the files. Arrays of segments taken earlier stay good."""
         self.reader.close()
-
-    def __enter__(self) -> "Snapshot":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def newest(self) -> "Snapshot":
         """A snapshot of the newest commit, this one where there is no newer. What has not changed is shared."""
@@ -241,15 +233,6 @@ class Snapshot:
         for i in np.unique(at):
             owners[at == i] = self.segments[i].owners[local[at == i]]
         return owners
-
-    def passages(self, document: int) -> Numbers:
-        """Pids of a document's passages, in the order of its text; none while it is not encoded."""
-        for start, segment, live in zip(self.starts, self.segments, self.lives, strict=False):
-            local = np.flatnonzero((segment.owners == document) & live)
-            if len(local):
-                pids: Numbers = start + local
-                return pids
-        return np.zeros(0, np.int64)
 
     # Inside --------------------------------------------------------------------------------------------------
 

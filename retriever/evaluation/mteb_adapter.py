@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from encoder import Encoder
+from encoder.closing import Closing
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.progress import Told, progress_shown
 from indexing import Index
@@ -28,7 +28,7 @@ from retriever.searcher import Searcher
 __all__ = ["MtebSearch"]
 
 
-class MtebSearch:
+class MtebSearch(Closing):
     """An object of mteb's SearchProtocol. Holds the index of one task at a time, in a temporary folder."""
 
     def __init__(
@@ -124,14 +124,6 @@ class MtebSearch:
         if self._place is not None:
             self._place.cleanup()
             self._place = None
-
-    def __enter__(self) -> "MtebSearch":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _encoder_for(self, task_metadata: Any, subset: str) -> Encoder:
         """With the query length of BEIR's set, as `latewood evaluate` has it: see LateInteraction."""
