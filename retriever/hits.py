@@ -91,11 +91,16 @@ class Hit:
 
 
 class Hits(list[Hit]):
-    """Hits, best first. unencoded: how many documents of the index no vector could find yet (`Index.encode`)."""
+    """Hits, best first, and what was searched. documents: of the index; unencoded: of these, how many no vector could
+    find yet (`Index.encode`). generation: of the commit, which counts up."""
 
-    def __init__(self, hits: Iterable[Hit] = (), unencoded: int = 0) -> None:
+    def __init__(
+        self, hits: Iterable[Hit] = (), documents: int = 0, unencoded: int = 0, generation: int = 0
+    ) -> None:
         super().__init__(hits)
+        self.documents = documents
         self.unencoded = unencoded
+        self.generation = generation
 
 
 def best_stretch(text: str, query: str, length: int = STRETCH) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from encoder import TokenEmbeddings
 from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
 from encoder.closing import Closing
-from encoder.errors import ArgumentError, EncoderMismatchError
+from encoder.errors import ArgumentError, EncoderMismatchError, LatewoodError
 from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
 from encoder.progress import Progress, Told
@@ -31,7 +32,7 @@ from retriever.ranking.weighting import idf_weights
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["QueryEncoder", "Recall", "Searcher"]
+__all__ = ["QueryEncoder", "Recall", "Searcher", "Seconds"]
 
 QUERIES_AT_ONCE = 64  # encoded together, and held with their hits, by search_many and search_stream
 
@@ -48,7 +49,15 @@ class Recall(NamedTuple):
     codes: float | None
 
 
+class Seconds(NamedTuple):
+    """Of one batch of queries, by the wall: making their vectors, and finding and ranking with them."""
+
+    encode: float
+    search: float
+
+
 Vectors: TypeAlias = npt.NDArray[np.float32]
+_Asked: TypeAlias = tuple[str | None, Vectors | None, Plan]
 DEFAULTS = SearchOptions()
 SCORING = Scoring()
 
@@ -213,16 +222,26 @@ class Searcher(Closing):
         def stream() -> Iterator[tuple[Q, Hits]]:
             with Progress[Any](phase="searching", unit="query", told=progress, total=total) as bar:
                 while some := [_pair(pair) for pair in itertools.islice(pairs, QUERIES_AT_ONCE)]:
-                    texts = [text for _, text in some]
-                    lexical = plan.options.mode == "lexical"
-                    encoded = [None] * len(some) if lexical else self._encode(texts, ranker.snapshot)
-                    asked = list(zip(texts, encoded, strict=True))
-                    found = list(_each(ranker, lambda one: ranker.rank(*one, plan), asked))
-                    for (qid, _), hits in zip(some, self._hits(ranker, plan, asked, found), strict=True):
+                    answers, _ = self._answers(ranker, [(text, plan) for _, text in some])
+                    for (qid, _), hits in zip(some, answers, strict=True):
                         yield qid, hits
                         bar.update()
 
         return stream()
+
+    def search_each(
+        self, asked: Sequence[tuple[str, SearchOptions]]
+    ) -> tuple[list[Hits | LatewoodError], Seconds]:
+        """As `search` for each (text, options), on one snapshot: all are encoded together and searched side by side,
+        whatever the options of each. What cannot be answered has its error in place of hits. For servers."""
+        ranker = self._ranker
+        plans = {options: self._planned(ranker, options) for options in {options for _, options in asked}}
+        good = [(text, plan) for text, options in asked if isinstance(plan := plans[options], Plan)]
+        answers, seconds = self._answers(ranker, good)
+        left = iter(answers)
+        return [
+            next(left) if isinstance(plan := plans[options], Plan) else plan for _, options in asked
+        ], seconds
 
     def search_embeddings(
         self,
@@ -239,8 +258,8 @@ class Searcher(Closing):
             raise ArgumentError(f'mode="{options.mode}" needs a text; use search')
         ranker = self._ranker
         plan = ranker.plan(options, check_sharpness(sharpness))
-        asked = [(None, as_vectors(query, "query", ranker.snapshot.settings.dim))]
-        return self._hits(ranker, plan, asked, [ranker.rank(*asked[0], plan)])[0]
+        asked = [(None, as_vectors(query, "query", ranker.snapshot.settings.dim), plan)]
+        return self._hits(ranker, asked, [ranker.rank(*asked[0])])[0]
 
     def settings(self, options: SearchOptions = DEFAULTS, **changes: Any) -> SearchSettings:
         """What a search of this index would use. Raises ArgumentError for what cannot work.
@@ -299,18 +318,36 @@ class Searcher(Closing):
         weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
         return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
 
-    def _hits(
-        self,
-        ranker: Ranker,
-        plan: Plan,
-        asked: Sequence[tuple[str | None, Vectors | None]],
-        found: Sequence[list[Found]],
-    ) -> list[Hits]:
+    def _planned(self, ranker: Ranker, options: SearchOptions) -> Plan | LatewoodError:
+        try:
+            plan = ranker.plan(options, self.scoring.sharpness)
+            if options.mode != "lexical":
+                _ = self.encoder  # an index of vectors has none
+            return plan
+        except LatewoodError as error:
+            return error
+
+    def _answers(self, ranker: Ranker, asked: Sequence[tuple[str, Plan]]) -> tuple[list[Hits], Seconds]:
+        """Hits of each text, searched as its plan says."""
+        started = time.perf_counter()
+        late = [i for i, (_, plan) in enumerate(asked) if plan.options.mode != "lexical"]
+        vectors: list[Vectors | None] = [None] * len(asked)
+        if late:
+            encoded = self._encode([asked[i][0] for i in late], ranker.snapshot)
+            for i, one in zip(late, encoded, strict=True):
+                vectors[i] = one
+        encoding = time.perf_counter() - started
+        queries = [(text, one, plan) for (text, plan), one in zip(asked, vectors, strict=True)]
+        found = list(_each(ranker, lambda query: ranker.rank(*query), queries))
+        hits = self._hits(ranker, queries, found)
+        return hits, Seconds(encoding, time.perf_counter() - started - encoding)
+
+    def _hits(self, ranker: Ranker, asked: Sequence[_Asked], found: Sequence[list[Found]]) -> list[Hits]:
         now = ranker.snapshot
         documents = now.documents({one.document for some in found for one in some})
         answers = []
-        for (text, vectors), some in zip(asked, found, strict=True):
-            hits = Hits(unencoded=now.n_unencoded)
+        for (text, vectors, plan), some in zip(asked, found, strict=True):
+            hits = Hits((), len(now), now.n_unencoded, now.state.generation)
             for rank, (score, number, pid) in enumerate(some, 1):
                 document, span, explainer = documents[number], None, None
                 if pid is not None:
@@ -361,9 +398,7 @@ class Searcher(Closing):
 
 
 def _each(
-    ranker: Ranker,
-    rank: Callable[[tuple[str, Vectors | None]], list[Found]],
-    queries: list[tuple[str, Vectors | None]],
+    ranker: Ranker, rank: Callable[[_Asked], list[Found]], queries: Sequence[_Asked]
 ) -> Iterable[list[Found]]:
     """rank(query) for each: side by side where the kernels do the work, else torch shares out each one."""
     if len(queries) == 1 or ranker.serial:

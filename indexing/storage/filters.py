@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from encoder.arguments import did_you_mean
 from encoder.errors import ArgumentError
 
-__all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key"]
+__all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key", "written_key"]
 
 MAX_DEPTH = 100  # parentheses and nots within each other
 MAX_COMPARISONS = 400  # two bound parameters each; SQLite builds from before 2020 stop at 999
@@ -252,9 +252,9 @@ class _Parser:
             if not self._skip("."):
                 break
         if self.keys is not None and tuple(names[:KEY_DEPTH]) not in self.keys:
-            near = did_you_mean(_written(names), map(_written, self.keys))
+            near = did_you_mean(written_key(names), map(written_key, self.keys))
             raise ArgumentError(
-                f"{self.what} has the key {_written(names)} at position {first.position}, "
+                f"{self.what} has the key {written_key(names)} at position {first.position}, "
                 f"which no document has ever had; {near}"
             )
         # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
@@ -345,7 +345,7 @@ class _Parser:
         return ArgumentError(f"{self.what} {found} at position {token.position}; expected {wanted}")
 
 
-def _written(names: Sequence[str]) -> str:
+def written_key(names: Sequence[str]) -> str:
     """A key as a filter writes it."""
     plain = (re.fullmatch(r"[^\W\d]\w*", n) and n.lower() not in KEYWORDS for n in names)
     return ".".join(n if is_plain else f'"{n}"' for n, is_plain in zip(names, plain, strict=True))

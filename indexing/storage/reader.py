@@ -131,10 +131,15 @@ class Reader:
         sql = f"SELECT document FROM documents WHERE {condition.sql} ORDER BY document"
         return self._numbers(sql, condition.parameters)
 
-    def values(self, path: str) -> list[Any]:
-        """The different values at a JSON path of the metadata, in order; arrays and objects as JSON text."""
-        sql = "SELECT DISTINCT json_extract(metadata, ?) AS value FROM documents ORDER BY value"
-        return [value for (value,) in self.rows(sql, [path])]
+    def values(self, path: str, most: int | None = None) -> list[Any]:
+        """The different values at a JSON path of the metadata, in order, or the first `most`; arrays and objects as
+        JSON text."""
+        sql = (
+            "SELECT DISTINCT json_extract(metadata, ?1) AS value, json_type(metadata, ?1) IN ('true', 'false') "
+            "FROM documents ORDER BY value LIMIT ?2"
+        )
+        rows = self.rows(sql, [path, -1 if most is None else most])
+        return [bool(value) if boolean else value for value, boolean in rows]
 
     # Words ---------------------------------------------------------------------------------------------------
 

@@ -125,9 +125,10 @@ class Snapshot(Closing):
     def _condition(self, filter: str | None) -> Filter | None:
         return None if filter is None else self.reader.condition(filter)
 
-    def values(self, key: str) -> list[Any]:
-        """The different values of a metadata key, written as in a filter; None where a document has none."""
-        return self.reader.values(parse_key(key))
+    def values(self, key: str, most: int | None = None) -> list[Any]:
+        """The different values of a metadata key, written as in a filter, or the first `most`; None where a document
+        has none."""
+        return self.reader.values(parse_key(key), most)
 
     @cached_property
     def n_documents(self) -> int:

@@ -21,6 +21,7 @@ COMMANDS = {
     "index": ("retriever.cli.index:index_command", "Index a corpus: JSONL, a BEIR folder, or text and code."),
     "watch": ("retriever.cli.update:watch_command", "Keep an index up to date with a folder."),
     "info": ("retriever.cli.index:info_command", "Say what an index holds and what it takes on disk."),
+    "serve": ("retriever.cli.serve:serve_command", "Serve indexes and folders over HTTP, with a page."),
     "forget": ("retriever.cli.folders:forget_command", "Remove the index of a folder from the cache."),
     "compact": ("retriever.cli.index:compact_command", "Rewrite an index without its deleted documents."),
     "estimate": ("retriever.cli.estimate:estimate_command", "Say what indexing would take, before it."),
@@ -41,7 +42,7 @@ LONG = {
     "evaluate",
 }  # they say how far they are
 # What Ctrl-C leaves, of those commands that do not say so themselves.
-KEPT = dict.fromkeys(("search", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
+KEPT = dict.fromkeys(("search", "serve", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
     "tune": "nothing was stored",
     "evaluate": "nothing was measured",
     "train": "what was saved is kept",

@@ -1,0 +1,70 @@
+"""`latewood serve`: indexes and folders over HTTP, with a page."""
+
+import signal
+import socket
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from encoder.errors import ArgumentError, MissingDependencyError
+from retriever.cli.flags import flags
+from retriever.options import Scoring
+from retriever.serving.settings import Limits, ServeSettings, named_folders
+
+__all__ = ["serve_command"]
+
+BACKLOG = 2048
+
+
+@flags()
+def serve_command(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]DIR", help="An index, or any folder of text or code.")
+    ],
+    settings: ServeSettings,
+    scoring: Scoring,
+    limits: Limits,
+) -> None:
+    """Serve indexes and folders over HTTP, with a page to search them: on this machine alone, and only to be read,
+    unless told otherwise. Ctrl-C or SIGTERM ends it when what runs is answered.
+
+    Example: latewood serve docs.index
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"serve needs {error.name}, which is not installed; pip install 'latewood[serve]'"
+        ) from error
+    from retriever.serving.app import create_app
+    from retriever.serving.indexes import open_indexes
+
+    settings = replace(settings, indexes=named_folders(folders), scoring=scoring, limits=limits)
+    with _listening(settings) as listening, open_indexes(settings, _tell) as serving:
+        app = create_app(settings, serving)
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none")
+        for name, served in serving.items():
+            typer.echo(f"{name}: {len(served.snapshot):,} documents")
+        host, port = listening.getsockname()[:2]
+        typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends at it, and raises it again when it has
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(settings: ServeSettings) -> socket.socket:
+    """Bound before anything is loaded. Raises ArgumentError where it cannot be."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ArgumentError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "pass another --host or --port"
+        ) from None
+
+
+def _tell(line: str) -> None:
+    typer.echo(f"note: {line}", err=True)

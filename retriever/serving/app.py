@@ -1,0 +1,134 @@
+"""create_app: the ASGI application, its lifespan and its OpenAPI document."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+
+from encoder.errors import LatewoodError
+from retriever.options import Mode, SearchOptions
+from retriever.serving.batching import Batcher
+from retriever.serving.errors import MEDIA_TYPE, Problem, add_handlers
+from retriever.serving.indexes import Served, Serving, open_indexes
+from retriever.serving.routes import documents, health, searching
+from retriever.serving.routes.common import State
+from retriever.serving.security import Guard
+from retriever.serving.settings import ServeSettings
+
+__all__ = ["create_app"]
+
+PAGE = Path(__file__).parent / "page"
+RELOAD_SECONDS = 0.25
+log = logging.getLogger("latewood")
+
+
+def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastAPI:
+    """An application for any ASGI server.
+
+    serving: what `open_indexes` gives; without it the application opens the indexes of the settings when it starts, and
+    closes them when it ends.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        opened: AbstractContextManager[Serving] = (
+            open_indexes(settings, log.warning) if serving is None else nullcontext(serving)
+        )
+        with opened as served:
+            async with _running(settings, served) as app.state.latewood:
+                yield
+
+    app = FastAPI(
+        title="Latewood",
+        version=metadata.version("latewood"),
+        description="Late-interaction search over HTTP.",
+        lifespan=lifespan,
+        docs_url=None,  # their scripts are from another host
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    add_handlers(app)
+    for routes in (health, searching, documents):
+        app.include_router(routes.router)
+    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    app.add_middleware(Guard, settings=settings)
+    if settings.cors:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.openapi = lambda: _openapi(app, type(app).openapi(app))  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _running(settings: ServeSettings, serving: Serving) -> AsyncIterator[State]:
+    limits = settings.limits
+    batchers = {
+        name: Batcher(served.search, waiting=limits.max_waiting, seconds=limits.batch_ms / 1000)
+        for name, served in serving.items()
+    }
+    state = State(settings, serving, batchers)
+    async with anyio.create_task_group() as group:
+        for batcher in batchers.values():
+            await group.start(batcher.run)
+        for served in serving.values():
+            group.start_soon(_follow, served)
+        group.start_soon(_warm, state)
+        yield state
+        group.cancel_scope.cancel()
+
+
+async def _follow(served: Served) -> None:
+    """Move to what other processes commit."""
+    told = ""
+    while True:
+        await anyio.sleep(RELOAD_SECONDS)
+        try:
+            await anyio.to_thread.run_sync(served.reload)
+            told = ""
+        except LatewoodError as error:  # what is open is searched on
+            if told != str(error):
+                log.warning("%s: %s", served.name, error)
+            told = str(error)
+
+
+async def _warm(state: State) -> None:
+    """Load encoders and kernels before the first client asks."""
+    for name, batcher in state.batchers.items():
+        mode: Mode = "late" if state.serving[name].snapshot.settings.encoder else "lexical"
+        try:
+            await batcher.ask([("warm up", SearchOptions(k=1, mode=mode))])
+        except (LatewoodError, OSError) as error:  # a model that is gone: words can still be searched for
+            log.error("%s: %s", name, error)
+            return
+    state.ready = True
+
+
+def _openapi(app: FastAPI, document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's own, where what is refused is a Problem."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    if "Problem" not in schemas:
+        schemas["Problem"] = Problem.model_json_schema()
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    if int(status) >= 400:
+                        response["content"] = content
+    return document

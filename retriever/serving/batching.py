@@ -1,0 +1,103 @@
+"""Queries that arrive within a few milliseconds are answered as one batch, in a thread, beside the event loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+
+from retriever.serving.errors import busy
+
+__all__ = ["Batcher"]
+
+AT_ONCE = 64  # items of a batch, as many as `Searcher.search_many` encodes together
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Result]):
+    """A request's items. gone: nobody waits for the answer any more."""
+
+    items: Sequence[Item]
+    done: anyio.Event = field(default_factory=anyio.Event)
+    gone: bool = False
+    results: Sequence[Result] = ()
+    error: Exception | None = None
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects the items of many requests for one function that takes many at once.
+
+    answer: items → one result each, in order; runs in a thread, one call at a time. While a batch is answered the next
+    one gathers, so the more clients there are the larger are the batches.
+    """
+
+    def __init__(
+        self, answer: Callable[[Sequence[Item]], Sequence[Result]], *, waiting: int, seconds: float
+    ) -> None:
+        """waiting: requests that may wait, at most. seconds: how long the first of a batch waits for others."""
+        self._answer = answer
+        self._seconds = seconds
+        self._most = waiting
+        self._put, self._get = anyio.create_memory_object_stream[_Waiting[Item, Result]](waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._put.statistics().current_buffer_used
+
+    async def ask(self, items: Sequence[Item]) -> Sequence[Result]:
+        """One result an item. Raises 503 where too many wait already; if it is cancelled before its batch is begun,
+        nothing is done for it."""
+        one: _Waiting[Item, Result] = _Waiting(items)
+        try:
+            self._put.send_nowait(one)
+        except anyio.WouldBlock:
+            raise busy(f"{self._most} requests wait already; try again in a second") from None
+        try:
+            await one.done.wait()
+        finally:
+            one.gone = True
+        if one.error is not None:
+            raise one.error
+        return one.results
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Answer batch after batch, until `close` and the queue is empty."""
+        limiter = anyio.CapacityLimiter(1)
+        task_status.started()
+        async with self._get:
+            async for first in self._get:
+                batch = [one for one in await self._gathered(first) if not one.gone]
+                if batch:
+                    await anyio.to_thread.run_sync(self._answered, batch, limiter=limiter)
+                for one in batch:
+                    one.done.set()
+
+    def close(self) -> None:
+        self._put.close()
+
+    async def _gathered(self, first: _Waiting[Item, Result]) -> list[_Waiting[Item, Result]]:
+        batch, n = [first], len(first.items)
+        with anyio.move_on_after(self._seconds):
+            while n < AT_ONCE:
+                try:
+                    one = await self._get.receive()
+                except anyio.EndOfStream:
+                    break
+                batch.append(one)
+                n += len(one.items)
+        return batch
+
+    def _answered(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+        try:
+            left = iter(self._answer([item for one in batch for item in one.items]))
+            for one in batch:
+                one.results = [next(left) for _ in one.items]
+        except Exception as error:
+            for one in batch:
+                one.error = error

@@ -1,0 +1,133 @@
+"""The indexes that a server serves, each under a name: opened once, moved to the newest commit, closed at the end."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from encoder.errors import LatewoodError
+from indexing import Snapshot
+from indexing.storage.filters import written_key
+from retriever.code.search import holds_code
+from retriever.folders import Folder, is_index
+from retriever.hits import Hits
+from retriever.options import SearchOptions
+from retriever.searcher import Searcher, Seconds
+from retriever.serving.settings import ServeSettings
+
+__all__ = ["Answer", "Served", "Serving", "open_indexes"]
+
+KEYS, VALUES = 50, 50  # metadata keys, and values of each, that `info` tells
+
+Asked: TypeAlias = tuple[str, SearchOptions]
+Tell: TypeAlias = Callable[[str], None]
+
+
+class Answer(NamedTuple):
+    """hits: or why there are none. options: as they were searched with. seconds: of the batch it was in."""
+
+    hits: Hits | LatewoodError
+    options: SearchOptions
+    seconds: Seconds
+
+
+class Served:
+    """An index under a name, or the index that the cache has of a folder.
+
+    folder: where it is a folder that is served. Methods take a while, and are called in threads.
+    """
+
+    def __init__(self, name: str, searcher: Searcher, folder: Folder | None = None) -> None:
+        self.name = name
+        self.searcher = searcher
+        self.folder = folder
+        self.writable = False
+        self._described: tuple[int, dict[str, Any]] | None = None
+        self._describing = threading.Lock()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.searcher.snapshot
+
+    def search(self, asked: Sequence[Asked]) -> list[Answer]:
+        """An answer each, all on one snapshot. What words find in a folder is encoded first."""
+        if self.folder is not None:
+            for text, options in asked:
+                self.folder.prepare(text, options)
+            asked = [(text, self.folder.answerable(options)) for text, options in asked]
+        found, seconds = self.searcher.search_each(asked)
+        return [Answer(hits, options, seconds) for hits, (_, options) in zip(found, asked, strict=True)]
+
+    def reload(self) -> bool:
+        """Move to the newest commit; whether there was one."""
+        return self.searcher.reload()
+
+    def info(self) -> dict[str, Any]:
+        """What there is to say of the index; worked out once a commit."""
+        with self._describing:
+            snapshot = self.snapshot
+            generation = snapshot.state.generation
+            if self._described is None or self._described[0] != generation:
+                self._described = generation, self._info(snapshot)
+            return self._described[1]
+
+    def _info(self, now: Snapshot) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "documents": len(now),
+            "passages": now.n_passages,
+            "tokens": now.n_tokens,
+            "unencoded": now.n_unencoded,
+            "generation": now.state.generation,
+            "bytes": sum(file.bytes for file in now.files),
+            "encoder": now.settings.encoder_name,
+            "code": holds_code(now),
+            "writable": self.writable,
+            "metadata_keys": [_key(now, names) for names in sorted(now.reader.keys or ())[:KEYS]],
+        }
+
+
+def _key(now: Snapshot, names: tuple[str, ...]) -> dict[str, Any]:
+    key = written_key(names)
+    values = [value for value in now.values(key, most=VALUES + 2) if value is not None]
+    return {"key": key, "values": values if len(values) <= VALUES else None}
+
+
+class Serving(Mapping[str, Served]):
+    """All that a server serves, by name."""
+
+    def __init__(self, served: Mapping[str, Served]) -> None:
+        self._served = dict(served)
+
+    def __getitem__(self, name: str) -> Served:
+        return self._served[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._served)
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+
+@contextmanager
+def open_indexes(settings: ServeSettings, tell: Tell = lambda line: None) -> Iterator[Serving]:
+    """Open what is to be served. A folder that is no index is brought up to date first, as `latewood search` does it.
+
+    tell: is called with what is not as usual. Raises IndexFormatError, ArgumentError and CorpusError.
+    """
+    with ExitStack() as stack:
+        yield Serving(
+            {
+                name: _opened(name, Path(folder), settings, tell, stack)
+                for name, folder in settings.indexes.items()
+            }
+        )
+
+
+def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: ExitStack) -> Served:
+    if is_index(place) or not place.is_dir():
+        opened = Searcher.open(place, scoring=settings.scoring, device=settings.device)
+        return Served(name, stack.enter_context(opened))
+    folder = stack.enter_context(Folder.open(place, tell, scoring=settings.scoring))
+    return Served(name, folder.searcher, folder)

@@ -1,0 +1,255 @@
+"""What searches are asked with and answered by: pydantic models of requests, typed dictionaries of answers.
+
+The options of a search are the fields of SearchOptions, so that HTTP, flags and Python agree.
+"""
+
+import math
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from typing_extensions import TypedDict
+
+from encoder.errors import ArgumentError
+from retriever.explaining import Explanation
+from retriever.hits import Hit
+from retriever.options import SearchOptions
+
+__all__ = [
+    "DocumentJson",
+    "Explain",
+    "ExplanationJson",
+    "HitJson",
+    "Info",
+    "Infos",
+    "ResultJson",
+    "SearchBody",
+    "SearchParameters",
+    "SearchedJson",
+    "SearchesJson",
+    "hit_json",
+    "option_fields",
+    "options_of",
+]
+
+Explain: TypeAlias = bool | Literal["full"]
+EXPLAIN = Field(
+    False,
+    description="Say which token of the passage each token of the query matched; full: all similarities too.",
+)
+
+
+def option_fields(kind: type[Any]) -> dict[str, Any]:
+    """Fields of a model from those of an options dataclass: its types, defaults and help."""
+    hints = get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for field in fields(kind):
+        hint, numbers = hints[field.name], {}
+        if hint in (int, int | None):
+            numbers = {"ge": 1}
+        elif hint == tuple[float, float] | None:  # JSON has lists
+            hint = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+        elif hint == tuple[str, ...]:
+            hint = list[str]
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        found[field.name] = hint, Field(default, description=field.metadata["help"], **numbers)
+    return found
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    explain: Explain = EXPLAIN
+
+
+_Options = create_model("_Options", __base__=_Asked, **option_fields(SearchOptions))
+
+
+class SearchParameters(_Options):  # type: ignore[valid-type,misc]
+    """The parameters of a search by GET."""
+
+    q: str = Field(description="What to look for.", examples=["who sets the cost of borrowing?"])
+
+
+class SearchBody(_Options):  # type: ignore[valid-type,misc]
+    """A search: one query, or several with the same options."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={
+            "oneOf": [{"required": ["query"]}, {"required": ["queries"]}],
+            "examples": [
+                {"query": "who sets the cost of borrowing?", "k": 3, "explain": True},
+                {"queries": ["the heart", "a bank"], "mode": "hybrid", "filter": "length < 100"},
+            ],
+        },
+    )
+    query: str = Field("", description="What to look for.")
+    queries: list[str] = Field([], description="In place of query: several, answered together.", min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SearchBody":
+        if ("query" in self.model_fields_set) == ("queries" in self.model_fields_set):
+            raise ValueError("pass query, or queries, and not both")
+        return self
+
+
+def options_of(asked: BaseModel) -> SearchOptions:
+    """Raises ArgumentError for options that cannot work."""
+    given = {field.name: getattr(asked, field.name) for field in fields(SearchOptions)}
+    if given["weights"] is not None:
+        given["weights"] = tuple(given["weights"])
+    return SearchOptions(**given)
+
+
+class PassageJson(TypedDict):
+    span: tuple[int, int]
+    text: str
+    first_line: int
+    last_line: int
+
+
+class MatchJson(TypedDict):
+    query_token: str | None
+    passage_token: str
+    score: float
+    span: tuple[int, int] | None
+    line: int | None
+
+
+class TokenJson(TypedDict):
+    text: str
+    span: tuple[int, int] | None
+    score: float
+
+
+class ExplanationJson(TypedDict):
+    """similarity: (query tokens, tokens), only where it was asked for."""
+
+    query_tokens: list[str | None]
+    matches: list[MatchJson]
+    score: float
+    tokens: list[TokenJson]
+    similarity: list[list[float]] | None
+
+
+class HitJson(TypedDict):
+    """score: None for a passage without tokens."""
+
+    rank: int
+    score: float | None
+    doc_id: str
+    text: str | None
+    metadata: dict[str, Any]
+    passage: PassageJson | None
+    explanation: ExplanationJson | None
+
+
+class SecondsJson(TypedDict):
+    encode: float
+    search: float
+
+
+class ResultJson(TypedDict):
+    """documents: of the index; unencoded: of these, how many only words can find yet."""
+
+    query: str
+    hits: list[HitJson]
+    documents: int
+    unencoded: int
+    generation: int
+    mode: Literal["late", "lexical", "hybrid"]
+    seconds: SecondsJson
+
+
+class SearchedJson(ResultJson):
+    index: str
+
+
+class SearchesJson(TypedDict):
+    index: str
+    results: list[ResultJson]
+
+
+class KeyJson(TypedDict):
+    """key: as a filter writes it. values: None where there are more than 50."""
+
+    key: str
+    values: list[Any] | None
+
+
+class Info(TypedDict):
+    name: str
+    documents: int
+    passages: int
+    tokens: int
+    unencoded: int
+    generation: int
+    bytes: int
+    encoder: str | None
+    code: bool
+    writable: bool
+    metadata_keys: list[KeyJson]
+
+
+class Infos(TypedDict):
+    indexes: list[Info]
+
+
+class DocumentJson(TypedDict):
+    doc_id: str
+    text: str | None
+    metadata: dict[str, Any]
+
+
+def hit_json(hit: Hit, explain: Explain) -> HitJson:
+    passage = hit.passage
+    return {
+        "rank": hit.rank,
+        "score": hit.score if math.isfinite(hit.score) else None,
+        "doc_id": hit.doc_id,
+        "text": hit.text,
+        "metadata": hit.metadata,
+        "passage": None
+        if passage is None
+        else {
+            "span": passage.span,
+            "text": passage.text,
+            "first_line": passage.first_line,
+            "last_line": passage.last_line,
+        },
+        "explanation": _explanation(hit, explain) if explain else None,
+    }
+
+
+def _explanation(hit: Hit, explain: Explain) -> ExplanationJson | None:
+    try:
+        found = hit.explain()
+    except ArgumentError:  # by words alone, not encoded yet, without text or tokens
+        return None
+    return explanation_json(found, full=explain == "full")
+
+
+def explanation_json(found: Explanation, *, full: bool) -> ExplanationJson:
+    shares = [0.0] * len(found.passage_tokens)
+    for row in found.similarity:
+        best = int(row.argmax())
+        shares[best] += float(row[best])
+    return {
+        "query_tokens": list(found.query_tokens),
+        "matches": [
+            {
+                "query_token": match.query_token,
+                "passage_token": match.passage_token,
+                "score": match.score,
+                "span": match.span,
+                "line": match.line,
+            }
+            for match in found.matches
+        ],
+        "score": found.score,
+        "tokens": [
+            {"text": token.text, "span": token.span, "score": share}
+            for token, share in zip(found.passage_tokens, shares, strict=True)
+        ],
+        "similarity": [[round(float(one), 4) for one in row] for row in found.similarity] if full else None,
+    }

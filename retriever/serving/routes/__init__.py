@@ -1,0 +1,3 @@
+"""What answers at which path."""
+
+__all__: list[str] = []

@@ -1,0 +1,119 @@
+"""What routes share: the state of the application, an index by its name, answers as JSON."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import anyio
+from fastapi import Depends, Path, Request, Response
+from pydantic_core import to_json
+
+from encoder.arguments import did_you_mean, shown
+from encoder.errors import ArgumentError
+from retriever.serving.batching import Batcher
+from retriever.serving.errors import ProblemError, busy
+from retriever.serving.indexes import Answer, Asked, Served, Serving
+from retriever.serving.settings import Limits, ServeSettings
+
+__all__ = [
+    "JsonResponse",
+    "State",
+    "TheIndex",
+    "TheState",
+    "check_count",
+    "check_texts",
+    "in_a_thread",
+    "while_there",
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class State:
+    """Of one application. ready: whether everything is loaded."""
+
+    settings: ServeSettings
+    serving: Serving
+    batchers: dict[str, Batcher[Asked, Answer]]
+    ready: bool = False
+    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
+
+    @property
+    def limits(self) -> Limits:
+        return self.settings.limits
+
+
+def _state(request: Request) -> State:
+    state: State = request.app.state.latewood
+    return state
+
+
+TheState = Annotated[State, Depends(_state)]
+
+
+def _index(
+    state: TheState, name: Annotated[str, Path(description="Of the index.", examples=["docs"])]
+) -> Served:
+    try:
+        return state.serving[name]
+    except KeyError:
+        near = did_you_mean(name, state.serving)
+        raise ProblemError(404, f"there is no index {shown(name)}; {near}") from None
+
+
+TheIndex = Annotated[Served, Depends(_index)]
+
+
+class JsonResponse(Response):
+    """Written by pydantic's encoder, in UTF-8; infinities, which JSON has not, are null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content, inf_nan_mode="null")
+
+
+async def in_a_thread(state: State, work: Callable[[], Result]) -> Result:
+    """What takes a while and is no search of a batch."""
+    return await anyio.to_thread.run_sync(work, limiter=state.threads, abandon_on_cancel=True)
+
+
+async def while_there(request: Request, state: State, work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work` gives, as long as the client is there and the time limit is not over; then it is cancelled."""
+    found: list[Result] = []
+    failed: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def cancel_when_gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(cancel_when_gone)
+        with anyio.move_on_after(state.limits.timeout):
+            try:
+                found.append(await work())
+            except Exception as error:  # raised here it would be one of a group
+                failed.append(error)
+        group.cancel_scope.cancel()
+    if failed:
+        raise failed[0]
+    if not found:  # the client has gone, and reads nothing; or
+        raise busy(f"no answer within {state.limits.timeout:g} s; ask for less at a time, or try again")
+    return found[0]
+
+
+def check_texts(state: State, texts: list[str], what: str) -> None:
+    """Raises ArgumentError for a text beyond the limit."""
+    most = state.limits.max_chars
+    for i, text in enumerate(texts):
+        if len(text) > most:
+            where = what if len(texts) == 1 else f"{what}[{i}]"
+            raise ArgumentError(f"{where} has {len(text):,} characters; pass at most {most:,}")
+
+
+def check_count(count: int, most: int, what: str) -> None:
+    """Raises ArgumentError for more than a request may have."""
+    if count > most:
+        raise ArgumentError(f"{count:,} {what} are too many; pass at most {most:,} a request")
