@@ -67,19 +67,16 @@ class Batcher(Generic[Item, Result]):
         return one.results
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Answer batch after batch, until `close` and the queue is empty."""
+        """Answer batch after batch, until it is cancelled."""
         limiter = anyio.CapacityLimiter(1)
         task_status.started()
-        async with self._get:
+        async with self._put, self._get:
             async for first in self._get:
                 batch = [one for one in await self._gathered(first) if not one.gone]
                 if batch:
                     await anyio.to_thread.run_sync(self._answered, batch, limiter=limiter)
                 for one in batch:
                     one.done.set()
-
-    def close(self) -> None:
-        self._put.close()
 
     async def _gathered(self, first: _Waiting[Item, Result]) -> list[_Waiting[Item, Result]]:
         batch, n = [first], len(first.items)

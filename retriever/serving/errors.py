@@ -22,7 +22,7 @@ RETRY_SECONDS = "1"
 class Problem(BaseModel):
     """RFC 9457. detail: one line with the fact, the value and the remedy."""
 
-    type: str = Field("about:blank", examples=["about:blank"])
+    type: str = Field(default="about:blank", examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Content"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["k=0; pass k >= 1"])

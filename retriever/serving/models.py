@@ -44,14 +44,15 @@ def option_fields(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     found: dict[str, Any] = {}
     for field in fields(kind):
-        hint, numbers = hints[field.name], {}
+        hint: Any = hints[field.name]
+        numbers: dict[str, Any] = {}
         if hint in (int, int | None):
             numbers = {"ge": 1}
         elif hint == tuple[float, float] | None:  # JSON has lists
             hint = Annotated[list[float], Field(min_length=2, max_length=2)] | None
         elif hint == tuple[str, ...]:
             hint = list[str]
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        default: Any = list(field.default) if isinstance(field.default, tuple) else field.default
         found[field.name] = hint, Field(default, description=field.metadata["help"], **numbers)
     return found
 

@@ -1,5 +1,6 @@
 """`/v1/indexes`: what is served, and searching it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request
@@ -100,9 +101,7 @@ async def _results(
     return await while_there(request, state, work)
 
 
-def _written(
-    texts: list[str], answers: "list[Answer] | tuple[Answer, ...]", explain: Explain
-) -> list[ResultJson]:
+def _written(texts: list[str], answers: Sequence[Answer], explain: Explain) -> list[ResultJson]:
     results: list[ResultJson] = []
     for text, (hits, options, seconds) in zip(texts, answers, strict=True):
         if isinstance(hits, LatewoodError):

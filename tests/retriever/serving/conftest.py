@@ -27,7 +27,7 @@ def encoder() -> LightEncoder:
 def make(folder: Path, encoder: Any, texts: dict[str, str] = TEXTS) -> Path:
     with Index.create(folder, encoder) as index:
         index.add(
-            {"doc_id": i, "text": t, "metadata": {"length": len(t), "about": "<i>", "even": len(t) % 2 == 0}}
+            {"doc_id": i, "text": t, "metadata": {"length": len(t), "about": "<i>", "short": len(t) < 45}}
             for i, t in texts.items()
         )
     return folder
