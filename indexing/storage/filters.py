@@ -7,12 +7,14 @@ bound, and the SQL is put together from the fixed fragments below.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from encoder.arguments import did_you_mean
 from encoder.errors import ArgumentError
+from indexing.storage.dates import DATE, read_date
+from indexing.storage.tokens import Token, tokens
 
 __all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key", "written_key"]
 
@@ -24,19 +26,7 @@ KEY_DEPTH = 4  # names of a nested key by which it is known
 MOST_KEYS = 10_000
 DOC_ID = "doc_id"
 VALUE = "a 'string', a number, true or false"
-
-TOKEN = re.compile(
-    r"""
-      (?P<space>\s+)
-    | (?P<string>'[^']*(?:''[^']*)*'(?!'))
-    | (?P<quoted>"[^"]*")
-    | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))
-    | (?P<name>[^\W\d]\w*)
-    | (?P<foreign>==|<>|&&|\|\||!(?!=))
-    | (?P<operator><=|>=|!=|[=<>(),.])
-    """,
-    re.VERBOSE,
-)
+COMPARES = "=, !=, <, <=, >, >=, in, not in, like, contains, icontains or is"
 
 FOREIGN = {"==": "=", "<>": "!=", "&&": "and", "||": "or", "!": "not"}  # operators of other languages
 
@@ -79,16 +69,14 @@ def parse_key(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Token:
-    """position: of the first character, from 1. text: for a string or quoted name what is inside."""
+class _Date:
+    """Compared by moment with the strings that are dates."""
 
-    kind: str
     text: str
-    position: int
-    raw: str
 
 
 _Key: TypeAlias = str | None  # a JSON path; None is the doc_id
+_Literal: TypeAlias = str | float | bool | _Date
 
 
 @dataclass
@@ -107,7 +95,7 @@ class _Parser:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ArgumentError(f"{self.what} is {type(self.text).__name__}; pass a string")
-        self.tokens = list(self._tokens())
+        self.tokens = list(tokens(self.text, self.what))
 
     def filter(self) -> Filter:
         sql = self._any()
@@ -159,18 +147,29 @@ class _Parser:
             if self._skip(operator):
                 return self._operator(key, operator)
         if self._skip("is"):
-            negated = self._skip("not")
-            if not self._skip("null"):
-                raise self._expected("null" if negated else "null or not null")
-            return f"({self._value(key)} IS {'NOT ' if negated else ''}NULL)"
+            return self._is(key)
         negated = self._skip("not")
         if self._skip("in"):
             sql = self._in(key)
         elif self._skip("like"):
             sql = self._like(key)
+        elif self._skip("contains"):
+            sql = self._contains(key)
+        elif self._skip("icontains"):
+            sql = self._icontains(key)
         else:
-            wanted = "in or like" if negated else "=, !=, <, <=, >, >=, in, not in, like or is"
-            raise self._expected(wanted)
+            raise self._expected("in, like, contains or icontains" if negated else COMPARES)
+        return f"(NOT {sql})" if negated else sql
+
+    def _is(self, key: _Key) -> str:
+        negated = self._skip("not")
+        if self._skip("null"):
+            return f"({self._value(key)} IS {'NOT ' if negated else ''}NULL)"
+        if not self._skip("empty"):
+            raise self._expected("null or empty" if negated else "null, empty, not null or not empty")
+        value, kind = self._value(key), self._kind(key)
+        nothing = f"({kind} = 'text' AND {value} = '') OR ({kind} = 'array' AND {value} = '[]')"
+        sql = f"({value} IS NULL OR {nothing})"
         return f"(NOT {sql})" if negated else sql
 
     def _operator(self, key: _Key, operator: str) -> str:
@@ -191,6 +190,10 @@ class _Parser:
         if not self._skip(")"):
             raise self._expected(", or )")
         parts = [self._compared(key, "=", flag) for flag in (True, False) if any(x is flag for x in literals)]
+        if dates := [x.text for x in literals if isinstance(x, _Date)]:
+            among = f"(SELECT 1 FROM json_each({self._bind(json.dumps(dates))}) WHERE date_order({{}}, value) = 0)"
+            value = self._value(key)
+            parts.append(f"(CASE WHEN {value} IS NULL THEN NULL ELSE EXISTS {among.format(value)} END)")
         strings = [x for x in literals if isinstance(x, str)]
         numbers = [x for x in literals if isinstance(x, (int, float)) and not isinstance(x, bool)]
         for name, some in (("string", strings), ("number", numbers)):
@@ -208,20 +211,51 @@ class _Parser:
             raise self._expected(f"a pattern of at most {MAX_PATTERN} bytes", token)
         return f"({self._value(key)} LIKE {self._bind(pattern)} AND {self._kind(key)} {KINDS['string']})"
 
-    def _compared(self, key: _Key, operator: str, literal: str | float | bool) -> str:
+    def _contains(self, key: _Key) -> str:
+        """A string within a string, any value among the items of an array."""
+        token = self._token
+        literal = self._literal(key)
+        if isinstance(literal, _Date):
+            raise self._expected("a 'string', a number, true or false", token)
+        value = self._value(key)
+        within = f"(instr({value}, {self._bind(literal)}) > 0)" if isinstance(literal, str) else "0"
+        if key is None:
+            return within
+        item = self._equals("value", "type", "=", literal)
+        among = f"EXISTS (SELECT 1 FROM json_each(metadata, {self._bind(key)}) WHERE {item})"
+        kind = self._kind(key)
+        return f"(CASE {kind} WHEN 'text' THEN {within} WHEN 'array' THEN {among} ELSE nullif({kind} IS NULL, 1) END)"
+
+    def _icontains(self, key: _Key) -> str:
+        token = self._token
+        literal = self._literal(key)
+        if not isinstance(literal, str):
+            raise self._expected("a 'string'", token)
+        kind, within = self._kind(key), f"lowered({self._value(key)}), {self._bind(literal.lower())}"
+        return f"(CASE {kind} WHEN 'text' THEN instr({within}) > 0 ELSE nullif({kind} IS NULL, 1) END)"
+
+    def _compared(self, key: _Key, operator: str, literal: _Literal) -> str:
+        value = self._value(key)
+        if isinstance(literal, _Date):
+            order = f"date_order({value}, {self._bind(literal.text)})"
+            return f"(CASE WHEN {value} IS NULL THEN NULL ELSE ifnull({order} {operator} 0, 0) END)"
+        return self._equals(value, self._kind(key), operator, literal)
+
+    def _equals(self, value: str, kind: str, operator: str, literal: str | float | bool) -> str:
+        """value, kind: SQL of what is compared, and of its JSON type."""
         # Unknown where the key is missing or null: the type is NULL too, and NULL AND NULL is NULL.
         if isinstance(literal, bool):
-            number, kind = (1, "true") if literal else (0, "false")  # json_extract gives the numbers
-            return f"({self._value(key)} = {number} AND {self._kind(key)} = '{kind}')"
+            number, name = (1, "true") if literal else (0, "false")  # json_extract gives the numbers
+            return f"({value} = {number} AND {kind} = '{name}')"
         if isinstance(literal, str):
-            return f"({self._value(key)} {operator} {self._bind(literal)} AND {self._kind(key)} {KINDS['string']})"
+            return f"({value} {operator} {self._bind(literal)} AND {kind} {KINDS['string']})"
         # SQLite reads decimals in JSON less exactly than Python does; one reader makes equal text equal.
         bound = (
             self._bind(literal)
             if isinstance(literal, int)
             else f"json_extract({self._bind(json.dumps(literal))}, '$')"
         )
-        return f"({self._value(key)} {operator} {bound} AND {self._kind(key)} {KINDS['number']})"
+        return f"({value} {operator} {bound} AND {kind} {KINDS['number']})"
 
     def _key(self) -> _Key:
         token, following = self._token, self.tokens[min(self.at + 1, len(self.tokens) - 1)]
@@ -260,10 +294,10 @@ class _Parser:
         # In the escapes that the stored JSON has: older SQLite compares the text as it stands.
         return "".join(["$", *(f".{json.dumps(name)}" for name in names)])
 
-    def _literal(self, key: _Key) -> str | float | bool:
+    def _literal(self, key: _Key) -> _Literal:
         token = self._token
         keyword = token.text.lower() if token.kind == "name" else ""
-        value: str | float | bool
+        value: _Literal
         if token.kind == "string":
             if "\0" in token.text:
                 raise self._expected("a string without NUL characters")
@@ -272,6 +306,11 @@ class _Parser:
             value = self._number(token)
         elif keyword in ("true", "false"):
             value = keyword == "true"
+        elif keyword == "date":
+            self.at += 1
+            if self._token.kind != "string" or read_date(self._token.text) is None:
+                raise self._expected(DATE)
+            value = _Date(self._token.text)
         elif keyword == "null":
             raise self._expected(f"{VALUE} (to compare with null write: is null)")
         elif token.kind == "quoted":
@@ -279,11 +318,11 @@ class _Parser:
         else:
             raise self._expected(VALUE)
         if key is None and not isinstance(value, str):
-            raise self._expected("a 'string', as every doc_id is")
+            raise self._expected("a 'string', as every doc_id is", token)
         self.at += 1
         return value
 
-    def _number(self, token: _Token) -> int | float:
+    def _number(self, token: Token) -> int | float:
         # Beyond 64 bits SQLite, too, counts in float64.
         if (
             token.text.lstrip("+-").isdigit()
@@ -298,30 +337,8 @@ class _Parser:
 
     # Tokens -------------------------------------------------------------------------------------------------
 
-    def _tokens(self) -> Iterable[_Token]:
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            raise ArgumentError(
-                f"{self.what} has a lone surrogate at position {error.start + 1}; pass valid Unicode"
-            ) from error
-        end = 0
-        while end < len(self.text):
-            match = TOKEN.match(self.text, end)
-            raw = self.text[end:] if match is None else match.group()
-            kind = "unknown" if match is None else str(match.lastgroup)
-            inner = raw
-            if kind == "string":
-                inner = raw[1:-1].replace("''", "'")
-            elif kind == "quoted":
-                inner = raw[1:-1]
-            if kind != "space":
-                yield _Token(kind, inner, end + 1, raw)
-            end += len(raw)
-        yield _Token("end", "", len(self.text) + 1, "")
-
     @property
-    def _token(self) -> _Token:
+    def _token(self) -> Token:
         return self.tokens[self.at]
 
     def _skip(self, word: str) -> bool:
@@ -334,7 +351,7 @@ class _Parser:
     def _bind(self, value: str | int) -> str:
         return self.parameters.setdefault((type(value), value), f"?{len(self.parameters) + 1}")
 
-    def _expected(self, wanted: str, token: _Token | None = None) -> ArgumentError:
+    def _expected(self, wanted: str, token: Token | None = None) -> ArgumentError:
         token = token or self._token
         raw = token.raw if len(token.raw) <= 30 else token.raw[:30] + "..."
         if token.kind == "foreign":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing.storage.database import connect_reader
+from indexing.storage.dates import define_functions
 from indexing.storage.durable import FileRecord
 from indexing.storage.filters import Filter, parse_filter
 from indexing.storage.refusals import damaged, refusals, refused
@@ -45,6 +46,7 @@ class Reader:
         self._lock = threading.RLock()
         try:
             self._db = connect_reader(path)
+            define_functions(self._db.conn)
             self._finalizer = weakref.finalize(self, self._db.close)
             with refusals(path):
                 self._db.execute("BEGIN")  # the first read fixes the moment

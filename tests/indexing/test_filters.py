@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
+from indexing.storage.dates import define_functions, read_date
 from indexing.storage.filters import parse_filter, parse_key
 from indexing.storage.reader import Reader
 from indexing.storage.store import Store
@@ -26,6 +28,29 @@ from tests.retriever.test_searcher import DIM, assert_same, brute_force, cluster
 
 # The language, against an evaluator in Python ---------------------------------------------------------------
 
+
+class Moment(str):
+    """A date that a filter compares as one."""
+
+    when: datetime
+
+
+def moment(text):
+    """By Python's own reading; None for what is no date."""
+    if not isinstance(text, str) or not re.match(r"\d{4}-\d\d-\d\d([T ]|$)", text):
+        return None
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
+def read_moment(text):
+    made = Moment(text)
+    made.when = moment(text)
+    return made
+
+
 KEYS = ["n", "s", "é", "odd key", "a.b", "it's", "Select", "back\\slash", "not"]
 PATHS = [*([key] for key in KEYS), ["o", "n"], ["o", "s"], ["o", "deep", "n"]]
 SMALL_TEXT = st.text("aAbé%_'\" ", max_size=4) | st.sampled_from(["1", "true", "null", "[1]", "💥"])
@@ -35,7 +60,16 @@ NUMBERS = (
     | st.floats(-1e6, 1e6)
 )
 LITERALS = SMALL_TEXT | NUMBERS | st.booleans()
-VALUES = st.none() | LITERALS | st.lists(NUMBERS, max_size=2)
+DATES = st.builds(
+    lambda moment, form, zone: moment.strftime(form) + (zone if "%H" in form else ""),
+    st.datetimes(datetime(2024, 2, 28), datetime(2024, 3, 1)),
+    st.sampled_from(
+        ["%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
+    ),
+    st.sampled_from(["", "Z", "+00:00", "+01:00", "-11:30"]),
+) | st.sampled_from(["2024-02-29", "2024-02-29T00:00Z", "2024-02-29T01:00+01:00"])
+ITEMS = st.lists(LITERALS | st.none() | st.lists(NUMBERS, max_size=1), max_size=3)
+VALUES = st.none() | LITERALS | DATES | ITEMS | st.just("") | st.just("[]")
 OBJECTS = st.fixed_dictionaries(
     {}, optional={"n": VALUES, "s": SMALL_TEXT, "deep": st.fixed_dictionaries({}, optional={"n": VALUES})}
 )
@@ -50,7 +84,15 @@ COMPARISONS = st.one_of(
     st.tuples(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), NAMES, SMALL_TEXT),
     st.tuples(st.sampled_from(["in", "not in"]), NAMES, st.lists(SMALL_TEXT, min_size=1, max_size=4)),
     st.tuples(st.sampled_from(["like", "not like"]), NAMES, SMALL_TEXT),
-    st.tuples(st.sampled_from(["is null", "is not null"]), NAMES, st.none()),
+    st.tuples(st.sampled_from(["contains", "not contains"]), KEY, LITERALS),
+    st.tuples(st.sampled_from(["contains", "icontains", "not icontains"]), NAMES, SMALL_TEXT),
+    st.tuples(st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), KEY, DATES.map(read_moment)),
+    st.tuples(
+        st.sampled_from(["in", "not in"]),
+        KEY,
+        st.lists(DATES.map(read_moment) | LITERALS, min_size=1, max_size=3),
+    ),
+    st.tuples(st.sampled_from(["is null", "is not null", "is empty", "is not empty"]), NAMES, st.none()),
 )
 EXPRESSIONS = st.recursive(
     COMPARISONS,
@@ -63,6 +105,8 @@ EXPRESSIONS = st.recursive(
 
 
 def literal(value):
+    if isinstance(value, Moment):
+        return f"date '{value}'"
     if isinstance(value, bool):
         return str(value).lower()
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
@@ -103,6 +147,8 @@ def met(expression, doc_id, metadata):
         value = value.get(key) if isinstance(value, dict) else None
     if operator in ("is null", "is not null"):
         return (value is None) == (operator == "is null")
+    if operator in ("is empty", "is not empty"):
+        return (value in (None, "", [])) == (operator == "is empty")
     if value is None:
         return None
     if operator.startswith("not "):
@@ -115,6 +161,23 @@ def compared(operator, value, wanted):
         return any(compared("=", value, one) for one in wanted)
     if operator == "!=":
         return not compared("=", value, wanted)
+    if operator == "icontains":
+        return isinstance(value, str) and wanted.lower() in value.lower()
+    if operator == "contains":
+        inside = isinstance(value, str) and isinstance(wanted, str) and wanted in value
+        return inside or (
+            isinstance(value, list) and any(compared("=", item, wanted) for item in value if item is not None)
+        )
+    if isinstance(wanted, Moment):
+        one, two = moment(value), wanted.when
+        if one is None:
+            return False
+        if (one.tzinfo is None) != (two.tzinfo is None):
+            one, two = (
+                one.replace(tzinfo=one.tzinfo or two.tzinfo),
+                two.replace(tzinfo=two.tzinfo or one.tzinfo),
+            )
+        return {"=": one == two, "<": one < two, "<=": one <= two, ">": one > two, ">=": one >= two}[operator]
     if kind(value) != kind(wanted):
         return False
     if operator == "like":
@@ -189,6 +252,7 @@ def test_sql_gives_what_python_gives(store, docs, expressions):
 def matching(text, *documents):
     """Which of the documents, from 0, a filter finds."""
     connection = sqlite3.connect(":memory:")
+    define_functions(connection)
     connection.execute("CREATE TABLE documents (pid INTEGER PRIMARY KEY, doc_id TEXT, metadata TEXT)")
     connection.executemany(
         "INSERT INTO documents VALUES (?, ?, ?)",
@@ -228,6 +292,46 @@ def test_precedence_and_spelling(text, expected):
     assert matching(text, *documents) == expected
 
 
+def test_dates_are_read_as_python_reads_them():
+    """And what only looks like one is none."""
+    for text in (
+        "2024-02-29",
+        "0001-01-01",
+        "9999-12-31T23:59:59.999999",
+        "2024-02-29T07:05:09.000001-23:59",
+    ):
+        given, found = datetime.fromisoformat(text), read_date(text)
+        since = given.replace(tzinfo=None) - datetime(1, 1, 1)
+        assert timedelta(microseconds=found.wall) == since
+        assert (found.offset and timedelta(microseconds=found.offset)) == given.utcoffset()
+    for text in (
+        "2024",
+        "2024-2-29",
+        "2023-02-29",
+        "2024-02-29T24:00",
+        "2024-02-29T10:00+24:00",
+        "２０２４-02-29",
+        "May 5",
+    ):
+        assert read_date(text) is None
+    assert read_date("2024-02-29T10:00:00.1234567z") == read_date("2024-02-29 10:00:00.123456+0000")
+
+
+def test_a_date_without_a_zone_is_in_the_zone_of_the_other():
+    days = [
+        {"d": "2024-05-31T10:00"},
+        {"d": "2024-05-31T10:00+02:00"},
+        {"d": "2024-05-31T08:00Z"},
+        {"d": 5},
+        {},
+    ]
+    assert matching("d = date '2024-05-31T10:00+02:00'", *days) == [0, 1, 2]
+    assert matching("d = date '2024-05-31T10:00'", *days) == [0, 1]
+    assert matching("d < date '2024-05-31T10:00'", *days) == [2]
+    assert matching("not d < date '2024-05-31T10:00'", *days) == [0, 1, 3]
+    assert matching("d in (date '2024-05-31T08:00Z', 5)", *days) == [1, 2, 3]
+
+
 def test_long_and_deep_filters():
     assert matching(" or ".join(f"n = {i}" for i in range(400)), {"n": 399}) == [0]
     assert matching(f"n in ({', '.join(map(str, range(50_000)))})", {"n": 49_999}, {"n": -1}) == [0]
@@ -251,7 +355,10 @@ def test_long_and_deep_filters():
         ("doc_id >= 7", "filter has '7' at position 11; expected a 'string', as every doc_id is"),
         ("doc_id != true", "filter has 'true' at position 11; expected a 'string', as every doc_id is"),
         ("doc_id in ('a', 7, 'b')", "filter has '7' at position 17; expected a 'string', as every doc_id is"),
-        ("lang", "filter ends at position 5; expected =, !=, <, <=, >, >=, in, not in, like or is"),
+        (
+            "lang",
+            "filter ends at position 5; expected =, !=, <, <=, >, >=, in, not in, like, contains, icontains or is",
+        ),
         ('lang = "py"', "filter has '\"py\"' at position 8; .* (strings take single quotes)"),
         ("a = b", "filter has 'b' at position 5; expected a 'string'"),
         ("a = null", "filter has 'null' at position 5; .* (to compare with null write: is null)"),
@@ -270,9 +377,18 @@ def test_long_and_deep_filters():
         ("a in (1", "filter ends at position 8; expected , or )"),
         ("a like 1", "filter has '1' at position 8; expected a 'pattern'"),
         (f"a like '{'%' * 10_001}'", "at position 8; expected a pattern of at most 10000 bytes"),
-        ("a is 5", "filter has '5' at position 6; expected null or not null"),
-        ("a is not 5", "filter has '5' at position 10; expected null"),
-        ("a not = 5", "filter has '=' at position 7; expected in or like"),
+        ("a is 5", "filter has '5' at position 6; expected null, empty, not null or not empty"),
+        ("a is not 5", "filter has '5' at position 10; expected null or empty"),
+        ("a not = 5", "filter has '=' at position 7; expected in, like, contains or icontains"),
+        ("a > date", "filter ends at position 9; expected a date such as '2024-05-31'"),
+        ("a > date 2024", "filter has '2024' at position 10; expected a date such as '2024-05-31'"),
+        ("a > date 'May'", "filter has \"'May'\" at position 10; expected a date such as '2024-05-31'"),
+        ("a = date '2024-02-30'", "position 10; expected a date such as '2024-05-31'"),
+        ("a contains date '2024-02-28'", "position 12; expected a 'string', a number, true or false"),
+        ("a contains (1, 2)", "filter has '(' at position 12; expected a 'string', a number, true or false"),
+        ("a icontains 7", "filter has '7' at position 13; expected a 'string'"),
+        ("doc_id = date '2024-02-28'", "position 10; expected a 'string', as every doc_id is"),
+        ("doc_id contains 7", "filter has '7' at position 17; expected a 'string', as every doc_id is"),
         ("1 = a", "filter has '1' at position 1; expected the name of a key"),
         ("and = 1", "filter has 'and' at position 1; expected the name of a key"),
         ("a = 1; DROP TABLE documents", "filter has '; DROP TABLE documents' at position 6"),
@@ -292,8 +408,9 @@ def test_what_is_wrong_is_told_with_its_position(text, message):
 
 
 SQL = re.compile(
-    r"(json_extract|json_type|json_each|nullif|metadata|doc_id|value|SELECT|FROM|AND|OR|NOT|IN|IS|NULL|LIKE"
-    r"|'(null|text|integer|real|true|false|\$)'|\?\d+|[01]|[=<>(), ])*"
+    r"(json_extract|json_type|json_each|nullif|ifnull|instr|lowered|date_order|metadata|doc_id|value|type"
+    r"|SELECT|FROM|WHERE|EXISTS|AND|OR|NOT|IN|IS|NULL|LIKE|CASE|WHEN|THEN|ELSE|END"
+    r"|'(null|text|integer|real|true|false|array|\[\]|\$)?'|\?\d+|[01]|[=<>(), ])*"
 )
 
 
@@ -319,6 +436,11 @@ SQL = re.compile(
                 "1",
                 ",",
                 "like",
+                " contains ",
+                "icontains",
+                " is empty",
+                "date",
+                "'2024-02-29'",
                 "\n",
             ]
         )
