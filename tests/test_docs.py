@@ -12,6 +12,7 @@ import pytest
 import examples.evaluate_beir
 import examples.long_documents
 import examples.own_vectors
+import examples.rag_langchain
 import examples.search_code
 import examples.search_texts
 import examples.train_small
@@ -96,6 +97,25 @@ def test_example_search_texts(tmp_path):
 
 def test_example_own_vectors(tmp_path):
     assert examples.own_vectors.main(tmp_path / "x")[0] == "page 17"
+
+
+def test_example_rag_langchain(tmp_path):
+    from langchain_core.language_models import FakeListChatModel
+
+    class Echo(FakeListChatModel):
+        """Answers with what it was asked."""
+
+        def _call(self, messages, *args, **kwargs):
+            return messages[-1].content
+
+    pages, answer = examples.rag_langchain.main(tmp_path / "x")
+    assert pages[0] == "filters.md"
+    assert len(pages) == 3
+    assert "bound parameters" in answer
+    asked, prompt = examples.rag_langchain.main(tmp_path / "x", Echo(responses=[""]))
+    assert asked == pages
+    assert prompt.endswith("Question: which characters of a filter become SQL?")
+    assert "None of a filter's text becomes SQL" in " ".join(prompt.split())
 
 
 @pytest.mark.slow

@@ -285,7 +285,8 @@ class _Parser:
             names.append(token.text)
             if not self._skip("."):
                 break
-        if self.keys is not None and tuple(names[:KEY_DEPTH]) not in self.keys:
+        optional = self.what == "filter" and self._skip("?")
+        if not optional and self.keys is not None and tuple(names[:KEY_DEPTH]) not in self.keys:
             near = did_you_mean(written_key(names), map(written_key, self.keys))
             raise ArgumentError(
                 f"{self.what} has the key {written_key(names)} at position {first.position}, "

@@ -103,8 +103,12 @@ class Snapshot(Closing):
 
     def __iter__(self) -> Iterator[Document]:
         """All documents, in the order of adding; a replaced one stands where it was replaced."""
-        for _, doc_id, text, metadata in self.reader.stream("doc_id, text, metadata"):
-            yield Document(doc_id, text, json.loads(metadata))
+        return self.matching()
+
+    def matching(self, filter: str | None = None) -> Iterator[Document]:
+        """The documents that meet a filter (docs/guides/filters.md), or all, in the order of adding."""
+        rows = self.reader.stream("doc_id, text, metadata", self._condition(filter))
+        return (Document(doc_id, text, json.loads(metadata)) for _, doc_id, text, metadata in rows)
 
     def ids(self, filter: str | None = None) -> Iterator[str]:
         """All doc_ids, or those that meet a filter (docs/guides/filters.md), in the order of adding."""

@@ -1,0 +1,221 @@
+"""What the adapters share: an index that threads and tasks write and search at once, and diverse hits."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.arguments import absolute, as_integer, as_number, shown
+from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.options import updated
+from indexing import Document, Index, Snapshot
+from indexing.settings import DocumentEncoder
+from indexing.storage.tables import DATABASE
+from retriever.hits import Hit, Hits
+from retriever.options import SearchOptions
+from retriever.ranking.ranker import document_vectors
+from retriever.searcher import QueryEncoder, Searcher
+
+__all__ = ["Diversity", "IndexEncoder", "Store", "bundled", "extra"]
+
+ALL = "doc_id is not null"
+
+
+class IndexEncoder(DocumentEncoder, QueryEncoder, Protocol):
+    """What a store asks of an encoder; `latewood.Encoder` is one."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): of the `among` best hits k are taken one by
+    one, by the highest balance * relevance - (1 - balance) * similarity with the nearest that is taken."""
+
+    among: int = 20
+    balance: float = 0.5
+
+    def __post_init__(self) -> None:
+        as_integer(self.among, "fetch_k", 1)
+        if not 0 <= as_number(self.balance, "lambda_mult") <= 1:
+            raise ArgumentError(f"lambda_mult={self.balance}; pass 0 (diverse) to 1 (relevant)")
+
+
+class Store:
+    """An index, and a searcher of its newest commit.
+
+    Searches and reading go on while another thread writes; writers wait for one another. Everything written is
+    found when the call returns. Closed by `close` or a `with` block.
+    """
+
+    def __init__(self, searcher: Searcher, index: Index | None = None, *, own: bool = True) -> None:
+        """index: the one that `searcher` searches, to write to. own: whether `close` closes them."""
+        self.searcher = searcher
+        self._index = index
+        self._own = own
+
+    @classmethod
+    def open(cls, path: str | Path, encoder: IndexEncoder | None = None, **settings: Any) -> "Store":
+        """Open an index folder for writing, or make one.
+
+        encoder: for a new index the bundled model where None. settings: of a new index, such as `window`; an index
+        that is there must have them. Raises IndexLockedError where another writer has it.
+        """
+        folder = absolute(path)
+        if (folder / DATABASE).is_file():
+            index = Index.open(folder, encoder, writable=True)
+        else:
+            index = Index.create(folder, encoder or bundled(), **settings)
+        try:
+            for name, value in settings.items():
+                made = getattr(index.settings, name, None)
+                if made != value:
+                    raise ArgumentError(
+                        f"{folder} was made with {name}={made!r}, not {shown(value)}; leave it out, or pass a new path"
+                    )
+            return cls(Searcher(index, encoder), index)
+        except BaseException:
+            index.close()
+            raise
+
+    @classmethod
+    def reading(cls, source: Any, encoder: QueryEncoder | None = None) -> "Store":
+        """For searches alone. source: the path of an index, a Searcher or a Store, which stay their owner's."""
+        if isinstance(source, Store):
+            return source
+        if isinstance(source, Searcher):
+            return cls(source, own=False)
+        if isinstance(source, str | Path):
+            return cls(Searcher.open(source, encoder))
+        raise ArgumentError(
+            f"index is {shown(source)} ({type(source).__name__}); pass a path, a Searcher or a Latewood store"
+        )
+
+    @property
+    def folder(self) -> Path:
+        return self.now.folder
+
+    @property
+    def now(self) -> Snapshot:
+        """The newest commit that this store knows of."""
+        return self.searcher.snapshot
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._own:
+            self.searcher.close()
+            if self._index is not None:
+                self._index.close()
+
+    def reload(self) -> bool:
+        """Move to the newest commit of other processes; whether there was one."""
+        return self.searcher.reload()
+
+    # Writing -------------------------------------------------------------------------------------------------
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """As `Index.add`."""
+        with self._writing() as index:
+            index.add(records)
+
+    def delete(self, doc_ids: Iterable[str] | None = None, filter: str | None = None) -> int:
+        """As `Index.delete`; all documents where neither is given."""
+        with self._writing() as index:
+            return index.delete(doc_ids, filter=ALL if doc_ids is None and filter is None else filter)
+
+    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> int:
+        """As `Index.update_metadata`."""
+        with self._writing() as index:
+            return index.update_metadata(metadata)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Index]:
+        if self._index is None:
+            raise ArgumentError(f"{self.folder} is open for searching alone; open it as a store to change it")
+        try:
+            yield self._index
+        finally:
+            self.searcher.reload()  # also what an add has committed before an error
+
+    # Reading -------------------------------------------------------------------------------------------------
+
+    def get(self, doc_ids: Iterable[str]) -> list[Document]:
+        """Those that are stored, in the order asked."""
+        return [document for document in self.now.get(doc_ids) if document is not None]
+
+    def matching(self, filter: str | None = None) -> Iterator[Document]:
+        """The documents that meet a filter, in the order of adding."""
+        return self.now.matching(filter)
+
+    def search(self, query: str, options: SearchOptions) -> Hits:
+        return self.searcher.search(query, options)
+
+    def relevances(self, query: str, options: SearchOptions) -> tuple[Hits, list[float]]:
+        """Hits, and the score of each as a share of the highest that the query could have, 0 to 1: by mode "late"."""
+        if options.mode != "late":
+            raise ArgumentError(
+                f'mode="{options.mode}" has no scores from 0 to 1; pass mode="late", or ask without a threshold'
+            )
+        vectors = self.searcher.encode([query])[0]  # (n_query, dim)
+        best = float(np.linalg.norm(vectors, axis=1).sum())  # what a document with the very same tokens has
+        hits = self.searcher.search_embeddings(vectors, options, sharpness=self.searcher.scoring.sharpness)
+        return hits, [min(1.0, max(0.0, hit.score / best)) if best else 0.0 for hit in hits]
+
+    def diverse(self, query: str, options: SearchOptions, diversity: Diversity) -> list[tuple[Hit, float]]:
+        """k hits by maximal marginal relevance, in the order in which they are taken, with their relevance."""
+        wider = updated(options, {"k": max(options.k, diversity.among)})
+        hits, relevances = self.relevances(query, wider)
+        taken = _taken(np.array(relevances), self._means(hits), options.k, diversity.balance)
+        return [(hits[i], relevances[i]) for i in taken]
+
+    def _means(self, hits: Sequence[Hit]) -> npt.NDArray[np.float32]:
+        """(n, dim): the mean of each document's token vectors, of unit length; 0 of a document that has gone."""
+        now = self.now
+        rows = now.reader.find([hit.doc_id for hit in hits])
+        means = np.zeros((len(hits), now.settings.dim), np.float32)
+        for mean, hit in zip(means, hits, strict=True):
+            if hit.doc_id in rows:
+                for segment, i in document_vectors(now.segments, rows[hit.doc_id].document):
+                    first, last = segment.offsets[i : i + 2]
+                    mean += segment.decode(int(first), int(last), now.codec).sum(0)
+        lengths = np.linalg.norm(means, axis=1, keepdims=True)
+        means /= np.where(lengths, lengths, 1)
+        return means
+
+
+def _taken(
+    relevances: npt.NDArray[np.float64], means: npt.NDArray[np.float32], k: int, balance: float
+) -> list[int]:
+    """Up to k of n hits by maximal marginal relevance: relevances (n,), means (n, dim) of unit length."""
+    taken: list[int] = []
+    nearest = np.full(len(means), -np.inf)
+    while len(taken) < min(k, len(means)):
+        gain = balance * relevances - ((1 - balance) * nearest if taken else 0)
+        gain[taken] = -np.inf
+        taken.append(int(np.argmax(gain)))
+        nearest = np.maximum(nearest, means @ means[taken[-1]])
+    return taken
+
+
+def extra(name: str, package: str) -> MissingDependencyError:
+    """What to raise where a framework is not installed."""
+    return MissingDependencyError(f"{package} is not installed; run: pip install 'latewood[{name}]'")
+
+
+@cache
+def bundled() -> IndexEncoder:
+    """The bundled model, loaded once."""
+    from encoder import Encoder  # imports torch
+
+    return Encoder.load()

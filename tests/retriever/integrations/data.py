@@ -1,0 +1,44 @@
+"""Metadata of 500 random documents, and what Python says of a comparison."""
+
+from operator import ge, gt, le, lt
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+__all__ = ["KEYS", "NUMBERS", "TEXTS", "VALUES", "python_compare", "python_contains", "some_documents"]
+
+KEYS = ["n", "s", "odd key", "tags", "nobody"]  # no document has the last
+WORDS = ["", "a", "b", "ab", "aB", "é", "É", "it's", "1", "true", "a_b", "%"]
+PLAIN = [-2, 0, 1, 2, 0.5, 1.0, True, False]
+TEXTS = st.sampled_from(WORDS[:8])
+NUMBERS = st.sampled_from([-2, -1, 0, 1, 1.0, 0.5, 2])
+VALUES = TEXTS | NUMBERS | st.booleans()
+
+
+def some_documents(n: int = 500, seed: int = 0) -> list[dict[str, Any]]:
+    random = np.random.default_rng(seed)
+
+    def pick(values: list[Any]) -> Any:
+        return values[int(random.integers(len(values)))]
+
+    def value() -> Any:
+        kind = pick(["none", "text", "text", "plain", "plain", "list"])
+        several = [pick([*WORDS, *PLAIN]) for _ in range(int(random.integers(3)))]
+        return {"none": None, "text": pick(WORDS), "plain": pick(PLAIN), "list": several}[kind]
+
+    return [{key: value() for key in KEYS[:-1] if random.random() < 0.7} for _ in range(n)]
+
+
+def python_compare(operator: str, value: Any, wanted: Any) -> bool:
+    """What Python cannot compare is neither before nor after; nor are lists, of which filters have none."""
+    try:
+        return not isinstance(value, list) and {"<": lt, "<=": le, ">": gt, ">=": ge}[operator](value, wanted)
+    except TypeError:
+        return False
+
+
+def python_contains(value: Any, wanted: Any) -> bool:
+    if isinstance(value, str):
+        return isinstance(wanted, str) and wanted in value
+    return isinstance(value, list) and wanted in value

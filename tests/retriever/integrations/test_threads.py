@@ -1,0 +1,89 @@
+"""One store, many threads and tasks: what each adds it finds at once, and nothing waits for ever."""
+
+import asyncio
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.helpers.fakes import DIM, FakeEncoder
+
+THREADS, TASKS = 16, 64
+MODULES = {"langchain": "langchain_core"}
+
+
+class LangChain:
+    def __init__(self, path):
+        from retriever.integrations.langchain import LatewoodVectorStore
+
+        self.store = LatewoodVectorStore(path, FakeEncoder(DIM, windows=True))
+        self.close = self.store.close
+
+    def add(self, doc_id, text):
+        self.store.add_texts([text], [{"n": len(text)}], ids=[doc_id])
+
+    def search(self, text, doc_id):
+        return [d.id for d in self.store.similarity_search(text, 2, filter={"n": {"$ne": None}})]
+
+    async def aadd(self, doc_id, text):
+        await self.store.aadd_texts([text], [{"n": len(text)}], ids=[doc_id])
+
+    async def asearch(self, text, doc_id):
+        return [d.id for d in await self.store.asimilarity_search(text, 2)]
+
+
+@pytest.mark.parametrize("framework", [LangChain])
+def test_sixteen_threads_and_a_loop_with_sixty_four_tasks(framework, tmp_path):
+    store = framework(tmp_path / "x")
+    for i in range(8):
+        store.add(f"old{i}", f"old{i} word")
+
+    def thread(i):
+        for j in range(2):
+            doc_id, text = f"thread{i}-{j}", f"thread{i} round{j} own{i}x{j}"
+            assert store.search(f"old{i % 8}", doc_id)[0] == f"old{i % 8}"
+            store.add(doc_id, text)
+            assert store.search(text, doc_id)[0] == doc_id
+
+    async def task(i):
+        doc_id, text = f"task{i}", f"task{i} only{i}"
+        assert (await store.asearch(f"old{i % 8}", doc_id))[0] == f"old{i % 8}"
+        if i % 2:
+            await store.aadd(doc_id, text)
+            assert (await store.asearch(text, doc_id))[0] == doc_id
+
+    async def tasks():
+        await asyncio.wait_for(asyncio.gather(*map(task, range(TASKS))), timeout=120)
+
+    try:
+        with ThreadPoolExecutor(THREADS + 1) as pool:
+            loop = pool.submit(asyncio.run, tasks())
+            some = [pool.submit(thread, i) for i in range(THREADS)]
+            for one in (*some, loop):
+                one.result(timeout=120)
+        assert sorted(store.store.store.now.ids()) == sorted(
+            [f"old{i}" for i in range(8)]
+            + [f"thread{i}-{j}" for i in range(THREADS) for j in range(2)]
+            + [f"task{i}" for i in range(1, TASKS, 2)]
+        )
+    finally:
+        store.close()
+
+
+def test_no_framework_is_imported_unasked():
+    code = (
+        "import latewood, retriever.integrations, retriever.integrations.store, sys; latewood.Searcher; "
+        f"print({set(MODULES.values())} & {{name.partition('.')[0] for name in sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_not_installed_names_its_extra(module):
+    code = f"import sys; sys.modules[{MODULES[module]!r}] = None; import retriever.integrations.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("encoder.errors.MissingDependencyError: ")
+    assert last.endswith(f"is not installed; run: pip install 'latewood[{module}]'")
