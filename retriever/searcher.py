@@ -1,5 +1,6 @@
 """Searcher: a query → hits. Candidates from compressed segments, then MaxSim decides; or words do, or both."""
 
+import copy
 import itertools
 import threading
 import time
@@ -100,7 +101,8 @@ class Searcher(Closing):
             )
         self.scoring = scoring
         self._device = device
-        self._encoder = None if encoder is None else as_encoder(encoder, "encode_queries")
+        # The encoder, when there is one; shared with what `still` gives.
+        self._loaded = [] if encoder is None else [as_encoder(encoder, "encode_queries")]
         self._loading = threading.Lock()
         self._own = not isinstance(index, Snapshot)
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()
@@ -155,10 +157,16 @@ class Searcher(Closing):
             # The old one is not closed: other threads may search it. It is let go with the last of them.
             self._ranker, self._own = Ranker(snapshot, self._device, self._ranker), True
 
+    def still(self) -> "Searcher":
+        """A searcher of what this one searches now, which no `reload` moves; it need not be closed."""
+        other = copy.copy(self)
+        other._own = False
+        return other
+
     @property
     def encoder(self) -> QueryEncoder:
         with self._loading:
-            if self._encoder is None:
+            if not self._loaded:
                 arguments = self.snapshot.settings.encoder
                 if arguments is None:
                     raise ArgumentError(
@@ -169,8 +177,8 @@ class Searcher(Closing):
 
                 loaded = encoder_for_searching(arguments, self._device)
                 _check(self.snapshot, loaded)
-                self._encoder = loaded
-            return self._encoder
+                self._loaded.append(loaded)
+            return self._loaded[0]
 
     def search(self, query: str, options: SearchOptions = DEFAULTS, **changes: Any) -> Hits:
         """The k best documents for a text, best first; fewer only if the index holds fewer.

@@ -134,14 +134,20 @@ class Reader:
         return self._numbers(sql, condition.parameters)
 
     def values(self, path: str, most: int | None = None) -> list[Any]:
-        """The different values at a JSON path of the metadata, in order, or the first `most`; arrays and objects as
-        JSON text."""
+        """The different values at a JSON path of the metadata, in order, or the first `most`."""
         sql = (
-            "SELECT DISTINCT json_extract(metadata, ?1) AS value, json_type(metadata, ?1) IN ('true', 'false') "
+            "SELECT DISTINCT json_extract(metadata, ?1) AS value, json_type(metadata, ?1) "
             "FROM documents ORDER BY value LIMIT ?2"
         )
         rows = self.rows(sql, [path, -1 if most is None else most])
-        return [bool(value) if boolean else value for value, boolean in rows]
+        return [
+            json.loads(value)
+            if kind in ("array", "object")
+            else bool(value)
+            if kind in ("true", "false")
+            else value
+            for value, kind in rows
+        ]
 
     # Words ---------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,14 @@
 """Search a code index as grep's users do: by language, path and regular expression, ranked by meaning."""
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
+import regex as re  # its \w has the vowel signs of India's scripts, and its searches end in time
 from pathspec import GitIgnoreSpec
-from regex import finditer  # its \w has the vowel signs of India's scripts
 
 from encoder.arguments import as_strings
 from encoder.errors import ArgumentError
@@ -28,6 +28,9 @@ DEPTH = 100  # documents by meaning, and as many by words, that the rules look a
 DEFINITIONS = {"function", "method", "class", "type", "module"}  # kinds of chunks
 SHOWN = 3  # lines of a hit
 ALSO, ALSO_SCORE = 2, 0.75  # further chunks of a file that are shown: how many, and of the best one's score
+REGEX_SECONDS = 10.0  # of matching, in all texts together: repeats within repeats may take for ever
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ class CodeHit:
     metadata: dict[str, Any]
     reasons: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def hit(self) -> Hit:
+        """The document as a search for documents gives it, with its passage and explanation."""
+        hit: Hit = self.__dict__["_hit"]
+        return hit
+
 
 @dataclass(frozen=True)
 class CodeOptions:
@@ -68,7 +77,7 @@ class CodeOptions:
 
     languages: names or extensions, any of them. paths: patterns as in .gitignore, any of them, but for those that
     begin with `!`, none of which may match: `src/**`, `*.py`, `!tests/`. regex: of Python's `re`, to be found within
-    the passage's text; `^` and `$` match at lines.
+    the passage's text; `^` and `$` match at lines. One that takes more than ten seconds is refused.
     """
 
     languages: tuple[str, ...] = option(
@@ -102,15 +111,19 @@ def search_code(
     names = {field.name for field in fields(CodeOptions)} & changes.keys()
     code = updated(code, {name: changes.pop(name) for name in names})
     options = updated(options, changes)
+    searcher = searcher.still()  # by meaning and by words, of one snapshot
     where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
         return []
-    pattern = _compiled(code.regex)
+    lines = _Lines(query, None if code.regex is None else _Pattern(code.regex))
     if code.plain:
-        return [_code_hit(hit, query, pattern) for hit in searcher.search(query, options, filter=where)]
+        return [
+            _code_hit(hit, lines, (hit.rank, hit.score, {}))
+            for hit in searcher.search(query, options, filter=where)
+        ]
     hits, ranked = _ranked(searcher, query, replace(options, filter=where))
     return [
-        replace(_code_hit(hits[one.doc_id], query, pattern), rank=rank, score=one.score, reasons=one.reasons)
+        _code_hit(hits[one.doc_id], lines, (rank, one.score, one.reasons))
         for rank, chunks in enumerate(by_file(ranked)[: options.k], 1)
         for one in [chunks[0], *(c for c in chunks[1 : 1 + ALSO] if c.score >= ALSO_SCORE * chunks[0].score)]
     ]
@@ -123,7 +136,7 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
     for mode in ("lexical",) if options.mode == "lexical" else ("late", "lexical"):
         knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
         for hit in searcher.search(query, options, mode=mode, k=depth, weights=None, **knobs):
-            found[hit.doc_id] = hit
+            found.setdefault(hit.doc_id, hit)  # that by meaning has more to tell
             scores[mode][hit.doc_id] = hit.score
     candidates = [
         Candidate(doc_id, hit.metadata, scores["late"].get(doc_id), scores["lexical"].get(doc_id))
@@ -155,9 +168,10 @@ def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None
             return ""
         parts.append(f"path in ({_quoted(among)})")
     where = " and ".join(parts) or None
-    if (pattern := _compiled(code.regex)) is None:
+    if code.regex is None:
         return where
-    found = [doc_id for doc_id, text in snapshot.texts(where) if pattern.search(text)]
+    pattern = _Pattern(code.regex)
+    found = [doc_id for doc_id, text in snapshot.texts(where) if pattern.is_in(text)]
     return f"doc_id in ({_quoted(found)})" if found else ""
 
 
@@ -180,34 +194,69 @@ def _matching_paths(known: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [p for p in known if (anything or wanted.match_file(p)) and not unwanted.match_file(p)]
 
 
-def _compiled(regex: str | None) -> re.Pattern[str] | None:
-    if regex is None:
-        return None
-    try:
-        return re.compile(regex, re.MULTILINE)
-    except re.error as error:
-        at = "" if error.pos is None else f" at position {error.pos + 1}"
-        raise ArgumentError(
-            f"regex {regex!r} cannot be read: {error.msg}{at}; escape it by a backslash"
-        ) from None
+class _Pattern:
+    """A regular expression with the seconds that it may still take."""
+
+    def __init__(self, expression: str) -> None:
+        try:
+            self._pattern = re.compile(expression, re.MULTILINE)
+        except re.error as error:
+            at = "" if error.pos is None else f" at position {error.pos + 1}"
+            raise ArgumentError(
+                f"regex {expression!r} cannot be read: {error.msg}{at}; escape it by a backslash"
+            ) from None
+        self._left = REGEX_SECONDS
+
+    def is_in(self, text: str) -> bool:
+        found: bool = self._timed(lambda limits: self._pattern.search(text, **limits) is not None)
+        return found
+
+    def matches(self, text: str) -> list[tuple[int, str]]:
+        """Where each match begins, and what it is."""
+        return self._timed(
+            lambda limits: [(m.start(), m.group()) for m in self._pattern.finditer(text, **limits)]
+        )
+
+    def _timed(self, work: Callable[[Mapping[str, Any]], T]) -> T:
+        started = time.perf_counter()
+        try:
+            # concurrent: without the GIL, so that whoever else asks is answered.
+            return work({"timeout": max(self._left, 1e-3), "concurrent": True})
+        except TimeoutError:
+            raise ArgumentError(
+                f"regex {self._pattern.pattern!r} takes more than {REGEX_SECONDS:g} s; "
+                "write it without repeats within repeats, or look at fewer paths"
+            ) from None
+        finally:
+            self._left -= time.perf_counter() - started
 
 
 def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
-def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
-    meta, text = hit.metadata, hit.text or ""
+@dataclass(frozen=True)
+class _Lines:
+    """What lines of a hit are shown for."""
+
+    query: str
+    pattern: _Pattern | None
+
+
+def _code_hit(hit: Hit, shown: _Lines, ranked: tuple[int, float, Mapping[str, float]]) -> CodeHit:
+    """ranked: its rank, its score, and what that adds up from."""
+    meta, text, pattern = hit.metadata, hit.text or "", shown.pattern
     start = _line(meta, "start_line", 1)
     numbered = list(zip(_numbers(meta, start), text.split("\n"), strict=False))
     lines = (
-        _lines_with_words(numbered, query)
+        _lines_with_words(numbered, shown.query)
         if pattern is None
         else _lines_with_matches(numbered, text, pattern)
     )
-    return CodeHit(
-        rank=hit.rank,
-        score=hit.score,
+    rank, score, reasons = ranked
+    found = CodeHit(
+        rank=rank,
+        score=score,
         doc_id=hit.doc_id,
         path=str(meta.get("path", hit.doc_id)),
         line=lines[0].line if pattern and lines else start,
@@ -216,7 +265,11 @@ def _code_hit(hit: Hit, query: str, pattern: re.Pattern[str] | None) -> CodeHit:
         lines=tuple(lines),
         text=text,
         metadata=meta,
+        reasons=reasons,
     )
+    # No field: it holds the index, and is no part of what equality and asdict see.
+    found.__dict__["_hit"] = hit
+    return found
 
 
 def _line(meta: dict[str, Any], key: str, default: int) -> int:
@@ -236,14 +289,14 @@ def _is_range(value: Any) -> bool:
 
 
 def _lines_with_matches(
-    numbered: Sequence[tuple[int, str]], text: str, pattern: re.Pattern[str]
+    numbered: Sequence[tuple[int, str]], text: str, pattern: _Pattern
 ) -> list[MatchedLine]:
     spans: dict[int, list[tuple[int, int]]] = {}
-    for match in pattern.finditer(text):
+    for start, matched in pattern.matches(text):
         # A match may go over several lines, and be empty.
-        first = text.count("\n", 0, match.start())
-        at = match.start() - (text.rfind("\n", 0, match.start()) + 1)
-        for i, piece in enumerate(match.group().split("\n")):
+        first = text.count("\n", 0, start)
+        at = start - (text.rfind("\n", 0, start) + 1)
+        for i, piece in enumerate(matched.split("\n")):
             spans.setdefault(first + i, []).append((at, at + len(piece)) if i == 0 else (0, len(piece)))
     return [MatchedLine(*numbered[i], tuple(found)) for i, found in spans.items() if i < len(numbered)]
 
@@ -253,7 +306,7 @@ def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[M
     lines = []
     for number, line in numbered:
         spans, keys = [], set()
-        for run in finditer(r"\w+", line):
+        for run in re.finditer(r"\w+", line):
             if common := wanted & {key_of(word) for word in split_words(run.group()).split()}:
                 spans.append(run.span())
                 keys |= common

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from encoder.errors import LatewoodError
 from retriever.options import Mode, SearchOptions
-from retriever.serving.batching import Batcher
+from retriever.serving.batching import Batcher, Threads
 from retriever.serving.errors import MEDIA_TYPE, Problem, add_handlers
 from retriever.serving.indexes import Served, Serving, open_indexes
 from retriever.serving.routes import documents, health, searching
@@ -28,6 +28,7 @@ __all__ = ["create_app"]
 
 PAGE = Path(__file__).parent / "page"
 RELOAD_SECONDS = 0.25
+THREADS = 4
 log = logging.getLogger("latewood")
 
 
@@ -81,7 +82,7 @@ async def _running(settings: ServeSettings, serving: Serving) -> AsyncIterator[S
         name: Batcher(served.search, waiting=limits.max_waiting, seconds=limits.batch_ms / 1000)
         for name, served in serving.items()
     }
-    state = State(settings, serving, batchers)
+    state = State(settings, serving, batchers, Threads(THREADS, waiting=limits.max_waiting))
     async with anyio.create_task_group() as group:
         for batcher in batchers.values():
             await group.start(batcher.run)

@@ -1,4 +1,7 @@
-"""Queries that arrive within a few milliseconds are answered as one batch, in a thread, beside the event loop."""
+"""What takes a while is done in threads, beside the event loop, and not more of it waits than can be answered soon.
+
+Queries that arrive within a few milliseconds are answered as one batch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +13,7 @@ from anyio.abc import TaskStatus
 
 from retriever.serving.errors import busy
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Threads"]
 
 AT_ONCE = 64  # items of a batch, as many as `Searcher.search_many` encodes together
 
@@ -57,7 +60,7 @@ class Batcher(Generic[Item, Result]):
         try:
             self._put.send_nowait(one)
         except anyio.WouldBlock:
-            raise busy(f"{self._most} requests wait already; try again in a second") from None
+            raise too_many(self._most) from None
         try:
             await one.done.wait()
         finally:
@@ -98,3 +101,27 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             for one in batch:
                 one.error = error
+
+
+class Threads:
+    """A few threads for what is no search of a batch."""
+
+    def __init__(self, threads: int, *, waiting: int) -> None:
+        """waiting: calls that may wait for a thread, at most."""
+        self._limiter = anyio.CapacityLimiter(threads)
+        self._most = waiting
+
+    @property
+    def waiting(self) -> int:
+        return self._limiter.statistics().tasks_waiting
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """work(). Raises 503 where too many wait already. What is cancelled before it has a thread is not begun; what
+        has one ends at its next `anyio.from_thread.check_cancelled()`."""
+        if self.waiting >= self._most:
+            raise too_many(self._most)
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def too_many(most: int) -> Exception:
+    return busy(f"{most} requests wait already; try again in a second")

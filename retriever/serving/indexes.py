@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from encoder.errors import LatewoodError
 from indexing import Snapshot
 from indexing.storage.filters import written_key
-from retriever.code.search import holds_code
+from retriever.code.search import CodeHit, CodeOptions, holds_code, search_code
 from retriever.folders import Folder, is_index
 from retriever.hits import Hits
 from retriever.options import SearchOptions
@@ -43,6 +43,7 @@ class Served:
         self.searcher = searcher
         self.folder = folder
         self.writable = False
+        self.holds_code = self._holds_code()
         self._described: tuple[int, dict[str, Any]] | None = None
         self._describing = threading.Lock()
 
@@ -59,9 +60,26 @@ class Served:
         found, seconds = self.searcher.search_each(asked)
         return [Answer(hits, options, seconds) for hits, (_, options) in zip(found, asked, strict=True)]
 
+    def search_code(
+        self, text: str, options: SearchOptions, code: CodeOptions
+    ) -> tuple[list[CodeHit], Snapshot]:
+        """As `retriever.code.search.search_code`; and what was searched."""
+        if self.folder is not None:
+            self.folder.prepare(text, options)
+            options = self.folder.answerable(options)
+        still = self.searcher.still()
+        return search_code(still, text, options, code), still.snapshot
+
     def reload(self) -> bool:
         """Move to the newest commit; whether there was one."""
-        return self.searcher.reload()
+        moved = self.searcher.reload()
+        if moved:
+            self.holds_code = self._holds_code()
+        return moved
+
+    def _holds_code(self) -> bool:
+        keys = self.snapshot.reader.keys
+        return (keys is None or ("kind",) in keys) and holds_code(self.snapshot)
 
     def info(self) -> dict[str, Any]:
         """What there is to say of the index; worked out once a commit."""
@@ -82,7 +100,7 @@ class Served:
             "generation": now.state.generation,
             "bytes": sum(file.bytes for file in now.files),
             "encoder": now.settings.encoder_name,
-            "code": holds_code(now),
+            "code": self.holds_code,
             "writable": self.writable,
             "metadata_keys": [_key(now, names) for names in sorted(now.reader.keys or ())[:KEYS]],
         }
@@ -91,7 +109,8 @@ class Served:
 def _key(now: Snapshot, names: tuple[str, ...]) -> dict[str, Any]:
     key = written_key(names)
     values = [value for value in now.values(key, most=VALUES + 2) if value is not None]
-    return {"key": key, "values": values if len(values) <= VALUES else None}
+    told = len(values) <= VALUES and not any(isinstance(value, list | dict) for value in values)
+    return {"key": key, "values": values if told else None}
 
 
 class Serving(Mapping[str, Served]):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from typing_extensions import TypedDict
 
 from encoder.errors import ArgumentError
+from retriever.code.search import CodeHit, CodeOptions
 from retriever.explaining import Explanation
 from retriever.hits import Hit
 from retriever.options import SearchOptions
@@ -27,6 +28,8 @@ __all__ = [
     "SearchParameters",
     "SearchedJson",
     "SearchesJson",
+    "Shown",
+    "code_options_of",
     "hit_json",
     "option_fields",
     "options_of",
@@ -57,12 +60,21 @@ def option_fields(kind: type[Any]) -> dict[str, Any]:
     return found
 
 
-class _Asked(BaseModel):
+class Shown(BaseModel):
+    """How hits are shown, and whether as code."""
+
     model_config = ConfigDict(extra="forbid")
     explain: Explain = EXPLAIN
+    text: bool = Field(True, description="Whether hits have the document's text; the passage has its own.")
+    code: bool | None = Field(
+        None,
+        description="Rank by the rules for code, with path, line and symbol; by default where the index holds code.",
+    )
 
 
-_Options = create_model("_Options", __base__=_Asked, **option_fields(SearchOptions))
+_Options = create_model(
+    "_Options", __base__=Shown, **option_fields(SearchOptions), **option_fields(CodeOptions)
+)
 
 
 class SearchParameters(_Options):  # type: ignore[valid-type,misc]
@@ -94,12 +106,25 @@ class SearchBody(_Options):  # type: ignore[valid-type,misc]
         return self
 
 
-def options_of(asked: BaseModel) -> SearchOptions:
+def options_of(asked: Shown) -> SearchOptions:
     """Raises ArgumentError for options that cannot work."""
     given = {field.name: getattr(asked, field.name) for field in fields(SearchOptions)}
     if given["weights"] is not None:
         given["weights"] = tuple(given["weights"])
     return SearchOptions(**given)
+
+
+def code_options_of(asked: Shown, holds_code: bool) -> CodeOptions | None:
+    """None for documents of any kind. holds_code: of the index. Raises ArgumentError for options of code without it."""
+    given = CodeOptions(**{field.name: getattr(asked, field.name) for field in fields(CodeOptions)})
+    if given == CodeOptions():
+        documents_only = getattr(asked, "by") == "passage"  # noqa: B009  (made of SearchOptions' fields)
+        return given if asked.code or (asked.code is None and holds_code and not documents_only) else None
+    if asked.code is False:
+        raise ArgumentError(
+            "languages, paths, regex and plain are of code; leave them out, or pass code=true"
+        )
+    return given
 
 
 class PassageJson(TypedDict):
@@ -133,8 +158,24 @@ class ExplanationJson(TypedDict):
     similarity: list[list[float]] | None
 
 
+class LineJson(TypedDict):
+    line: int
+    text: str
+    spans: list[tuple[int, int]]
+
+
+class CodeJson(TypedDict):
+    """Where a hit of code stands; lines: those that matter."""
+
+    path: str
+    line: int
+    end_line: int
+    symbol: str
+    lines: list[LineJson]
+
+
 class HitJson(TypedDict):
-    """score: None for a passage without tokens."""
+    """score: None for a passage without tokens. code, reasons: of code, and what its score adds up from."""
 
     rank: int
     score: float | None
@@ -143,9 +184,13 @@ class HitJson(TypedDict):
     metadata: dict[str, Any]
     passage: PassageJson | None
     explanation: ExplanationJson | None
+    code: CodeJson | None
+    reasons: dict[str, float] | None
 
 
 class SecondsJson(TypedDict):
+    """Of the batch that a query was in; of code all is search."""
+
     encode: float
     search: float
 
@@ -202,13 +247,15 @@ class DocumentJson(TypedDict):
     metadata: dict[str, Any]
 
 
-def hit_json(hit: Hit, explain: Explain) -> HitJson:
+def hit_json(found: Hit | CodeHit, shown: Shown) -> HitJson:
+    hit = found if isinstance(found, Hit) else found.hit
+    code = None if isinstance(found, Hit) else found
     passage = hit.passage
     return {
-        "rank": hit.rank,
-        "score": hit.score if math.isfinite(hit.score) else None,
+        "rank": found.rank,
+        "score": found.score if math.isfinite(found.score) else None,
         "doc_id": hit.doc_id,
-        "text": hit.text,
+        "text": hit.text if shown.text else None,
         "metadata": hit.metadata,
         "passage": None
         if passage is None
@@ -218,7 +265,22 @@ def hit_json(hit: Hit, explain: Explain) -> HitJson:
             "first_line": passage.first_line,
             "last_line": passage.last_line,
         },
-        "explanation": _explanation(hit, explain) if explain else None,
+        "explanation": _explanation(hit, shown.explain) if shown.explain else None,
+        "code": None if code is None else _code_json(code),
+        "reasons": None if code is None else dict(code.reasons),
+    }
+
+
+def _code_json(hit: CodeHit) -> CodeJson:
+    lines: list[LineJson] = [
+        {"line": one.line, "text": one.text, "spans": list(one.spans)} for one in hit.lines
+    ]
+    return {
+        "path": hit.path,
+        "line": hit.line,
+        "end_line": hit.end_line,
+        "symbol": hit.symbol,
+        "lines": lines,
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,27 @@ def test_filters_of_ones_own_are_kept_apart(searcher: Searcher) -> None:
 
 
 def test_a_bad_regex_says_where(searcher: Searcher) -> None:
-    with pytest.raises(ArgumentError, match=r"regex 'a\(' cannot be read: .* at position 2"):
+    with pytest.raises(ArgumentError, match=r"regex 'a\(' cannot be read: .* at position 3"):
         found(searcher, regex="a(")
+
+
+def test_a_regex_that_explodes_is_refused_in_time(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retriever.code.search.REGEX_SECONDS", 0.1)
+    started = time.monotonic()
+    with pytest.raises(
+        ArgumentError, match=r"takes more than 0\.1 s; write it without repeats within repeats"
+    ):
+        found(searcher, regex="(.|.)*[0-9]")
+    assert time.monotonic() - started < 5
+
+
+def test_a_hit_of_code_is_that_of_a_search_for_documents(searcher: Searcher) -> None:
+    hits = {hit.doc_id: hit for hit in searcher.search("expire a session", k=100)}
+    for one in search_code(searcher, "expire a session"):
+        assert one.hit == hits[one.doc_id]
+        assert one.hit.passage == hits[one.doc_id].passage
 
 
 def test_colours_mark_the_spans() -> None:

@@ -1,7 +1,7 @@
 """What routes share: the state of the application, an index by its name, answers as JSON."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import anyio
@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from encoder.arguments import did_you_mean, shown
 from encoder.errors import ArgumentError
-from retriever.serving.batching import Batcher
+from retriever.serving.batching import Batcher, Threads
 from retriever.serving.errors import ProblemError, busy
 from retriever.serving.indexes import Answer, Asked, Served, Serving
 from retriever.serving.settings import Limits, ServeSettings
@@ -22,7 +22,6 @@ __all__ = [
     "TheState",
     "check_count",
     "check_texts",
-    "in_a_thread",
     "while_there",
 ]
 
@@ -36,8 +35,8 @@ class State:
     settings: ServeSettings
     serving: Serving
     batchers: dict[str, Batcher[Asked, Answer]]
+    threads: Threads
     ready: bool = False
-    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4))
 
     @property
     def limits(self) -> Limits:
@@ -72,11 +71,6 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         return to_json(content, inf_nan_mode="null")
-
-
-async def in_a_thread(state: State, work: Callable[[], Result]) -> Result:
-    """What takes a while and is no search of a batch."""
-    return await anyio.to_thread.run_sync(work, limiter=state.threads, abandon_on_cancel=True)
 
 
 async def while_there(request: Request, state: State, work: Callable[[], Awaitable[Result]]) -> Result:

@@ -1,16 +1,17 @@
 """`/v1/indexes`: what is served, and searching it."""
 
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
+import anyio.from_thread
 from fastapi import APIRouter, Body, Query, Request
 
 from encoder.errors import ArgumentError, LatewoodError
-from retriever.options import SearchOptions
+from retriever.code.search import CodeOptions
 from retriever.serving.errors import refusals
 from retriever.serving.indexes import Answer, Served
 from retriever.serving.models import (
-    Explain,
     Info,
     Infos,
     ResultJson,
@@ -18,6 +19,8 @@ from retriever.serving.models import (
     SearchedJson,
     SearchesJson,
     SearchParameters,
+    Shown,
+    code_options_of,
     hit_json,
     options_of,
 )
@@ -28,7 +31,6 @@ from retriever.serving.routes.common import (
     TheState,
     check_count,
     check_texts,
-    in_a_thread,
     while_there,
 )
 
@@ -42,14 +44,14 @@ router = APIRouter(prefix="/v1/indexes", tags=["search"])
 @router.get("", response_model=Infos, responses=refusals())
 async def list_indexes(state: TheState) -> JsonResponse:
     """All indexes that are served."""
-    infos = [await in_a_thread(state, served.info) for served in state.serving.values()]
+    infos = [await state.threads.run(served.info) for served in state.serving.values()]
     return JsonResponse({"indexes": infos})
 
 
 @router.get("/{name}", response_model=Info, responses=refusals(404))
 async def index_info(state: TheState, served: TheIndex) -> JsonResponse:
     """What an index holds. generation: of its newest commit. metadata_keys: what a filter may name."""
-    return JsonResponse(await in_a_thread(state, served.info))
+    return JsonResponse(await state.threads.run(served.info))
 
 
 @router.get("/{name}/search", response_model=SearchedJson, responses=refusals(404, 422))
@@ -57,7 +59,7 @@ async def search_by_parameters(
     request: Request, state: TheState, served: TheIndex, asked: Annotated[SearchParameters, Query()]
 ) -> JsonResponse:
     """The k best documents for a text, best first."""
-    [result] = await _results(request, state, served, [asked.q], (options_of(asked), asked.explain))
+    [result] = await _results(request, state, _Search(served, [asked.q], asked))
     return JsonResponse({"index": served.name, **result})
 
 
@@ -69,52 +71,81 @@ async def search(
 ) -> JsonResponse:
     """The k best documents for a text, or for each of several, best first."""
     several = "queries" in asked.model_fields_set
-    texts = asked.queries if several else [asked.query]
-    results = await _results(request, state, served, texts, (options_of(asked), asked.explain))
+    results = await _results(
+        request, state, _Search(served, asked.queries if several else [asked.query], asked)
+    )
     return JsonResponse({"index": served.name} | ({"results": results} if several else results[0]))
 
 
-async def _results(
-    request: Request,
-    state: State,
-    served: Served,
-    texts: list[str],
-    asked: tuple[SearchOptions, Explain],
-) -> list[ResultJson]:
-    options, explain = asked
-    limits = state.limits
-    check_count(len(texts), limits.max_queries, "queries")
-    check_texts(state, texts, "query")
-    if options.k > limits.max_k:
-        raise ArgumentError(f"k={options.k}; pass k <= {limits.max_k}")
-    if options.filter is not None and len(options.filter) > limits.max_chars:
-        raise ArgumentError(
-            f"filter has {len(options.filter):,} characters; pass at most {limits.max_chars:,}"
-        )
+class _Search:
+    """What is asked of an index. Raises ArgumentError for options that cannot work."""
 
-    async def work() -> list[ResultJson]:
-        answers = await state.batchers[served.name].ask([(text, options) for text in texts])
-        if explain or options.k * len(texts) > INLINE_HITS:
-            return await in_a_thread(state, lambda: _written(texts, answers, explain))
-        return _written(texts, answers, explain)
+    def __init__(self, served: Served, texts: list[str], shown: Shown) -> None:
+        self.served, self.texts, self.shown = served, texts, shown
+        self.options = options_of(shown)
+        self.code = code_options_of(shown, served.holds_code)
 
-    return await while_there(request, state, work)
+    def check(self, state: State) -> None:
+        """Raises ArgumentError for what is beyond a limit."""
+        options, limits = self.options, state.limits
+        check_count(len(self.texts), limits.max_queries, "queries")
+        check_texts(state, self.texts, "query")
+        if options.k > limits.max_k:
+            raise ArgumentError(f"k={options.k}; pass k <= {limits.max_k}")
+        code = self.code or CodeOptions()
+        given = {"filter": options.filter, "regex": code.regex, "paths": "".join(code.paths)}
+        for name, value in given.items():
+            check_texts(state, [value or ""], name)
+
+    async def results(self, state: State) -> list[ResultJson]:
+        if self.code is not None:
+            return await state.threads.run(self._of_code)
+        asked = [(text, self.options) for text in self.texts]
+        answers = await state.batchers[self.served.name].ask(asked)
+        if self.shown.explain or self.options.k * len(asked) > INLINE_HITS:
+            return await state.threads.run(lambda: self._of_documents(answers))
+        return self._of_documents(answers)
+
+    def _of_documents(self, answers: Sequence[Answer]) -> list[ResultJson]:
+        results: list[ResultJson] = []
+        for text, (hits, options, seconds) in zip(self.texts, answers, strict=True):
+            if isinstance(hits, LatewoodError):
+                raise hits
+            results.append(
+                {
+                    "query": text,
+                    "hits": [hit_json(hit, self.shown) for hit in hits],
+                    "documents": hits.documents,
+                    "unencoded": hits.unencoded,
+                    "generation": hits.generation,
+                    "mode": options.mode,
+                    "seconds": {"encode": seconds.encode, "search": seconds.search},
+                }
+            )
+        return results
+
+    def _of_code(self) -> list[ResultJson]:
+        results: list[ResultJson] = []
+        for text in self.texts:
+            anyio.from_thread.check_cancelled()
+            started = time.perf_counter()
+            assert self.code is not None
+            hits, now = self.served.search_code(text, self.options, self.code)
+            seconds = time.perf_counter() - started
+            results.append(
+                {
+                    "query": text,
+                    "hits": [hit_json(hit, self.shown) for hit in hits],
+                    "documents": len(now),
+                    "unencoded": now.n_unencoded,
+                    "generation": now.state.generation,
+                    "mode": self.options.mode,
+                    "seconds": {"encode": 0.0, "search": seconds},
+                }
+            )
+        return results
 
 
-def _written(texts: list[str], answers: Sequence[Answer], explain: Explain) -> list[ResultJson]:
-    results: list[ResultJson] = []
-    for text, (hits, options, seconds) in zip(texts, answers, strict=True):
-        if isinstance(hits, LatewoodError):
-            raise hits
-        results.append(
-            {
-                "query": text,
-                "hits": [hit_json(hit, explain) for hit in hits],
-                "documents": hits.documents,
-                "unencoded": hits.unencoded,
-                "generation": hits.generation,
-                "mode": options.mode,
-                "seconds": {"encode": seconds.encode, "search": seconds.search},
-            }
-        )
-    return results
+async def _results(request: Request, state: State, asked: _Search) -> list[ResultJson]:
+    asked.check(state)
+    return await while_there(request, state, lambda: asked.results(state))

@@ -6,7 +6,9 @@ from dataclasses import fields
 import pytest
 
 from indexing import Index
+from indexing.reading.corpus import read_folder
 from retriever import Searcher, SearchOptions
+from retriever.code.search import search_code
 from tests.retriever.serving.conftest import TEXTS
 
 QUESTION = "who sets the cost of borrowing?"
@@ -194,3 +196,82 @@ def test_a_commit_of_another_process_is_seen(serve, own, encoder):
             assert time.monotonic() < until
     [hit] = client.post("/v1/indexes/own/search", json={"query": "rivers", "k": 1}).json()["hits"]
     assert hit["doc_id"] == "new"
+
+
+@pytest.fixture(scope="module")
+def code(serve, tmp_path_factory, encoder):
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "shop").mkdir()
+    (folder / "shop" / "cart.py").write_text(
+        "def add_to_cart(item, cart):\n    '''Put an item into the basket.'''\n    cart.append(item)\n\n\n"
+        "def check_password(user, password):\n    return user.hash == digest(password)\n"
+    )
+    (folder / "notes.md").write_text("# Baskets\n\nHow baskets are made of willow.\n")
+    with Index.create(folder / "code.index", encoder) as index:
+        index.add(read_folder(folder))
+    return serve({"code": folder / "code.index"}), folder / "code.index"
+
+
+def test_code_is_ranked_by_its_rules(code, encoder):
+    client, folder = code
+    asked = {"query": "put a thing into the basket", "explain": True, "text": False}
+    answer = client.post("/v1/indexes/code/search", json=asked).json()
+    with Searcher.open(folder, encoder) as searcher:
+        hits = search_code(searcher, asked["query"])
+    assert client.get("/v1/indexes/code").json()["code"] is True
+    assert [(h["rank"], h["doc_id"], h["score"]) for h in answer["hits"]] == [
+        (h.rank, h.doc_id, pytest.approx(h.score)) for h in hits
+    ]
+    first = answer["hits"][0]
+    assert (first["code"]["path"], first["code"]["line"], first["code"]["symbol"]) == (
+        "shop/cart.py",
+        1,
+        "add_to_cart",
+    )
+    assert [line["text"] for line in first["code"]["lines"]] == ["    '''Put an item into the basket.'''"]
+    assert math.fsum(first["reasons"].values()) == pytest.approx(first["score"], abs=1e-4)
+    assert first["explanation"]["matches"]
+    assert first["text"] is None
+    assert first["passage"]["text"].startswith("def add_to_cart")
+
+
+def test_code_is_narrowed_as_by_the_flags(code):
+    client, _ = code
+
+    def paths(**asked):
+        answer = client.post("/v1/indexes/code/search", json={"query": "basket", **asked})
+        assert answer.status_code == 200, answer.text
+        return {hit["code"]["path"] for hit in answer.json()["hits"]}
+
+    assert paths() == {"shop/cart.py", "notes.md"}
+    assert paths(languages=["py"]) == paths(paths=["shop/"]) == paths(regex="pass\\w+d") == {"shop/cart.py"}
+    assert paths(regex="no such text") == set()
+    by_get = client.get("/v1/indexes/code/search", params={"q": "basket", "paths": ["*.md", "!x"]})
+    assert [hit["doc_id"] for hit in by_get.json()["hits"]] == ["notes.md::Baskets"]
+    plain = client.post("/v1/indexes/code/search", json={"query": "basket", "code": False}).json()
+    assert {hit["code"] for hit in plain["hits"]} == {None}
+    told = detail(
+        client.post("/v1/indexes/code/search", json={"query": "x", "code": False, "regex": "x"}), 422
+    )
+    assert "are of code; leave them out, or pass code=true" in told
+
+
+def test_a_regex_that_explodes_is_refused_while_others_are_answered(code, monkeypatch):
+    client, _ = code
+    monkeypatch.setattr("retriever.code.search.REGEX_SECONDS", 0.2)
+    asked = {"query": "x", "regex": "(.|.)*[0-9]"}
+    assert "takes more than 0.2 s" in detail(client.post("/v1/indexes/code/search", json=asked), 422)
+
+
+def test_arrays_and_objects_are_no_values_of_a_filter(serve, tmp_path, encoder):
+    with Index.create(tmp_path / "x", encoder) as index:
+        metadata = {"tags": ["a"], "repo": {"name": "r"}, "n": 1, "odd key": True}
+        index.add([{"doc_id": "d", "text": "t", "metadata": metadata}])
+    keys = serve({"x": tmp_path / "x"}).get("/v1/indexes/x").json()["metadata_keys"]
+    assert {one["key"]: one["values"] for one in keys} == {
+        "tags": None,
+        "repo": None,
+        "repo.name": ["r"],
+        "n": [1],
+        '"odd key"': [True],
+    }
