@@ -131,7 +131,7 @@ def search_code(
 
 def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dict[str, Hit], list[Ranked]]:
     """By meaning and by words, unless the mode is "lexical"; and by the rules."""
-    depth, found = max(DEPTH, options.k), {}
+    depth, found = max(DEPTH, options.k), dict[str, Hit]()
     scores: dict[str, dict[str, float]] = {"late": {}, "lexical": {}}
     for mode in ("lexical",) if options.mode == "lexical" else ("late", "lexical"):
         knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
