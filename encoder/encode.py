@@ -14,6 +14,7 @@ from encoder.base import BaseEncoder
 from encoder.batches import BATCH_TOKENS, Batching, encode_texts
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.checkpoints.places import BUNDLED
+from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model.precision import apply_precision, default_precision
@@ -45,7 +46,7 @@ class Encoder(BaseEncoder):
         load_arguments: dict[str, Any] | None = None,
     ) -> None:
         self.pool_factor = check_pool_factor(pool_factor)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = as_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = checkpoint.tokenizer
         self.name = name
         # What Encoder.load needs to make this encoder again; an index keeps it. How and where it computes

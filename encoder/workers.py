@@ -18,6 +18,7 @@ import torch
 
 from encoder.arguments import as_integer
 from encoder.batches import Job, Vectors, vectors_of
+from encoder.devices import as_device
 from encoder.errors import LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
@@ -87,10 +88,12 @@ def _in_order(
 def worker_devices(device: str | torch.device | None, workers: int | None) -> list[str]:
     """The device of each process; [] or one entry where this process does the work itself.
 
-    "cuda" without a number means every GPU, in turn.
+    "cuda" without a number means every GPU, in turn. Raises ArgumentError for a device that is not there.
     """
     if workers is not None:
         workers = as_integer(workers, "workers", least=1)
+    if device is not None:
+        as_device(device)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     n_gpus = torch.cuda.device_count() if place.type == "cuda" and place.index is None else 0
     if workers is None:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from encoder.arguments import absolute, as_strings
 from encoder.closing import Closing
+from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 from encoder.progress import Progress, Told
@@ -31,6 +32,9 @@ from indexing.writing.pending import deletion, new_metadata, renaming
 from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records, read_vectors
 from indexing.writing.writer import PassagesOf, Writer
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["Index"]
 
 LOCK = "index.lock"
@@ -50,6 +54,7 @@ class Index(Closing):
         encoder: DocumentEncoder | None,
         lock: WriterLock | None,
         memory: int | str | None = None,
+        device: "torch.device | None" = None,
     ) -> None:
         self.folder = folder
         self._lock = lock
@@ -66,7 +71,7 @@ class Index(Closing):
                 self.settings.check_encoder(encoder, folder)
             if self._store is not None:
                 # From now on the writer's; held here, it would keep SQLite's log from ever being begun anew.
-                self._writer, self._snapshot = Writer(self._store, self._snapshot, memory), None
+                self._writer, self._snapshot = Writer(self._store, self._snapshot, memory, device), None
                 self._writer.sweep()
         except BaseException:
             self._close()
@@ -82,13 +87,16 @@ class Index(Closing):
         *,
         dim: int | None = None,
         memory: int | str | None = None,
+        device: "str | torch.device | None" = None,
         **settings: Any,
     ) -> "Index":
         """Make an empty index in a new or empty folder and open it for writing.
 
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
-        size of the corpus; not stored. settings: what is fixed from now on, such as `window`: see IndexSettings.
+        size of the corpus; not stored. device: a torch device, such as "cuda", that trains the codec and codes
+        vectors; None for the processor; not stored either. settings: what is fixed from now on, such as `window`: see
+        IndexSettings.
         Raises ArgumentError where there is an index already, StorageError where the disk refuses.
         """
         folder = absolute(path)
@@ -98,6 +106,7 @@ class Index(Closing):
         if encoder is not None:
             windows_of(encoder, fixed)
         limit(fixed, memory)  # refuses before anything is made
+        place = None if device is None else as_device(device)
         with refusals(folder):
             if folder.exists() and not folder.is_dir():
                 raise ArgumentError(f"{folder} is a file; pass another path")
@@ -115,7 +124,7 @@ class Index(Closing):
                 tables.create(folder / DATABASE, asdict(fixed))
                 fsync_folder(folder)
                 fsync_folder(folder.parent)
-            return cls(folder, encoder, lock, memory)
+            return cls(folder, encoder, lock, memory, place)
         except BaseException:
             lock.release()
             raise
@@ -128,11 +137,12 @@ class Index(Closing):
         *,
         writable: bool = False,
         memory: int | str | None = None,
+        device: "str | torch.device | None" = None,
     ) -> "Index":
         """Open an index, to read or also to write.
 
         encoder: for a later `add`; without it the index loads its own when it first needs it.
-        memory: as at `create`.
+        memory, device: as at `create`.
         Raises IndexFormatError if the folder is no index, of another version or damaged;
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
@@ -142,9 +152,10 @@ class Index(Closing):
             raise IndexFormatError(
                 f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
             )
+        place = None if device is None else as_device(device)
         lock = WriterLock(folder / LOCK) if writable else None
         try:
-            return cls(folder, encoder, lock, memory)
+            return cls(folder, encoder, lock, memory, place)
         except BaseException:
             if lock is not None:
                 lock.release()

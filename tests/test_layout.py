@@ -30,7 +30,7 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors
-        arguments closing reading threads progress
+        arguments closing devices reading threads progress
         embeddings maxsim jsonl options pooling tokenizer
         model checkpoints.folder checkpoints.places
         checkpoints.formats checkpoints.hf checkpoints.parts

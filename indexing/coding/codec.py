@@ -2,12 +2,12 @@
 
 A vector v, turned by a rotation, is stored as the id of the centroid c with the largest inner product, a product code
 r of v - c and the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s, turned back. All use of FAISS in
-indexing is here, in centroids.py and in faiss_files.py.
+indexing is here, in centroids.py and in faiss_files.py. On a device torch computes the same: torch_coding.py.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,31 @@ from encoder.errors import ArgumentError, IndexFormatError
 from indexing.coding.centroids import ByteCentroids, faiss_module
 from indexing.coding.faiss_files import checked, read_index, write_index
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
+from indexing.coding.training import (
+    SCALES,
+    balanced_directions,
+    centroids_of,
+    centroids_on,
+    choose_scales,
+    product_centroids,
+    quantizer_of,
+)
 from indexing.coding.vocabulary import Owners, nearest, train_within
+
+if TYPE_CHECKING:
+    import torch
+
+    from indexing.coding.torch_coding import DeviceCoder
 
 __all__ = ["Codec", "write_codes"]
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
 
-KMEANS_ITERATIONS = 3
-PQ_ITERATIONS = 25
 NOVEL_ERROR = 2  # a token coded this many times worse than the training sample is new to the codec
 NOVEL_PER_CENTROID = 16
-HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
 FEW = 4096  # vectors for which no graph is built, where most find their centroid among those of their id
-HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
 CHUNK = 1 << 16  # tokens encoded at a time
 ERROR_ROWS = 1 << 13
-SCALES = 256  # one byte
-SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
-SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
 
 
 class Codec:
@@ -47,7 +54,10 @@ class Codec:
     rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation.
     code_bytes: bytes of code a token beside its centroid id: m, and the scale's.
     owners: which vocabulary id each centroid belongs to, where they were trained within ids; else None.
+    device: where vectors are coded; None for the processor. May be set at any time: the codes mean the same.
     """
+
+    device: "torch.device | None" = None
 
     def __init__(
         self,
@@ -72,6 +82,7 @@ class Codec:
             array.flags.writeable = False
         self._quantizer: Any = None
         self._pq: Any = None
+        self._coder: DeviceCoder | None = None
 
     @classmethod
     def train(
@@ -81,16 +92,17 @@ class Codec:
         m: int | None = None,
         seed: int = 0,
         token_ids: TokenIds | None = None,
+        device: "torch.device | None" = None,
     ) -> "Codec":
         """Spherical k-means, then a product quantiser of what the centroids leave over, then scales.
 
         sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing. token_ids: (n,), where known;
         k-means is then within each vocabulary id.
         nlist: centroids; by default `choose_nlist(n)`. m: bytes of residual; by default `choose_m(dim)`.
+        device: where it is trained, and codes from then on; None for the processor.
         The same sample and seed give the same codec on the same machine; from HNSW_NLIST on, where centroids are
         found by a graph that several threads build, nearly the same.
         """
-        faiss = faiss_module()
         n, dim = sample.shape
         nlist = choose_nlist(n) if nlist is None else nlist
         m = choose_m(dim) if m is None else m
@@ -103,39 +115,43 @@ class Codec:
         sample = np.ascontiguousarray(sample, dtype=np.float32)
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
         some = np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)
-        rows, row_ids, owners = sample[some], None, None
-        if token_ids is None or (token_ids == token_ids[0]).all():  # of one id alone: nothing to go by
-            kmeans = faiss.Clustering(dim, nlist)
-            kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
-            kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
-            quantizer = _nearest(dim, nlist, links=16, construction=40)
-            kmeans.train(sample, quantizer)
-            found = faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim)
-            near = quantizer.search(rows, 1)[1][:, 0]
+        if token_ids is not None and (token_ids == token_ids[0]).all():  # of one id alone: nothing to go by
+            token_ids = None
+        rows, row_ids = sample[some], None if token_ids is None else token_ids[some]
+        ones, untrained = np.ones(SCALES, np.float32), np.zeros((m, PQ_CENTROIDS, dim // m), np.float32)
+        if device is not None:
+            found, owners = centroids_on(device, sample, token_ids, nlist, seed)
+            plain = cls(ByteCentroids.of(found), untrained, ones, np.eye(dim, dtype=np.float32), owners)
+            plain.device = device
+            near = plain.assign(rows, row_ids)
+        elif token_ids is None:
+            found, quantizer = centroids_of(sample, nlist, seed)
+            owners, near = None, quantizer.search(rows, 1)[1][:, 0]
         else:
             found, tokens = train_within(sample, token_ids, nlist, seed)
-            row_ids, owners = token_ids[some], Owners(tokens)
-            near = owners.nearest(rows, row_ids, found)
-        rotation = _balanced_directions((rows - found[near])[near >= 0], m)
+            owners = Owners(tokens)
+            near = owners.nearest(rows, token_ids[some], found)
+        rotation = balanced_directions((rows - found[near])[near >= 0], m)
         rows = rows @ rotation
         # The residuals are trained and coded against the very numbers that a reader will load.
         centroids = ByteCentroids.of(found @ rotation)
-        ones, untrained = np.ones(SCALES, np.float32), np.zeros((m, PQ_CENTROIDS, dim // m), np.float32)
         codec = cls(centroids, untrained, ones, rotation, owners)
+        codec.device = device
         ids = codec._nearest_centroids(rows, row_ids)
         residuals = rows - codec.centroids[ids]
-        pq = faiss.ProductQuantizer(dim, m, 8)
-        pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
-        pq.train(residuals)
-        codec.pq_centroids = faiss.vector_to_array(pq.centroids).reshape(untrained.shape)
+        codec = codec._with(product_centroids(residuals, m, seed, device), ones)
         wanted = []
         for start in range(0, len(rows), ERROR_ROWS):
             at = slice(start, start + ERROR_ROWS)
             codes = codec._residual_codes(rows[at], residuals[at])
             wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-        trained = cls(centroids, codec.pq_centroids, _choose_scales(np.concatenate(wanted)), rotation, owners)
-        trained._quantizer = codec._quantizer  # a graph takes long to build
-        return trained
+        return codec._with(codec.pq_centroids, choose_scales(np.concatenate(wanted)))
+
+    def _with(self, pq_centroids: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]) -> "Codec":
+        """The same centroids with other codes of residuals and lengths."""
+        codec = Codec(self.byte_centroids, pq_centroids, scales, self.rotation, self.owners)
+        codec.device, codec._quantizer = self.device, self._quantizer  # a graph takes long to build
+        return codec
 
     def error(
         self, vectors: npt.NDArray[np.float32], token_ids: TokenIds | None = None
@@ -174,28 +190,22 @@ class Codec:
         more = min(more, len(novel) // 4, min(most, 256 ** id_bytes(self.nlist)) - self.nlist)
         if more < 1:
             return self
-        owners = None
-        if self.owners is None:
-            kmeans = faiss.Kmeans(
-                self.dim,
-                more,
-                niter=KMEANS_ITERATIONS,
-                spherical=True,
-                seed=seed,
-                min_points_per_centroid=1,
-                max_points_per_centroid=len(novel),
-            )
-            kmeans.train(novel)
-            found = kmeans.centroids.reshape(more, self.dim)
+        no_ids = np.full(len(sample), NO_ID, np.int32)
+        novel_ids = None if self.owners is None else (no_ids if token_ids is None else token_ids)[worse]
+        if self.device is not None:
+            found, added = centroids_on(self.device, novel, novel_ids, more, seed)
+        elif novel_ids is None:
+            found, added = centroids_of(novel, more, seed)[0], None
         else:
-            no_ids = np.full(len(sample), NO_ID, np.int32)
-            found, tokens = train_within(
-                novel, (no_ids if token_ids is None else token_ids)[worse], more, seed
-            )
-            owners = Owners(np.concatenate([self.owners.tokens, tokens]))
+            found, tokens = train_within(novel, novel_ids, more, seed)
+            added = Owners(tokens)
+        owners = None
+        if self.owners is not None and added is not None:
+            owners = Owners(np.concatenate([self.owners.tokens, added.tokens]))
         new = ByteCentroids.of(found, self.byte_centroids).numbers
         centroids = replace(self.byte_centroids, numbers=np.concatenate([self.byte_centroids.numbers, new]))
         codec = Codec(centroids, self.pq_centroids, self.scales, self.rotation, owners)
+        codec.device = self.device
         if self._quantizer is not None and isinstance(self._quantizer, faiss.IndexHNSWFlat):
             codec._quantizer = faiss.clone_index(self._quantizer)  # to build it anew takes far longer
             codec._quantizer.add(codec.centroids[self.nlist :])
@@ -219,6 +229,8 @@ class Codec:
     def _nearest_centroids(
         self, rotated: npt.NDArray[np.float32], token_ids: TokenIds | None
     ) -> npt.NDArray[np.int64]:
+        if (coder := self._on_device()) is not None:
+            return coder.nearest(rotated, token_ids)
         if self.owners is None or token_ids is None:
             return self._nearest_of_all(rotated)
         ids = self.owners.nearest(rotated, token_ids, self.centroids)
@@ -226,11 +238,20 @@ class Codec:
             ids[others] = self._nearest_of_all(rotated[others])
         return ids
 
+    def _on_device(self) -> "DeviceCoder | None":
+        if self.device is None:
+            return None
+        if self._coder is None or self._coder.device != self.device:
+            from indexing.coding.torch_coding import DeviceCoder
+
+            self._coder = DeviceCoder(self, self.device)
+        return self._coder
+
     def _nearest_of_all(self, rotated: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         if self.owners is not None and len(rotated) < FEW:
             return nearest(rotated, self.centroids)[0]
         if self._quantizer is None:
-            self._quantizer = _nearest(self.dim, self.nlist, links=32, construction=100)
+            self._quantizer = quantizer_of(self.dim, self.nlist, links=32, construction=100)
             self._quantizer.add(self.centroids)
         _, ids = self._quantizer.search(np.ascontiguousarray(rotated), 1)
         return np.asarray(ids[:, 0], dtype=np.int64)
@@ -247,9 +268,12 @@ class Codec:
         ids = np.empty(len(vectors), dtype=np.int32)
         codes = np.empty((len(vectors), self.code_bytes), dtype=np.uint8)
         for start in range(0, len(vectors), CHUNK):
-            chunk = self.rotated(np.ascontiguousarray(vectors[start : start + CHUNK], dtype=np.float32))
-            at = slice(start, start + len(chunk))
+            at = slice(start, start + CHUNK)
             own = None if token_ids is None else token_ids[at]
+            if (coder := self._on_device()) is not None:
+                ids[at], codes[at] = coder.encode(vectors[at], own)
+                continue
+            chunk = self.rotated(np.ascontiguousarray(vectors[at], dtype=np.float32))
             ids[at] = self._nearest_centroids(chunk, own)
             codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
             wanted = self._wanted_scales(chunk, ids[at], codes[at])
@@ -265,6 +289,8 @@ class Codec:
         (Guo et al. 2020, arXiv 1908.10396). What the nearest code gets wrong along it is therefore added to the
         residual before it is coded for good (docs/internals/codec.md).
         """
+        if (coder := self._on_device()) is not None:
+            return coder.residual_codes(vectors, residuals)
         if self._pq is None:
             faiss = faiss_module()
             self._pq = faiss.ProductQuantizer(self.dim, self.m, 8)
@@ -364,31 +390,6 @@ class Codec:
         return index
 
 
-def _balanced_directions(residuals: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
-    """An orthonormal (dim, dim): principal directions of the residuals, dealt out to m sub-vectors so that the
-    product of variances is about the same in all (OPQ's parametric solution, Ge et al. 2013)."""
-    dim = residuals.shape[1]
-    moment = residuals.T.astype(np.float64) @ residuals
-    values, directions = np.linalg.eigh(moment)  # ascending
-    logs = np.log(np.maximum(values[::-1], values[-1] * 1e-12 + np.finfo(np.float64).tiny))
-    parts: list[list[int]] = [[] for _ in range(m)]
-    for direction in range(dim):
-        open_parts = [part for part in parts if len(part) < dim // m]
-        # Of the parts with room the one that has least, by variances as multiples of the smallest.
-        min(open_parts, key=lambda part: sum(logs[i] - logs[-1] for i in part)).append(direction)
-    order = [direction for part in parts for direction in part]
-    balanced: npt.NDArray[np.float32] = directions[:, ::-1][:, order].astype(np.float32)
-    return np.ascontiguousarray(balanced)
-
-
-def _choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Evenly spaced scales over what a sample wants, with 1 among them, so that what is exact stays exact."""
-    low, high = np.percentile(wanted, SCALE_TAILS)
-    scales = np.linspace(min(low, SCALE_RANGE[0]), max(high, SCALE_RANGE[1]), SCALES)
-    scales += 1 - scales[np.abs(scales - 1).argmin()]
-    return np.maximum(scales, 0).astype(np.float32)
-
-
 def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
     """Write packed codes (n, id_bytes + code_bytes) as an Index2Layer whose centroids stay in the codec's file."""
     faiss = faiss_module()
@@ -396,13 +397,3 @@ def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
     write_index(index, path)
-
-
-def _nearest(dim: int, nlist: int, *, links: int, construction: int) -> Any:
-    """An empty index that finds a vector's centroid, exactly or by a graph; k-means does with a coarser graph."""
-    faiss = faiss_module()
-    if nlist < HNSW_NLIST:
-        return faiss.IndexFlatIP(dim)
-    index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = construction, HNSW_EF
-    return index

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from encoder.embeddings import NO_ID
 from encoder.errors import IndexFormatError
 
-__all__ = ["Owners", "nearest", "owners_file", "share_out", "train_within"]
+__all__ = ["ITERATIONS", "Owners", "nearest", "owners_file", "share_out", "train_within"]
 
 ITERATIONS = 4
 DAMPING = 0.8  # centroids grow with this power of an id's count
@@ -28,14 +28,15 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 class Owners:
     """Which vocabulary id each centroid belongs to.
 
-    tokens: (nlist,) int32; NO_ID for those of vectors without one.
+    tokens: (nlist,) int32; NO_ID for those of vectors without one. known: (n_ids,) the different ones, ascending.
+    order: (nlist,) the centroids, id after id. starts, counts: (n_ids,) where each id's stand in it, and how many.
     """
 
     def __init__(self, tokens: npt.NDArray[np.int32]) -> None:
         self.tokens = tokens
-        self._order = np.argsort(tokens, kind="stable")
-        self._known, self._starts, self._counts = np.unique(
-            tokens[self._order], return_index=True, return_counts=True
+        self.order = np.argsort(tokens, kind="stable")
+        self.known, self.starts, self.counts = np.unique(
+            tokens[self.order], return_index=True, return_counts=True
         )
 
     def save(self, path: Path) -> None:
@@ -56,16 +57,20 @@ class Owners:
             )
         return cls(tokens)
 
+    def places(self, token_ids: npt.NDArray[np.int32]) -> Ids:
+        """(n,) -> (n,): the place of each id in `known`; -1 for one that has no centroid, and for NO_ID."""
+        at = np.minimum(np.searchsorted(self.known, token_ids), len(self.known) - 1)
+        return np.where((self.known[at] == token_ids) & (token_ids != NO_ID), at, -1)
+
     def nearest(self, vectors: Floats, token_ids: npt.NDArray[np.int32], centroids: Floats) -> Ids:
         """(n, dim), (n,) -> (n,): of the centroids of a vector's own id the one with the largest inner product; -1
         where its id has none, or it has no id."""
-        at = np.minimum(np.searchsorted(self._known, token_ids), len(self._known) - 1)
-        known = (self._known[at] == token_ids) & (token_ids != NO_ID)
-        found = np.where(known, self._order[self._starts[at]], -1)
-        several = np.flatnonzero(known & (self._counts[at] > 1))
+        at = self.places(token_ids)
+        found = np.where(at >= 0, self.order[self.starts[at]], -1)
+        several = np.flatnonzero((at >= 0) & (self.counts[at] > 1))
         for group, rows in _groups(at[several]):
-            start = self._starts[group]
-            own = self._order[start : start + self._counts[group]]
+            start = self.starts[group]
+            own = self.order[start : start + self.counts[group]]
             rows = several[rows]
             found[rows] = own[nearest(vectors[rows], centroids[own])[0]]
         return found

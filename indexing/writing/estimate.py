@@ -14,9 +14,10 @@ import numpy.typing as npt
 from encoder.embeddings import NO_ID, TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.coding.centroids import ByteCentroids
-from indexing.coding.codec import HNSW_NLIST, KMEANS_ITERATIONS, Codec
+from indexing.coding.codec import Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, codec_bytes, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
+from indexing.coding.training import HNSW_NLIST, KMEANS_ITERATIONS
 from indexing.coding.vocabulary import ITERATIONS, share_out
 from indexing.index import Index
 from indexing.reading.windows import Windows

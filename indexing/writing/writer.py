@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from indexing.writing.pending import Pending
 from indexing.writing.records import AddReport, Record
 from indexing.writing.rewriting import groups, pack, sample, small_run, transcode
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["Writer"]
 
 SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
@@ -37,9 +40,17 @@ PassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passage
 class Writer:
     """The writing half of an open Index."""
 
-    def __init__(self, store: Store, snapshot: Snapshot, memory: int | str | None) -> None:
-        """memory: about the most that the process may take (`memory.limit`)."""
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        memory: int | str | None,
+        device: "torch.device | None" = None,
+    ) -> None:
+        """memory: about the most that the process may take (`memory.limit`). device: where codecs are trained and
+        vectors coded; None for the processor."""
         self.store = store
+        self.device = device
         self.snapshot = snapshot
         self.told: Told | None = None  # of what a commit may bring with it
         self.folder = snapshot.folder
@@ -164,13 +175,13 @@ class Writer:
                 self._apply(change)
         elif small := small_run(now.segments):
             change = self._change()
-            self._rewrite(change, small, now.codec)
+            self._rewrite(change, small, self._codec())
             self._apply(change)
 
     def compact(self, told: Callable[[int], None]) -> None:
         """See Index.compact. told: is called with the tokens of each part that is done."""
         now = self.snapshot
-        codec, change = now.codec, self._change()
+        codec, change = self._codec(), self._change()
         n_tokens = now.n_tokens
         enough = n_tokens >= max(self.settings.flat_tokens, PQ_CENTROIDS)
         if enough and (codec is None or choose_nlist(n_tokens) >= OUTGROWN * codec.nlist):
@@ -219,11 +230,18 @@ class Writer:
         runs = groups(now.segments, now.lives, self.settings.segment_tokens)
         return [[now.segments[i] for i in run] for run in runs]
 
+    def _codec(self) -> Codec | None:
+        """The index's codec, which codes on the writer's device."""
+        codec = self.snapshot.codec
+        if codec is not None:
+            codec.device = self.device
+        return codec
+
     def _train(self, change: Change) -> Codec:
         now = self.snapshot
         vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        codec = Codec.train(vectors, nlist, self.settings.m, self.settings.seed, token_ids)
+        codec = Codec.train(vectors, nlist, self.settings.m, self.settings.seed, token_ids, self.device)
         some = slice(None, None, max(1, len(vectors) // CHUNK))
         error = float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
         self._publish_codec(change, codec, error)
@@ -231,7 +249,7 @@ class Writer:
 
     def _extend(self, change: Change, documents: Sequence[Passages], n_tokens: int) -> Codec | None:
         """The codec for new passages, of float16 vectors: the present one, or with centroids for what is new."""
-        codec = self.snapshot.codec
+        codec = self._codec()
         if codec is None:
             return None
         step = max(1, -(-n_tokens // CHUNK))  # about CHUNK of them are looked at

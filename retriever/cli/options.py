@@ -54,6 +54,10 @@ class ModelOptions:
         None, "fp32, bf16, fp16 or int8; by default fp32 on a CPU and bf16 on a GPU."
     )
     workers: int | None = option(None, "Encoding processes; one by default, on GPUs one for each.")
+    device: str | None = option(
+        None,
+        "Where to encode, as in cuda:1, and to build an index; by default a GPU encodes where there is one.",
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.document_length, str) and self.document_length != "max":
@@ -66,6 +70,7 @@ class ModelOptions:
             "pool_factor": None if self.pool_factor == 1 else self.pool_factor,
             "precision": self.precision,
             "workers": self.workers,
+            "device": self.device,
         }
         return {name: value for name, value in chosen.items() if value is not None}
 

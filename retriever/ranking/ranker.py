@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.arguments import as_vectors
+from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing.storage.originals import Originals, share_of
@@ -60,21 +61,9 @@ class Ranker:
         self.snapshot = snapshot
         self.device: DeviceIndex | None = None
         if device is not None:
-            import torch
-
             from retriever.ranking import device as on_device  # imports numba; see _scored
 
-            try:
-                place = torch.empty(0, device=torch.device(device)).device
-            except (
-                RuntimeError,
-                AssertionError,
-                TypeError,
-            ) as error:  # what torch says of one that is not there
-                reason = str(error).partition("\n")[0]
-                raise ArgumentError(
-                    f"device={device!r} cannot be used ({reason}); pass one that torch has, or leave it out"
-                ) from None
+            place = as_device(device)
             self.device = on_device.DeviceIndex(
                 snapshot, place, None if previous is None else previous.device
             )

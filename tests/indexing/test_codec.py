@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import indexing.coding.centroids
 import indexing.coding.codec
+import indexing.coding.training
 from encoder import TokenEmbeddings
 from encoder.embeddings import NO_ID
 from encoder.errors import ArgumentError, IndexFormatError, MissingDependencyError
@@ -19,6 +20,7 @@ from indexing import Index
 from indexing.coding.codec import Codec, write_codes
 from indexing.coding.faiss_files import read_codes
 from indexing.coding.sizes import choose_m, choose_nlist, id_bytes, sample_size
+from indexing.coding.training import choose_scales
 from tests.helpers.codecs import random_codec
 
 faiss = pytest.importorskip("faiss")
@@ -115,7 +117,7 @@ def test_scales_cover_what_the_sample_wants(codec: Codec) -> None:
     assert 1 in codec.scales
     assert codec.scales[0] <= 0.9 + 1e-3
     assert codec.scales[-1] >= 1.1 - 1e-3
-    with_outliers = indexing.coding.codec._choose_scales(np.r_[np.ones(50_000), 1000, 0].astype(np.float32))
+    with_outliers = choose_scales(np.r_[np.ones(50_000), 1000, 0].astype(np.float32))
     assert np.diff(with_outliers).max() < 0.001
 
 
@@ -208,7 +210,7 @@ def test_a_graph_finds_the_centroids_of_many_without_ids(monkeypatch: pytest.Mon
     codec = Codec.train(x, 512, token_ids=ids)
     none = np.full(len(x), NO_ID, np.int32)
     exact = codec.assign(x, none)
-    monkeypatch.setattr(indexing.coding.codec, "HNSW_NLIST", 1)
+    monkeypatch.setattr(indexing.coding.training, "HNSW_NLIST", 1)
     monkeypatch.setattr(indexing.coding.codec, "FEW", 10)
     graph = Codec(codec.byte_centroids, codec.pq_centroids, codec.scales, codec.rotation, codec.owners)
     assert (graph.assign(x, none) == exact).mean() > 0.97
@@ -239,7 +241,7 @@ def test_graph_assignment_is_nearly_the_same(
     codec: Codec, vectors: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = codec.assign(vectors)
-    monkeypatch.setattr(indexing.coding.codec, "HNSW_NLIST", 1)
+    monkeypatch.setattr(indexing.coding.training, "HNSW_NLIST", 1)
     graph = Codec(codec.byte_centroids, codec.pq_centroids, codec.scales, codec.rotation)
     assert (graph.assign(vectors) == exact).mean() > 0.97
 

@@ -1,0 +1,300 @@
+"""What a codec computes, as matrix products in torch on a device: k-means, the nearest centroids, residual codes.
+
+The same lines on every device. Which vectors are compared with which centroids is planned on the processor, where
+vocabulary ids come from, so that no step waits for a number that the device has. Vectors go there once, codes come back
+once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder.errors import ArgumentError
+from indexing.coding.vocabulary import share_out
+
+if TYPE_CHECKING:
+    from indexing.coding.codec import Codec
+
+__all__ = ["DeviceCoder", "Plan", "kmeans", "product_centroids", "train_centroids"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ids: TypeAlias = npt.NDArray[np.int64]
+
+TILE = 1 << 25  # numbers made at a time: 128 MiB of float32
+ROWS = (32, 512)  # vectors of a tile: as many as it has centroids, between these
+CODES = 256  # one byte a sub-vector
+DIM = 128  # about that of the vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Equal products: vectors `rows` (n, size) with the `width` centroids from `first` (n,) on, of which `count` (n,)
+    are their own."""
+
+    rows: Tensor
+    first: Tensor
+    count: Tensor
+    width: int
+
+
+class Plan:
+    """Vectors in groups, each with centroids of its own, neighbours in a list: what `kmeans` and `nearest` go by.
+
+    order: (n,) the vectors, group after group. bounds: (n_groups + 1,), where each group starts in it. first, counts:
+    (n_groups,), a group's first centroid and how many it has, one at least.
+    """
+
+    def __init__(self, order: Ids, bounds: Ids, first: Ids, counts: Ids, device: torch.device) -> None:
+        self.order, self.bounds, self.first, self.counts = order, bounds, first, counts
+        self.device = device
+        alone = np.empty(len(order), np.int64)
+        alone[order] = np.repeat(first, np.diff(bounds))
+        self.alone = self._there(alone)  # (n,) the first of each vector's centroids: of most ids the only one
+        self.tiles = list(self._tiles())
+
+    @classmethod
+    def of_all(cls, n: int, nlist: int, device: torch.device) -> "Plan":
+        """All vectors are compared with all centroids."""
+        return cls(np.arange(n), np.array([0, n]), np.array([0]), np.array([nlist]), device)
+
+    def _tiles(self) -> Iterator[Tiles]:
+        """Groups of about as many centroids together, cut so that padding is little."""
+        several = np.flatnonzero(self.counts > 1)
+        widths = 1 << np.ceil(np.log2(self.counts[several])).astype(np.int64)
+        for width in np.unique(widths).tolist():
+            groups = several[widths == width]
+            size = min(max(width, ROWS[0]), ROWS[1], max(TILE // width, 1))
+            starts, ends = self.bounds[groups], self.bounds[groups + 1]
+            n = -(-(ends - starts) // size)
+            group = np.repeat(np.arange(len(groups)), n)
+            tile = np.arange(len(group)) - np.repeat(np.cumsum(n) - n, n)
+            rows = (starts[group] + tile * size)[:, None] + np.arange(size)  # (n_tiles, size)
+            rows = self.order[np.minimum(rows, ends[group][:, None] - 1)]  # the last row fills a tile up
+            first, counts = self.first[groups][group], self.counts[groups][group]
+            step = max(1, TILE // (size * width + (size + width) * DIM))
+            for at in (slice(i, i + step) for i in range(0, len(group), step)):
+                yield Tiles(self._there(rows[at]), self._there(first[at]), self._there(counts[at]), width)
+
+    def _there(self, numbers: Ids) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+
+
+def nearest(vectors: Tensor, centroids: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Of the centroids of a vector's group the one with the largest inner product, and that product: (n,) each. The
+    product is not made, and 0, where a group has but one."""
+    ids, products = plan.alone.clone(), vectors.new_zeros(len(vectors))
+    for tile in plan.tiles:
+        places = torch.arange(tile.width, device=ids.device).minimum(tile.count[:, None] - 1)
+        own = tile.first[:, None] + places  # (n, width); the last one again where there are fewer
+        scores = torch.bmm(vectors[tile.rows], centroids[own].transpose(1, 2))  # (n, size, width)
+        best, at = scores.max(dim=2)
+        ids[tile.rows], products[tile.rows] = own.gather(1, at), best
+    return ids, products
+
+
+def kmeans(vectors: Tensor, plan: Plan, iterations: int, seed: int) -> Tensor:
+    """Spherical k-means within each group: (n, dim) → (n_centroids, dim) of unit length.
+
+    A centroid that lost all its vectors takes one of those of its group that lie farthest from theirs. On a GPU sums
+    are in no fixed order, so that the same seed gives nearly the same.
+    """
+    sizes, n_centroids = np.diff(plan.bounds), int(plan.counts.sum())
+    random = np.random.default_rng(seed)
+    # A random order within each group: its first vectors are where its centroids start.
+    shuffled = plan.order[
+        np.lexsort((random.random(len(plan.order)), np.repeat(np.arange(len(sizes)), sizes)))
+    ]
+    within = np.arange(n_centroids) - np.repeat(np.cumsum(plan.counts) - plan.counts, plan.counts)
+    starts = np.repeat(plan.bounds[:-1], plan.counts) + within
+    centroids = _unit(vectors[plan._there(shuffled[starts])])
+    group = np.empty(len(plan.order), np.int64)
+    group[plan.order] = np.repeat(np.arange(len(sizes)), sizes)
+    of_row = plan._there(group)
+    begins = plan._there(np.repeat(plan.bounds[:-1], plan.counts))  # (n_centroids,), of its group's vectors
+    earlier = plan._there(np.repeat(np.cumsum(plan.counts) - plan.counts, plan.counts))
+    for _ in range(iterations):
+        ids, products = nearest(vectors, centroids, plan)
+        sums, counts = _sums(vectors, ids, n_centroids)
+        order = products.argsort()
+        order = order[of_row[order].argsort(stable=True)]  # by group, the farthest first
+        empty = counts == 0
+        before = torch.cat([empty.new_zeros(1, dtype=torch.int64), empty.cumsum(0)])
+        rank = before[1:] - 1 - before[earlier]  # of an empty one among those of its group
+        far = vectors[order[(begins + rank.clamp_min(0)).clamp_max(len(order) - 1)]]
+        centroids = _unit(torch.where(empty[:, None], far, sums))
+    return centroids
+
+
+def _sums(vectors: Tensor, ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The sum and the number of each cluster's vectors: (n, dim), (n,)."""
+    sums = vectors.new_zeros(n, vectors.shape[1]).index_add_(0, ids, vectors)
+    return sums, vectors.new_zeros(n).index_add_(0, ids, vectors.new_ones(len(ids)))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    return unit
+
+
+def train_centroids(
+    sample: Floats,
+    token_ids: npt.NDArray[np.int32] | None,
+    nlist: int,
+    iterations: int,
+    seed: int,
+    device: torch.device,
+) -> tuple[Floats, npt.NDArray[np.int32] | None]:
+    """`vocabulary.train_within`, or k-means over all where no ids are given: centroids and whose they are."""
+    with roomy(device):
+        vectors = torch.tensor(sample, device=device)
+        if token_ids is None:
+            plan = Plan.of_all(len(sample), nlist, device)
+            return kmeans(vectors, plan, iterations, seed).cpu().numpy(), None
+        order = np.argsort(token_ids, kind="stable")
+        tokens, sizes = np.unique(token_ids, return_counts=True)
+        shares = share_out(sizes, _spreads(vectors, order, sizes), nlist)
+        kept = shares > 0
+        order = order[np.repeat(kept, sizes)]
+        vectors = vectors[torch.from_numpy(order).to(device)]  # of ids that have a centroid, id after id
+        tokens, sizes, shares = tokens[kept], sizes[kept], shares[kept]
+        bounds, first = np.concatenate([[0], np.cumsum(sizes)]), np.cumsum(shares) - shares
+        plan = Plan(np.arange(len(order)), bounds, first, shares, device)
+        return kmeans(vectors, plan, iterations, seed).cpu().numpy(), np.repeat(tokens, shares)
+
+
+def _spreads(vectors: Tensor, order: Ids, sizes: Ids) -> npt.NDArray[np.float64]:
+    """Mean squared distance of each group's vectors from their mean. order, sizes: group after group."""
+    group = np.empty(len(order), np.int64)
+    group[order] = np.repeat(np.arange(len(sizes)), sizes)
+    of_row = torch.from_numpy(group).to(vectors.device)
+    sums, counts = _sums(vectors, of_row, len(sizes))
+    squares, _ = _sums(vectors.square().sum(dim=1, keepdim=True), of_row, len(sizes))
+    spreads = (squares[:, 0] - sums.square().sum(dim=1) / counts) / counts
+    found: npt.NDArray[np.float64] = spreads.clamp_min(0).double().cpu().numpy()
+    return found
+
+
+def product_centroids(residuals: Floats, m: int, iterations: int, seed: int, device: torch.device) -> Floats:
+    """k-means of each of m sub-vectors: (n, dim) → (m, 256, dim / m)."""
+    n = len(residuals)
+    chosen = np.random.default_rng(seed).permutation(n)[:CODES]
+    with roomy(device):
+        rows = torch.tensor(residuals, device=device)
+        parts = rows.reshape(n, m, -1).transpose(0, 1).contiguous()  # (m, n, part)
+        centroids = parts[:, torch.from_numpy(chosen).to(device)]
+        of_part = CODES * torch.arange(m, device=device)[:, None]
+        for _ in range(iterations):
+            codes, distances = _codes(parts, centroids)
+            sums, counts = _sums(parts.flatten(0, 1), (codes + of_part).flatten(), m * CODES)
+            empty = (counts == 0).reshape(m, CODES)
+            farthest = distances.topk(CODES, dim=1).indices.gather(1, (empty.cumsum(1) - 1).clamp_min(0))
+            far = parts.gather(1, farthest[:, :, None].expand_as(centroids))
+            means = (sums / counts.clamp_min(1)[:, None]).reshape_as(centroids)
+            centroids = torch.where(empty[:, :, None], far, means)
+        return centroids.cpu().numpy()
+
+
+def _codes(parts: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest of 256 places of each sub-vector, and its squared distance: (m, n, part), (m, 256, part) → (m, n)."""
+    halves = centroids.square().sum(dim=2)[:, None] / 2  # (m, 1, 256)
+    step = max(1, TILE // (len(parts) * CODES))
+    found = [
+        torch.baddbmm(halves, part, centroids.transpose(1, 2), alpha=-1).min(dim=2)
+        for part in torch.split(parts, step, dim=1)
+    ]
+    values = torch.cat([own.values for own in found], dim=1)
+    return torch.cat([own.indices for own in found], dim=1), 2 * values + parts.square().sum(dim=2)
+
+
+class DeviceCoder:
+    """A codec on a device: `Codec.encode` and what it is made of."""
+
+    def __init__(self, codec: "Codec", device: torch.device) -> None:
+        self.device = device
+        self.m, self.nlist, self.owners = codec.m, codec.nlist, codec.owners
+        # The centroids of an id side by side.
+        order = np.arange(codec.nlist) if codec.owners is None else codec.owners.order
+        self._numbers, self._sorted = self._there(order), self._there(codec.centroids[order])
+        self._centroids, self._rotation = self._there(codec.centroids), self._there(codec.rotation)
+        self._parts = self._there(codec.pq_centroids)  # (m, 256, part)
+        self._scales = self._there(codec.scales)
+
+    def _there(self, array: npt.NDArray[Any]) -> Tensor:
+        with roomy(self.device):
+            return torch.tensor(array, device=self.device)
+
+    def encode(
+        self, vectors: npt.NDArray[np.floating[Any]], token_ids: npt.NDArray[np.int32] | None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """(n, dim) → centroid_ids (n,) and codes (n, m + 1)."""
+        with roomy(self.device):
+            plan = self._plan(len(vectors), token_ids)
+            rows = self._there(vectors).float() @ self._rotation
+            ids = self._nearest(rows, plan)
+            own = self._centroids[ids]
+            codes, decoded = self._residual_codes(rows, rows - own)
+            lengths = (decoded + own).norm(dim=1)
+            wanted = torch.where(lengths > 0, rows.norm(dim=1) / lengths, 1.0)
+            scale = torch.searchsorted((self._scales[1:] + self._scales[:-1]) / 2, wanted)
+            numbers = ids.to(torch.int32)[:, None].contiguous().view(torch.uint8)  # (n, 4)
+            packed = torch.cat([numbers, codes, scale[:, None].to(torch.uint8)], dim=1).cpu().numpy()
+        return np.ascontiguousarray(packed[:, :4]).view(np.int32)[:, 0], packed[:, 4:].copy()
+
+    def nearest(self, rotated: Floats, token_ids: npt.NDArray[np.int32] | None) -> Ids:
+        """`Codec.assign` of vectors that are rotated: (n, dim) → (n,)."""
+        with roomy(self.device):
+            return self._nearest(self._there(rotated), self._plan(len(rotated), token_ids)).cpu().numpy()
+
+    def residual_codes(self, rotated: Floats, residuals: Floats) -> npt.NDArray[np.uint8]:
+        """As `Codec._residual_codes`: (n, dim) each → (n, m)."""
+        with roomy(self.device):
+            return self._residual_codes(self._there(rotated), self._there(residuals))[0].cpu().numpy()
+
+    def _plan(self, n: int, token_ids: npt.NDArray[np.int32] | None) -> Plan:
+        """Tokens by vocabulary id; those of none that has centroids are one group, compared with all."""
+        if self.owners is None or token_ids is None:
+            return Plan.of_all(n, self.nlist, self.device)
+        place = self.owners.places(token_ids)  # (n,), -1 for none
+        order = np.argsort(place, kind="stable")
+        groups, starts = np.unique(place[order], return_index=True)
+        none = groups < 0
+        first = np.where(none, 0, self.owners.starts[groups])
+        counts = np.where(none, self.nlist, self.owners.counts[groups])
+        return Plan(order, np.append(starts, n), first, counts, self.device)
+
+    def _nearest(self, rotated: Tensor, plan: Plan) -> Tensor:
+        return self._numbers[nearest(rotated, self._sorted, plan)[0]]
+
+    def _residual_codes(self, rotated: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (n, m) uint8, and the residuals that they stand for (n, dim)."""
+        errors = residuals - self._decoded(self._by_part(residuals))
+        along = (errors * rotated).sum(dim=1) / rotated.square().sum(dim=1).clamp_min(1e-38)
+        codes = self._by_part(residuals + along[:, None] * rotated)
+        return codes.T.to(torch.uint8), self._decoded(codes)
+
+    def _by_part(self, residuals: Tensor) -> Tensor:
+        """(n, dim) → (m, n) numbers of the nearest places."""
+        return _codes(residuals.reshape(len(residuals), self.m, -1).transpose(0, 1), self._parts)[0]
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        """(m, n) → (n, dim)."""
+        places = codes[:, :, None].expand(-1, -1, self._parts.shape[2])
+        return self._parts.gather(1, places).transpose(0, 1).flatten(1)
+
+
+@contextmanager
+def roomy(device: torch.device) -> Iterator[None]:
+    """Raises ArgumentError where the device has not the memory."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise ArgumentError(
+            f"{device} has too little memory to build an index ({reason}); leave device out to build on the processor"
+        ) from None

@@ -1,0 +1,113 @@
+"""The parts of which a codec is trained: centroids, codes of residuals, a rotation, scales."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexing.coding.centroids import faiss_module
+from indexing.coding.sizes import PQ_CENTROIDS
+from indexing.coding.vocabulary import ITERATIONS, Owners
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "HNSW_NLIST",
+    "KMEANS_ITERATIONS",
+    "SCALES",
+    "balanced_directions",
+    "centroids_of",
+    "centroids_on",
+    "choose_scales",
+    "product_centroids",
+    "quantizer_of",
+]
+
+KMEANS_ITERATIONS = 3
+PQ_ITERATIONS = 25
+HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
+HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
+SCALES = 256  # one byte
+SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
+SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
+
+
+def centroids_of(
+    sample: npt.NDArray[np.float32], nlist: int, seed: int
+) -> tuple[npt.NDArray[np.float32], Any]:
+    """k-means by FAISS: centroids (nlist, dim) of unit length, and an index of them."""
+    faiss = faiss_module()
+    n, dim = sample.shape
+    kmeans = faiss.Clustering(dim, nlist)
+    kmeans.niter, kmeans.spherical, kmeans.seed = KMEANS_ITERATIONS, True, seed
+    kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
+    quantizer = quantizer_of(dim, nlist, links=16, construction=40)
+    kmeans.train(sample, quantizer)
+    return faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim), quantizer
+
+
+def centroids_on(
+    device: "torch.device",
+    sample: npt.NDArray[np.float32],
+    token_ids: npt.NDArray[np.int32] | None,
+    nlist: int,
+    seed: int,
+) -> tuple[npt.NDArray[np.float32], Owners | None]:
+    """Centroids, (nlist, dim) of unit length, and whose they are, by k-means on a device."""
+    from indexing.coding.torch_coding import train_centroids
+
+    iterations = KMEANS_ITERATIONS if token_ids is None else ITERATIONS
+    found, tokens = train_centroids(sample, token_ids, nlist, iterations, seed, device)
+    return found, None if tokens is None else Owners(tokens)
+
+
+def product_centroids(
+    residuals: npt.NDArray[np.float32], m: int, seed: int, device: "torch.device | None"
+) -> npt.NDArray[np.float32]:
+    """(n, dim) -> (m, 256, dim // m): k-means of each sub-vector."""
+    if device is not None:
+        from indexing.coding.torch_coding import product_centroids
+
+        return product_centroids(residuals, m, PQ_ITERATIONS, seed, device)
+    faiss = faiss_module()
+    pq = faiss.ProductQuantizer(residuals.shape[1], m, 8)
+    pq.cp.seed, pq.cp.niter, pq.cp.min_points_per_centroid = seed, PQ_ITERATIONS, 1
+    pq.train(residuals)
+    centroids: npt.NDArray[np.float32] = faiss.vector_to_array(pq.centroids).reshape(m, PQ_CENTROIDS, -1)
+    return centroids
+
+
+def balanced_directions(residuals: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
+    """An orthonormal (dim, dim): principal directions of the residuals, dealt out to m sub-vectors so that the
+    product of variances is about the same in all (OPQ's parametric solution, Ge et al. 2013)."""
+    dim = residuals.shape[1]
+    moment = residuals.T.astype(np.float64) @ residuals
+    values, directions = np.linalg.eigh(moment)  # ascending
+    logs = np.log(np.maximum(values[::-1], values[-1] * 1e-12 + np.finfo(np.float64).tiny))
+    parts: list[list[int]] = [[] for _ in range(m)]
+    for direction in range(dim):
+        open_parts = [part for part in parts if len(part) < dim // m]
+        # Of the parts with room the one that has least, by variances as multiples of the smallest.
+        min(open_parts, key=lambda part: sum(logs[i] - logs[-1] for i in part)).append(direction)
+    order = [direction for part in parts for direction in part]
+    balanced: npt.NDArray[np.float32] = directions[:, ::-1][:, order].astype(np.float32)
+    return np.ascontiguousarray(balanced)
+
+
+def choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Evenly spaced scales over what a sample wants, with 1 among them, so that what is exact stays exact."""
+    low, high = np.percentile(wanted, SCALE_TAILS)
+    scales = np.linspace(min(low, SCALE_RANGE[0]), max(high, SCALE_RANGE[1]), SCALES)
+    scales += 1 - scales[np.abs(scales - 1).argmin()]
+    return np.maximum(scales, 0).astype(np.float32)
+
+
+def quantizer_of(dim: int, nlist: int, *, links: int, construction: int) -> Any:
+    """An empty index that finds a vector's centroid, exactly or by a graph; k-means does with a coarser graph."""
+    faiss = faiss_module()
+    if nlist < HNSW_NLIST:
+        return faiss.IndexFlatIP(dim)
+    index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = construction, HNSW_EF
+    return index
