@@ -3,10 +3,11 @@
     python benchmarks/vectors.py OUT BEIR_FOLDER [--document-length 256] [--no-idf]
     python benchmarks/vectors.py OUT --synthetic TOKENS [--queries 100]
 
-OUT gets vectors.npy (tokens, 128) float16, offsets.npy (passages + 1,), query_vectors.npy, query_offsets.npy and
-info.json. A BEIR folder is encoded with the bundled model, and its query vectors are multiplied by their tokens'
-IDF weights, as Searcher does (MaxSim is linear in them: every contender's scores are weighted). Synthetic passages
-are 300 unit vectors around 20,000 shared directions; a query is 32 noisy tokens of one passage. All from fixed seeds.
+OUT gets vectors.npy (tokens, 128) float16, offsets.npy (passages + 1,), token_ids.npy (tokens,), query_vectors.npy,
+query_offsets.npy and info.json. A BEIR folder is encoded with the bundled model, and its query vectors are multiplied
+by their tokens' IDF weights, as Searcher does (MaxSim is linear in them: every contender's scores are weighted).
+Synthetic passages are 300 unit vectors around 20,000 shared directions, without token ids; a query is 32 noisy tokens
+of one passage. All from fixed seeds.
 """
 
 import argparse
@@ -66,6 +67,8 @@ def encode(out: Path, beir: Path, document_length: int | None, idf: bool) -> Non
         queries = [query * own[:, None] for query, own in zip(queries, weights, strict=True)]
     np.save(out / "vectors.npy", documents.vectors.astype(np.float16))
     np.save(out / "offsets.npy", documents.offsets)
+    if documents.token_ids is not None:
+        np.save(out / "token_ids.npy", documents.token_ids)
     save_queries(out, queries)
     info = {
         "name": f"{data.name}, documents cut at {encoder.document_length} tokens",

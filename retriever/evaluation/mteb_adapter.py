@@ -83,7 +83,7 @@ class MtebSearch(Closing):
         self._place = tempfile.TemporaryDirectory(prefix="latewood-mteb-")
         path = Path(self._place.name) / "index"
         encoder = self._encoder_for(task_metadata, hf_subset)
-        never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
+        never: dict[str, Any] = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
         with Index.create(path, encoder, **never) as index:
             index.add(_passages(corpus), progress=_told(encode_kwargs))
         self._searcher = Searcher.open(path, encoder)

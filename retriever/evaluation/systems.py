@@ -164,7 +164,7 @@ class LateInteraction:
         if exists := (path / "index.db").is_file():
             opened = Index.open(path, encoder, writable=True)
         else:
-            never = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
+            never: dict[str, Any] = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}
             opened = Index.create(path, encoder, window=self.window, overlap=self.overlap, **never)
         title = f"{data.name}: index"
         with opened as index:

@@ -228,6 +228,8 @@ def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):
         (lambda e: Encoder.load(query_length=32.0), "query_length=32.0 is float"),
         (lambda e: Encoder.load(document_length="most"), "document_length='most' is str"),
         (lambda e: Encoder.load(device="cpu", workers=2.0), "workers=2.0 is float"),
+        (lambda e: Encoder.load(device="cuda:97"), "device='cuda:97' cannot be used"),
+        (lambda e: Encoder.load(device="gpu", workers=2), "device='gpu' cannot be used"),
         (lambda e: Encoder.load(document_length=100_000), "exceeds the model's"),
         (lambda e: Encoder.load(document_length=2), "document_length=2"),
     ],

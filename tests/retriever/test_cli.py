@@ -225,6 +225,7 @@ def mistakes(tmp_path, index, beir):
         "an empty folder": ["index", empty, "--out", tmp_path / "o2"],
         "a bad line": ["index", bad, "--out", tmp_path / "o3"],
         "no such model": ["index", bad, "--out", tmp_path / "o4", "--model", tmp_path / "nomodel"],
+        "no such device": ["index", bad, "--out", tmp_path / "o6", "--device", "cuda:97"],
         "not an index": ["search", empty, "query"],
         "no index": ["info", tmp_path / "none"],
         "no BEIR folder": ["evaluate", empty],
