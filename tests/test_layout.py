@@ -47,13 +47,13 @@ LAYERS = {
         storage
         writing
         index
-        writing.sources writing.estimate exchange
+        writing.sources writing.estimate
     """,
     "retriever": """
         options kernels explaining
         hits ranking
         searcher reranking
-        ranking.tuning code mining folders importing
+        ranking.tuning code mining folders
         evaluation integrations
         serving
         cluster

@@ -9,7 +9,10 @@ import pytest
 
 from encoder.light import LightEncoder
 from indexing import Index
+from indexing.writing.sources import update_folder
+from retriever import Searcher
 from retriever.serving import ServeSettings, create_app
+from tests.helpers.page_corpus import CODE, documents
 
 TEXTS = {
     "heart": "The heart pumps blood through the body.",
@@ -61,3 +64,70 @@ def serve() -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="module")
 def client(serve: Callable[..., Any], docs: Path) -> Any:
     return serve({"docs": docs})
+
+
+# The page ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory, encoder: LightEncoder) -> dict[str, Path]:
+    """{name: index}: texts; code; one of which a part is encoded; one with nothing encoded; an empty one."""
+    place = tmp_path_factory.mktemp("page")
+    (place / "source").mkdir()
+    (place / "source" / "sessions.py").write_text(CODE, encoding="utf-8")
+    (place / "source" / "notes.md").write_text("# Notes\n\nWhat a basket is.\n", encoding="utf-8")
+    made = {name: place / f"{name}.index" for name in ("texts", "code", "half", "waiting", "empty")}
+    for name, folder in made.items():
+        with Index.create(folder, encoder, window=256) as index:
+            if name == "code":
+                update_folder(index, place / "source")
+            if name in ("texts", "half"):
+                index.add(documents())
+            if name in ("half", "waiting"):
+                more = [("cod", "Cod is a fish of cold seas."), ("hake", "Hake is a fish, too.")]
+                index.add(({"doc_id": i, "text": t} for i, t in more), encode=False)
+    return made
+
+
+@pytest.fixture(scope="session")
+def searcher(folders: dict[str, Path], encoder: LightEncoder) -> Iterator[Searcher]:
+    """What Python finds in the index `texts`."""
+    with Searcher.open(folders["texts"], encoder) as searcher:
+        yield searcher
+
+
+@pytest.fixture(scope="session")
+def server(folders: dict[str, Path]) -> Iterator[Any]:
+    from tests.helpers.browser import serving  # imports selenium
+
+    with serving(folders) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from tests.helpers.browser import open_browser
+
+    with open_browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    """A page that nobody has used. In the end nothing went elsewhere, and the console is silent."""
+    from tests.helpers.browser import Page
+
+    page = Page(browser, server.url)
+    server.faults.clear()
+    page.fresh()
+    yield page
+    page.online()
+    page.check_requests()
+    assert [entry for entry in page.console() if not server.faults.explain(entry)] == []
+
+
+@pytest.fixture(scope="session")
+def axe(request: pytest.FixtureRequest) -> str:
+    from tests.helpers.browser import axe_script
+
+    return axe_script(request.config.cache)
