@@ -26,10 +26,11 @@ from indexing.storage.refusals import refusals
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.store import Store
 from indexing.storage.tables import DATABASE
-from indexing.writing.encoding import Passages, encode_records, own_passages, windows_of
+from indexing.writing.encoding import Passages, encode_records, windows_of
+from indexing.writing.given import GivenVectors, VectorBatch
 from indexing.writing.memory import limit
 from indexing.writing.pending import deletion, new_metadata, renaming
-from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records, read_vectors
+from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records
 from indexing.writing.writer import PassagesOf, Writer
 
 if TYPE_CHECKING:
@@ -327,17 +328,18 @@ class Index(Closing):
         embeddings: one (n_tokens, dim) array a document, or TokenEmbeddings, whose token_ids make a build much faster.
         Vectors are kept as they are, not normalised. A document without vectors exists and is found by its words alone.
         """
-        with self._writing() as writer:
-            records, vectors = read_vectors(doc_ids, embeddings, texts, metadata, self.dim)
+        return self.add_batches([VectorBatch.made(doc_ids, embeddings, texts, metadata, self.dim)])
 
-            def look_up(batch: Sequence[Record], report: AddReport) -> list[Passages]:
-                made = [own_passages(vectors, record.number, record.text) for record in batch]
-                report.passages += len(made)
-                report.tokens += sum(len(passages.vectors) for passages in made)
-                return made
+    def add_batches(
+        self, batches: Iterable[VectorBatch], *, total: int | None = None, progress: Told | None = None
+    ) -> AddReport:
+        """As `add_embeddings`, of a stream: one batch is held at a time, and the codec is trained on what all hold.
 
-            report = AddReport()
-            writer.add(batches(records), look_up, report)
+        total: documents, for the progress. `open_vectors` gives batches of files and tables.
+        """
+        with self._writing(progress) as writer:
+            report, given = AddReport(), GivenVectors(batches, self.dim, progress, total)
+            writer.add(given.records(), given.passages, report)
             return report
 
     def delete(self, doc_ids: Iterable[str] | None = None, *, filter: str | None = None) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retriever.explaining import Explanation
     from retriever.hits import Hit, Hits, Passage
+    from retriever.importing import ImportOptions, ImportReport, import_index
     from retriever.options import Scoring, SearchOptions
     from retriever.reranking import Ranked, rerank, rerank_embeddings
     from retriever.searcher import Searcher
@@ -14,11 +15,14 @@ __all__ = [
     "Explanation",
     "Hit",
     "Hits",
+    "ImportOptions",
+    "ImportReport",
     "Passage",
     "Ranked",
     "Scoring",
     "SearchOptions",
     "Searcher",
+    "import_index",
     "rerank",
     "rerank_embeddings",
 ]
@@ -26,6 +30,7 @@ __all__ = [
 _HOMES = {
     "retriever.explaining": ("Explanation",),
     "retriever.hits": ("Hit", "Hits", "Passage"),
+    "retriever.importing": ("ImportOptions", "ImportReport", "import_index"),
     "retriever.options": ("Scoring", "SearchOptions"),
     "retriever.reranking": ("Ranked", "rerank", "rerank_embeddings"),
     "retriever.searcher": ("Searcher",),

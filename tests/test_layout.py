@@ -47,13 +47,13 @@ LAYERS = {
         storage
         writing
         index
-        writing.sources writing.estimate
+        writing.sources writing.estimate exchange
     """,
     "retriever": """
         options kernels explaining
         hits ranking
         searcher reranking
-        ranking.tuning code mining folders
+        ranking.tuning code mining folders importing
         evaluation integrations
         serving
         cluster

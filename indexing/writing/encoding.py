@@ -13,7 +13,7 @@ from indexing.reading.windows import Windows
 from indexing.settings import DocumentEncoder, IndexSettings
 from indexing.writing.records import AddReport, Record, check_vectors
 
-__all__ = ["Passages", "encode_records", "own_passages", "windows_of"]
+__all__ = ["Passages", "encode_records", "token_ids_of", "windows_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +64,13 @@ def encode_records(
         last = first + len(own)
         rows = slice(embeddings.offsets[first], embeddings.offsets[last])
         lengths, spans_of = embeddings.lengths[first:last], np.array(own, np.int32)
-        passages.append(Passages(half[rows], lengths, spans_of, _token_ids(embeddings, rows)))
+        passages.append(Passages(half[rows], lengths, spans_of, token_ids_of(embeddings, rows)))
         first = last
     return passages
 
 
-def own_passages(embeddings: TokenEmbeddings, i: int, text: str | None) -> Passages:
-    """A user's own vectors of a document: one passage, the i-th of those given."""
-    whole = np.array([[0, len(text or "")]], np.int32)
-    rows = slice(embeddings.offsets[i], embeddings.offsets[i + 1])
-    token_ids = _token_ids(embeddings, rows)
-    return Passages(embeddings[i].astype(np.float16), embeddings.lengths[i : i + 1], whole, token_ids)
-
-
-def _token_ids(embeddings: TokenEmbeddings, rows: slice) -> npt.NDArray[np.int32]:
+def token_ids_of(embeddings: TokenEmbeddings, rows: slice) -> npt.NDArray[np.int32]:
+    """Of some rows; NO_ID where nothing is known."""
     if embeddings.token_ids is None:
         return np.full(rows.stop - rows.start, NO_ID, np.int32)
     return embeddings.token_ids[rows]

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import as_iterable, as_list, shown
+from encoder.arguments import as_iterable, shown
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 
@@ -20,10 +20,10 @@ __all__ = [
     "batches",
     "check_doc_id",
     "check_vectors",
+    "given_record",
     "hash_salt",
     "metadata_json",
     "read_records",
-    "read_vectors",
 ]
 
 BATCH_RECORDS = 512
@@ -82,32 +82,10 @@ def read_records(records: Iterable[Mapping[str, Any]], salt: str) -> Iterator[Re
         if record.get("text") is None:
             raise ArgumentError(f"{where} has text None; pass a string")
         given = (record.get(key) for key in ("doc_id", "text", "metadata"))
-        yield _record(number, *given, content=salt.encode())
+        yield given_record(number, *given, content=salt.encode())
 
 
-def read_vectors(
-    doc_ids: Iterable[str],
-    embeddings: TokenEmbeddings | Iterable[npt.ArrayLike],
-    texts: Iterable[str | None] | None,
-    metadata: Iterable[Mapping[str, Any] | None] | None,
-    dim: int,
-) -> tuple[list[Record], TokenEmbeddings]:
-    """Check what comes with vectors of its own, one of each a passage; each iterable is walked once."""
-    ids = as_list(doc_ids, "doc_ids", "doc_ids")
-    if not isinstance(embeddings, TokenEmbeddings):
-        arrays = as_list(embeddings, "embeddings", f"(n_tokens, {dim}) arrays")
-        embeddings = TokenEmbeddings.from_list(arrays, dim)
-    columns = [ids]
-    for name, given in (("texts", texts), ("metadata", metadata)):
-        columns.append([None] * len(ids) if given is None else as_list(given, name))
-        if len(columns[-1]) != len(ids):
-            raise ArgumentError(f"{len(columns[-1])} {name} for {len(ids)} doc_ids; pass one each")
-    check_vectors(embeddings, ids, dim)
-    rows = enumerate(zip(*columns, strict=True))
-    return [_record(i, *row, content=embeddings[i].tobytes()) for i, row in rows], embeddings
-
-
-def _record(number: int, doc_id: Any, text: Any, metadata: Any, *, content: bytes) -> Record:
+def given_record(number: int, doc_id: Any, text: Any, metadata: Any, *, content: bytes) -> Record:
     """Check one document. `content` is what decides its vectors besides the text."""
     where = f"record {number} has "
     check_doc_id(doc_id, where)
@@ -145,19 +123,24 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def check_vectors(embeddings: TokenEmbeddings, doc_ids: list[Any], dim: int) -> None:
-    """Raise ArgumentError unless there is one passage a doc_id, of `dim`, all finite and within float16."""
-    if len(embeddings) != len(doc_ids):
+def check_vectors(
+    embeddings: TokenEmbeddings, doc_ids: Sequence[Any], dim: int, starts: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Raise ArgumentError unless there is one passage a doc_id, or starts[i]:starts[i + 1] of the i-th, of `dim`, all
+    finite and within float16."""
+    if starts is None:
+        starts = np.arange(len(doc_ids) + 1)
+    if len(embeddings) != starts[-1]:
         raise ArgumentError(f"{len(embeddings)} embeddings for {len(doc_ids)} doc_ids; pass one each")
     if embeddings.dim != dim:
         raise ArgumentError(f"vectors have dim={embeddings.dim}, the index has dim={dim}; pass (n, {dim})")
     # NaN fails the comparison too.
     fine: npt.NDArray[np.bool_] = np.abs(embeddings.vectors).max(axis=1, initial=0.0) <= FLOAT16_MAX
     if not fine.all():
-        token = int(np.argmin(fine))
-        passage = int(np.searchsorted(embeddings.offsets, token, side="right")) - 1
+        rows = embeddings.offsets[starts]
+        document = int(np.searchsorted(rows, int(np.argmin(fine)), side="right")) - 1
         raise ArgumentError(
-            f"doc_id {shown(doc_ids[passage])} has a vector with a number that is not finite or beyond "
+            f"doc_id {shown(doc_ids[document])} has a vector with a number that is not finite or beyond "
             f"{FLOAT16_MAX:.0f}; pass unit vectors"
         )
 

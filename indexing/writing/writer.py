@@ -35,6 +35,8 @@ COMMIT_CHARS = 1 << 26  # of texts and metadata that wait for a commit
 
 PassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passages]]
 """The passages of each record, counted in the report."""
+SomePassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passages | None]]
+"""As PassagesOf; None for a record whose vectors come later."""
 
 
 class Writer:
@@ -71,7 +73,7 @@ class Writer:
     def add(
         self,
         stream: Iterable[list[Record]],
-        passages_of: PassagesOf | None,
+        passages_of: SomePassagesOf | None,
         report: AddReport,
         committed: Callable[[], object] = lambda: None,
     ) -> None:
@@ -211,7 +213,7 @@ class Writer:
         return pending.cost >= self.settings.commit_tokens or pending.chars >= COMMIT_CHARS
 
     def _take(
-        self, pending: Pending, batch: list[Record], passages_of: PassagesOf | None, report: AddReport
+        self, pending: Pending, batch: list[Record], passages_of: SomePassagesOf | None, report: AddReport
     ) -> None:
         stored = self.snapshot.reader.find(list({record.doc_id for record in batch}))
         todo = pending.plan(batch, stored, report)

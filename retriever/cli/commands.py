@@ -24,6 +24,8 @@ COMMANDS = {
     "serve": ("retriever.cli.serve:serve_command", "Serve indexes and folders over HTTP, with a page."),
     "forget": ("retriever.cli.folders:forget_command", "Remove the index of a folder from the cache."),
     "compact": ("retriever.cli.index:compact_command", "Rewrite an index without its deleted documents."),
+    "import": ("retriever.cli.exchange:import_command", "Make an index of vectors that exist."),
+    "export": ("retriever.cli.exchange:export_command", "Write an index's vectors for other programs."),
     "estimate": ("retriever.cli.estimate:estimate_command", "Say what indexing would take, before it."),
     "tune": ("retriever.cli.tune:tune_command", "Measure and store fast search settings for an index."),
     "doctor": ("retriever.cli.doctor:doctor_command", "Say what a model is, and warn of known traps."),
@@ -37,12 +39,14 @@ LONG = {
     "watch",
     "info",
     "compact",
+    "import",
     "estimate",
     "tune",
     "evaluate",
 }  # they say how far they are
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "serve", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
+    "export": "what was written is no whole file",
     "tune": "nothing was stored",
     "evaluate": "nothing was measured",
     "train": "what was saved is kept",

@@ -1,0 +1,3 @@
+"""Token vectors from and to files of other programs."""
+
+__all__: list[str] = []

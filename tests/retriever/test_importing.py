@@ -1,0 +1,144 @@
+"""Importing vectors: ids and texts from a corpus, the encoder that made them, the commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from encoder import Encoder
+from encoder.errors import ArgumentError, CorpusError
+from indexing import Index, export_vectors
+from retriever import ImportOptions, Searcher, import_index
+from retriever.cli import app
+from tests.helpers.fakes import FakeEncoder, contents, corpus
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Vectors of four documents by an encoder of 8 dimensions, without ids."""
+    made = FakeEncoder(8).encode_documents([document["text"] for document in corpus(4)])
+    save_file({"vectors": made.vectors, "offsets": made.offsets}, tmp_path / "bare.safetensors")
+    return tmp_path / "bare.safetensors"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    lines = (json.dumps(document) for document in corpus(4))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    return tmp_path / "corpus.jsonl"
+
+
+def test_a_source_without_ids_takes_them_from_its_corpus_in_order(
+    tmp_path: Path, bare: Path, texts: Path
+) -> None:
+    encoder = FakeEncoder(8)
+    report = import_index(bare, tmp_path / "x.index", ImportOptions(texts=texts), encoder=encoder)
+    assert (report.kind, report.documents, report.tokens, report.textless) == ("safetensors", 4, 40, 0)
+    with (
+        Index.create(tmp_path / "expected.index", encoder) as expected,
+        Index.open(tmp_path / "x.index") as index,
+    ):
+        expected.add(corpus(4))
+        found, wanted = contents(index), contents(expected)
+        assert found.keys() == wanted.keys()
+        for doc_id, (text, metadata, vectors) in wanted.items():
+            assert found[doc_id][:2] == (text, metadata)
+            np.testing.assert_array_equal(found[doc_id][2], vectors)
+    with Searcher.open(tmp_path / "x.index", encoder) as searcher:
+        assert searcher.search(corpus(4)[2]["text"], k=1)[0].doc_id == "d2"
+
+
+def test_without_a_corpus_places_are_ids(tmp_path: Path, bare: Path) -> None:
+    report = import_index(bare, tmp_path / "x.index")
+    assert report.textless == 4
+    with Index.open(tmp_path / "x.index") as index:
+        assert [(d.doc_id, d.text) for d in index] == [(str(i), None) for i in range(4)]
+
+
+def test_a_corpus_of_another_length_is_refused(tmp_path: Path, bare: Path, texts: Path) -> None:
+    texts.write_text(texts.read_text().rsplit("\n", 1)[0])
+    with pytest.raises(
+        ArgumentError, match=r"has 3 documents, and the source, which keeps no ids, 4; pass the corpus"
+    ):
+        import_index(bare, tmp_path / "x.index", ImportOptions(texts=texts))
+    assert not (tmp_path / "x.index").exists()
+    texts.write_text(texts.read_text() + "\n" + texts.read_text().split("\n")[0])
+    with pytest.raises(CorpusError, match=r"corpus.jsonl has two documents of one id"):
+        import_index(bare, tmp_path / "x.index", ImportOptions(texts=texts))
+
+
+def test_a_source_with_ids_takes_texts_by_them(tmp_path: Path) -> None:
+    """In another order; what the source has itself stays; what the corpus has more is named."""
+    with Index.create(tmp_path / "a.index", dim=4) as index:
+        arrays = [np.eye(4)[i : i + 1] for i in range(3)]
+        index.add_embeddings(["a", "b", "c"], arrays, ["own", None, None], [None, {"n": 1}, None])
+        export_vectors(index, tmp_path / "v.parquet")
+    lines = [{"_id": "z", "text": "Z"}, {"_id": "b", "text": "B", "m": 2}, {"_id": "a", "text": "A", "m": 3}]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = import_index(
+        tmp_path / "v.parquet", tmp_path / "x.index", ImportOptions(texts=tmp_path / "corpus.jsonl")
+    )
+    assert report.textless == 1
+    assert report.notes == (
+        f"1 documents of {tmp_path / 'corpus.jsonl'} have no vectors in the source and were left out",
+    )
+    with Index.open(tmp_path / "x.index") as index:
+        found = {document.doc_id: (document.text, document.metadata) for document in index}
+    assert found == {"a": ("own", {"m": 3}), "b": ("B", {"n": 1}), "c": (None, {})}
+
+
+def test_an_encoder_that_did_not_make_the_vectors_is_refused(tmp_path: Path, bare: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"encoder 'fake' has dim=16, the vectors have dim=8"):
+        import_index(bare, tmp_path / "x.index", encoder=FakeEncoder(16))
+    with Index.create(tmp_path / "a.index", FakeEncoder(8)) as index:
+        index.add(corpus(3))
+        export_vectors(index, tmp_path / "v.parquet")
+    with pytest.raises(ArgumentError, match=r"encoder 'fake' \(.*\) did not make these vectors, 'fake' did"):
+        import_index(tmp_path / "v.parquet", tmp_path / "x.index", encoder=FakeEncoder(8, seed=1))
+    report = import_index(tmp_path / "v.parquet", tmp_path / "x.index")
+    assert report.notes == ("the vectors were made by 'fake'; pass --encoder fake to search by texts",)
+
+
+def test_an_import_goes_on_where_it_was_stopped(tmp_path: Path, bare: Path, texts: Path) -> None:
+    options = ImportOptions(texts=texts)
+    first = import_index(bare, tmp_path / "x.index", options)
+    with Index.open(tmp_path / "x.index", writable=True) as index:
+        before = index._now.n_passages, contents(index)["d1"][2].tolist()
+        index.delete(["d0"])
+    assert import_index(bare, tmp_path / "x.index", options) == first
+    with Index.open(tmp_path / "x.index") as index:
+        assert (index._now.n_passages, contents(index)["d1"][2].tolist()) == before
+    with Index.create(tmp_path / "y.index", dim=4):
+        pass
+    with pytest.raises(ArgumentError, match=r"y.index has dim=4, the vectors have dim=8; pass a new path"):
+        import_index(bare, tmp_path / "y.index")
+
+
+@pytest.mark.parametrize("name", ["v.safetensors", "v.parquet", "v.arrow", "vectors"])
+def test_the_commands_go_there_and_back(tmp_path: Path, name: str) -> None:
+    texts = {"heart": "The heart pumps blood.", "bank": "The central bank raised interest rates."}
+    with Index.create(tmp_path / "a.index", Encoder.load()) as index:
+        index.add({"doc_id": i, "text": t, "metadata": {"of": i}} for i, t in texts.items())
+        tokens = index.n_tokens
+    result = run("export", tmp_path / "a.index", "--out", tmp_path / name)
+    assert result.output == f"{tmp_path / name}: 2 documents\n"
+    result = run("import", tmp_path / name, "--out", tmp_path / "b.index", "--encoder", "bundled")
+    assert result.exit_code == 0, result.output
+    assert f"b.index: 2 documents, 2 passages, {tokens} tokens, from " in result.output
+    assert "note" not in result.output
+    found = json.loads(
+        run("search", tmp_path / "b.index", "who sets the cost of borrowing?", "--json").output
+    )
+    expected = json.loads(
+        run("search", tmp_path / "a.index", "who sets the cost of borrowing?", "--json").output
+    )
+    assert found == expected
+    assert found[0]["doc_id"] == "bank"
