@@ -13,6 +13,7 @@ import examples.evaluate_beir
 import examples.long_documents
 import examples.own_vectors
 import examples.rag_langchain
+import examples.rag_llamaindex
 import examples.search_code
 import examples.search_texts
 import examples.train_small
@@ -116,6 +117,13 @@ def test_example_rag_langchain(tmp_path):
     assert asked == pages
     assert prompt.endswith("Question: which characters of a filter become SQL?")
     assert "None of a filter's text becomes SQL" in " ".join(prompt.split())
+
+
+def test_example_rag_llamaindex(tmp_path):
+    pages, answer = examples.rag_llamaindex.main(tmp_path / "x")
+    assert pages == ["filters.md", "filters.md"]
+    assert "Query: which characters of a filter become SQL?" in answer  # the mock repeats what it was asked
+    assert "None of a filter's text becomes SQL" in " ".join(answer.split())
 
 
 @pytest.mark.slow
