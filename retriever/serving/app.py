@@ -10,17 +10,19 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from encoder.errors import LatewoodError
 from retriever.options import Mode, SearchOptions
 from retriever.serving.batching import Batcher, Threads
-from retriever.serving.errors import MEDIA_TYPE, Problem, add_handlers
+from retriever.serving.errors import MEDIA_TYPE, Problem, add_handlers, refusals
 from retriever.serving.indexes import Served, Serving, open_indexes
-from retriever.serving.routes import documents, health, searching
-from retriever.serving.routes.common import State
+from retriever.serving.metrics import Counted, Metrics
+from retriever.serving.routes import documents, encoding, health, reranking, searching
+from retriever.serving.routes.common import State, TheState
 from retriever.serving.security import Guard
 from retriever.serving.settings import ServeSettings
 
@@ -29,6 +31,7 @@ __all__ = ["create_app"]
 PAGE = Path(__file__).parent / "page"
 RELOAD_SECONDS = 0.25
 THREADS = 4
+UPLOADS = 4  # bodies of documents that are received at a time
 log = logging.getLogger("latewood")
 
 
@@ -39,13 +42,15 @@ def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastA
     closes them when it ends.
     """
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened: AbstractContextManager[Serving] = (
             open_indexes(settings, log.warning) if serving is None else nullcontext(serving)
         )
         with opened as served:
-            async with _running(settings, served) as app.state.latewood:
+            async with _running(settings, served, metrics) as app.state.latewood:
                 yield
 
     app = FastAPI(
@@ -58,7 +63,7 @@ def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastA
         redirect_slashes=False,
     )
     add_handlers(app)
-    for routes in (health, searching, documents):
+    for routes in (health, searching, documents, reranking, encoding):
         app.include_router(routes.router)
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
 
@@ -66,40 +71,56 @@ def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastA
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
+    @app.get("/metrics", response_class=PlainTextResponse, responses=refusals(), tags=["health"])
+    async def prometheus(state: TheState) -> PlainTextResponse:
+        """Counters and times, in Prometheus' text form."""
+        return PlainTextResponse(await state.threads.run(metrics.text), media_type=CONTENT_TYPE_LATEST)
+
     app.add_middleware(Guard, settings=settings)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"]
         )
+    app.add_middleware(Counted, metrics=metrics)
     app.openapi = lambda: _openapi(app, type(app).openapi(app))  # type: ignore[method-assign]
     return app
 
 
 @asynccontextmanager
-async def _running(settings: ServeSettings, serving: Serving) -> AsyncIterator[State]:
+async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) -> AsyncIterator[State]:
     limits = settings.limits
     batchers = {
-        name: Batcher(served.search, waiting=limits.max_waiting, seconds=limits.batch_ms / 1000)
+        name: Batcher(metrics.search_of(served), waiting=limits.max_waiting, seconds=limits.batch_ms / 1000)
         for name, served in serving.items()
     }
-    state = State(settings, serving, batchers, Threads(THREADS, waiting=limits.max_waiting))
-    async with anyio.create_task_group() as group:
-        for batcher in batchers.values():
-            await group.start(batcher.run)
-        for served in serving.values():
-            group.start_soon(_follow, served)
-        group.start_soon(_warm, state)
-        yield state
-        group.cancel_scope.cancel()
+    state = State(
+        settings,
+        serving,
+        batchers,
+        threads=Threads(THREADS, waiting=limits.max_waiting),
+        writes={name: Threads(1, waiting=limits.max_waiting) for name in serving},
+        uploads=anyio.CapacityLimiter(UPLOADS),
+        metrics=metrics,
+    )
+    with metrics.watching(serving, state.waiting):
+        async with anyio.create_task_group() as group:
+            for batcher in batchers.values():
+                await group.start(batcher.run)
+            for served in serving.values():
+                group.start_soon(_follow, served, metrics)
+            group.start_soon(_warm, state)
+            yield state
+            group.cancel_scope.cancel()
 
 
-async def _follow(served: Served) -> None:
+async def _follow(served: Served, metrics: Metrics) -> None:
     """Move to what other processes commit."""
     told = ""
     while True:
         await anyio.sleep(RELOAD_SECONDS)
         try:
-            await anyio.to_thread.run_sync(served.reload)
+            if await anyio.to_thread.run_sync(served.reload):
+                metrics.reloads.labels(served.name).inc()
             told = ""
         except LatewoodError as error:  # what is open is searched on
             if told != str(error):

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from encoder.errors import CheckpointError, IndexFormatError, IndexLockedError, LatewoodError, StorageError
 
@@ -47,6 +49,7 @@ REFUSALS = {
     404: "There is no such index, document or model.",
     408: "The body did not come in time.",
     409: "Another process writes to the index.",
+    415: "The body is of another type.",
     413: "The body is beyond a limit.",
     422: "A value cannot be used.",
     503: "Too many wait, or the disk or the index failed; try again.",
@@ -67,6 +70,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(LatewoodError, _of_ours)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_a_model)
+    app.add_exception_handler(ClientDisconnect, _of_one_who_left)
     app.add_exception_handler(Exception, _of_a_bug)
 
 
@@ -81,7 +85,21 @@ async def _of_ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(_allowed(request))
+        told = f"{request.method} is not for {request.url.path}; send {allowed}"
+        return problem(405, told, {"Allow": allowed})
     return problem(error.status_code, str(error.detail), error.headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Of a path: Starlette names those of the first route alone."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _of_a_model(request: Request, error: Exception) -> JSONResponse:
@@ -98,6 +116,10 @@ async def _of_a_model(request: Request, error: Exception) -> JSONResponse:
     if not place:
         return problem(422, told)
     return problem(422, f"{where}={first['input']!r:.60}; {told[:1].lower()}{told[1:]}")
+
+
+async def _of_one_who_left(request: Request, error: Exception) -> JSONResponse:
+    return problem(400, "the body ends too early; send all of it")  # which nobody reads
 
 
 async def _of_a_bug(request: Request, error: Exception) -> JSONResponse:

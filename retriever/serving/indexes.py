@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from encoder.errors import LatewoodError
-from indexing import Snapshot
+from encoder.errors import ArgumentError, LatewoodError
+from indexing import Index, Snapshot
 from indexing.storage.filters import written_key
 from retriever.code.search import CodeHit, CodeOptions, holds_code, search_code
 from retriever.folders import Folder, is_index
@@ -38,11 +38,13 @@ class Served:
     folder: where it is a folder that is served. Methods take a while, and are called in threads.
     """
 
-    def __init__(self, name: str, searcher: Searcher, folder: Folder | None = None) -> None:
+    def __init__(
+        self, name: str, searcher: Searcher, folder: Folder | None = None, index: Index | None = None
+    ) -> None:
         self.name = name
         self.searcher = searcher
         self.folder = folder
-        self.writable = False
+        self._index = index
         self.holds_code = self._holds_code()
         self._described: tuple[int, dict[str, Any]] | None = None
         self._describing = threading.Lock()
@@ -50,6 +52,26 @@ class Served:
     @property
     def snapshot(self) -> Snapshot:
         return self.searcher.snapshot
+
+    @property
+    def writable(self) -> bool:
+        return self._index is not None
+
+    @property
+    def writer(self) -> Index:
+        """Of a writable index."""
+        assert self._index is not None
+        return self._index
+
+    def now(self) -> dict[str, int]:
+        """Of the newest commit, which is searched from now on."""
+        self.reload()
+        now = self.snapshot
+        return {
+            "documents": len(now),
+            "unencoded": now.n_unencoded,
+            "generation": now.state.generation,
+        }
 
     def search(self, asked: Sequence[Asked]) -> list[Answer]:
         """An answer each, all on one snapshot. What words find in a folder is encoded first."""
@@ -147,6 +169,13 @@ def open_indexes(settings: ServeSettings, tell: Tell = lambda line: None) -> Ite
 def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: ExitStack) -> Served:
     if is_index(place) or not place.is_dir():
         opened = Searcher.open(place, scoring=settings.scoring, device=settings.device)
-        return Served(name, stack.enter_context(opened))
+        stack.enter_context(opened)
+        index = stack.enter_context(Index.open(place, writable=True)) if settings.writable else None
+        return Served(name, opened, index=index)
+    if settings.writable:
+        raise ArgumentError(
+            f"{place} is a folder, whose documents are its files; serve an index of it (latewood index), "
+            "or leave --writable out"
+        )
     folder = stack.enter_context(Folder.open(place, tell, scoring=settings.scoring))
     return Served(name, folder.searcher, folder)

@@ -52,7 +52,7 @@ class Guard:
         self._origins = set(settings.cors)
         token = settings.token
         self._token = None if token is None else token.encode()
-        self._limits = settings.limits
+        self._limits, self._writable = settings.limits, settings.writable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,7 +68,8 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_caller(headers)
             self._check_token(scope, headers)
-            limit = self._limit(headers)
+            streamed = self._is_upload(scope, headers)
+            limit = self._limits.max_upload if streamed else self._limits.max_body
             length = headers.get("content-length", "")
             if length.isdecimal() and int(length[:20]) > limit:
                 raise _too_large(limit)
@@ -76,7 +77,8 @@ class Guard:
             answer = problem(error.status_code, str(error.detail), error.headers)
             await answer(scope, receive, send_with_headers)
             return
-        await self._app(scope, _Bounded(receive, limit, self._limits.timeout), send_with_headers)
+        bounded = _Bounded(receive, limit, self._limits.timeout, anew=streamed)
+        await self._app(scope, bounded, send_with_headers)
 
     def _check_caller(self, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -106,16 +108,18 @@ class Guard:
                 401, f"{told}; send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
-    def _limit(self, headers: Headers) -> int:
-        ndjson = headers.get("content-type", "").partition(";")[0].strip().lower() == "application/x-ndjson"
-        return self._limits.max_upload if ndjson else self._limits.max_body
+    def _is_upload(self, scope: Scope, headers: Headers) -> bool:
+        """Whether it is documents as NDJSON, which go to the disk as they come."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        there = self._writable and scope["method"] == "POST" and scope["path"].endswith("/documents")
+        return there and kind == "application/x-ndjson"
 
 
 class _Bounded:
-    """`receive` of at most so many bytes, in at most so many seconds."""
+    """`receive` of at most so many bytes, in at most so many seconds; anew: for each part of the body."""
 
-    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
-        self._receive, self._limit, self._seconds = receive, limit, seconds
+    def __init__(self, receive: Receive, limit: int, seconds: float, *, anew: bool) -> None:
+        self._receive, self._limit, self._seconds, self._anew = receive, limit, seconds, anew
         self._until = time.monotonic() + seconds
         self._bytes = 0
         self._whole = False
@@ -125,6 +129,8 @@ class _Bounded:
             return await self._receive()
         with anyio.move_on_after(self._until - time.monotonic()):
             message = await self._receive()
+            if self._anew:
+                self._until = time.monotonic() + self._seconds
             self._bytes += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
             if self._bytes > self._limit:

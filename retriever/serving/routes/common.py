@@ -1,5 +1,6 @@
 """What routes share: the state of the application, an index by its name, answers as JSON."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -13,6 +14,7 @@ from encoder.errors import ArgumentError
 from retriever.serving.batching import Batcher, Threads
 from retriever.serving.errors import ProblemError, busy
 from retriever.serving.indexes import Answer, Asked, Served, Serving
+from retriever.serving.metrics import Metrics
 from retriever.serving.settings import Limits, ServeSettings
 
 __all__ = [
@@ -36,7 +38,16 @@ class State:
     serving: Serving
     batchers: dict[str, Batcher[Asked, Answer]]
     threads: Threads
+    writes: dict[str, Threads]
+    uploads: anyio.CapacityLimiter
+    metrics: Metrics
     ready: bool = False
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that wait, by queue."""
+        found = {f"search {name}": batcher.waiting for name, batcher in self.batchers.items()}
+        found |= {f"write {name}": writes.waiting for name, writes in self.writes.items()}
+        return found | {"other": self.threads.waiting}
 
     @property
     def limits(self) -> Limits:
@@ -73,8 +84,10 @@ class JsonResponse(Response):
         return to_json(content, inf_nan_mode="null")
 
 
-async def while_there(request: Request, state: State, work: Callable[[], Awaitable[Result]]) -> Result:
-    """What `work` gives, as long as the client is there and the time limit is not over; then it is cancelled."""
+async def while_there(
+    request: Request, work: Callable[[], Awaitable[Result]], seconds: float = math.inf
+) -> Result:
+    """What `work` gives, as long as the client is there and the time is not over; then it is cancelled."""
     found: list[Result] = []
     failed: list[Exception] = []
     async with anyio.create_task_group() as group:
@@ -85,7 +98,7 @@ async def while_there(request: Request, state: State, work: Callable[[], Awaitab
             group.cancel_scope.cancel()
 
         group.start_soon(cancel_when_gone)
-        with anyio.move_on_after(state.limits.timeout):
+        with anyio.move_on_after(seconds):
             try:
                 found.append(await work())
             except Exception as error:  # raised here it would be one of a group
@@ -94,7 +107,7 @@ async def while_there(request: Request, state: State, work: Callable[[], Awaitab
     if failed:
         raise failed[0]
     if not found:  # the client has gone, and reads nothing; or
-        raise busy(f"no answer within {state.limits.timeout:g} s; ask for less at a time, or try again")
+        raise busy(f"no answer within {seconds:g} s; ask for less at a time, or try again")
     return found[0]
 
 

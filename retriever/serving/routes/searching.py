@@ -148,4 +148,4 @@ class _Search:
 
 async def _results(request: Request, state: State, asked: _Search) -> list[ResultJson]:
     asked.check(state)
-    return await while_there(request, state, lambda: asked.results(state))
+    return await while_there(request, lambda: asked.results(state), state.limits.timeout)

@@ -1,9 +1,15 @@
 """A small index, and applications that serve it."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -14,6 +20,7 @@ from retriever import Searcher
 from retriever.serving import ServeSettings, create_app
 from tests.helpers.page_corpus import CODE, documents
 
+ROOT = Path(__file__).parent.parent.parent.parent
 TEXTS = {
     "heart": "The heart pumps blood through the body.",
     "bank": "The central bank raised interest rates.",
@@ -59,6 +66,51 @@ def serve() -> Iterator[Callable[..., Any]]:
             return stack.enter_context(TestClient(app, "http://localhost", raise_server_exceptions=False))
 
         yield serve
+
+
+def detail(answer: Any, status: int) -> str:
+    """The one line of a refusal."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["type"]) == (status, "about:blank")
+    assert "\n" not in problem["detail"]
+    return str(problem["detail"])
+
+
+def _wait_until_ready(url: str) -> None:
+    for _ in range(600):
+        try:
+            with urlopen(f"{url}/readyz"):
+                return
+        except HTTPError:  # 503 until the models are loaded
+            time.sleep(0.05)
+    raise AssertionError("never ready")
+
+
+@contextmanager
+def running(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`latewood serve` as a process of its own: its address and the process, which is killed at the end."""
+    command = [sys.executable, "-m", "retriever.cli", "serve", *map(str, arguments), "--port", "0"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("serving on "):
+                    url = line.removeprefix("serving on ").partition(";")[0]
+                    _wait_until_ready(url)
+                    yield url, process
+                    return
+            raise AssertionError("the server ended")
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served_docs(docs: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    with running(docs) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from indexing import Index
 from indexing.reading.corpus import read_folder
 from retriever import Searcher, SearchOptions
 from retriever.code.search import search_code
-from tests.retriever.serving.conftest import TEXTS
+from tests.retriever.serving.conftest import TEXTS, detail
 
 QUESTION = "who sets the cost of borrowing?"
 
@@ -24,15 +24,6 @@ def search(client, **asked):
     answer = client.post("/v1/indexes/docs/search", json=asked)
     assert answer.status_code == 200, answer.text
     return answer.json()
-
-
-def detail(answer, status):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert (problem["status"], problem["type"]) == (status, "about:blank")
-    assert "\n" not in problem["detail"]
-    return problem["detail"]
 
 
 def as_pairs(hits):
