@@ -8,7 +8,9 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -27,6 +29,7 @@ from retriever.searcher import QueryEncoder, Searcher
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
 
 CANDIDATES = 16  # documents found by words that are encoded before an answer, if they are not yet
+PATIENCE = 3.0  # seconds that a folder that rests waits for another writer
 CANDIDATE_CHARS = 12_000  # of the texts found, encoded or not: at most half a second of encoding
 
 SCORING = Scoring()
@@ -62,7 +65,8 @@ def forget(folder: str | os.PathLike[str]) -> bool:
 class Folder(Closing):
     """A folder as it is now, open to be searched. Made by `open`; closed by `close` or a `with` block.
 
-    index: of the folder, for writing; None where another process writes it: then what that has stored is searched.
+    index: of the folder, for writing; None where another process writes it: then what that has stored is searched. None
+    too while the folder rests (`rest`).
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Folder(Closing):
         self.index = index
         self.searcher = searcher
         self.report = report
+        self._rests = False
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -82,10 +87,13 @@ class Folder(Closing):
         *,
         scoring: Scoring = SCORING,
         progress: Told | None = None,
+        patience: float | None = None,
     ) -> "Folder":
         """Bring the index of a folder up to date: what changed is read, its texts and words are stored.
 
         tell: is called with a line on what is not as usual: a cache that cannot be written, an index made anew.
+        patience: seconds to wait for a process that is making the index. Where that has stored nothing by then it is
+        an IndexLockedError; with None the answer comes from an index in a temporary folder, at once.
         Raises CorpusError for a folder with nothing to read, ArgumentError for what is no folder.
         """
         source = Path(folder).resolve()
@@ -93,7 +101,7 @@ class Folder(Closing):
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
         place = cache_of(source)
         try:
-            return cls._updated(source, _opened(place, tell), scoring, progress)
+            return cls._updated(source, _opened(place, tell, patience or 0.0), scoring, progress)
         except IndexLockedError as error:
             if is_index(place):
                 searcher = Searcher.open(place, scoring=scoring)
@@ -103,6 +111,8 @@ class Folder(Closing):
                     )
                     return cls(source, None, searcher, None)
                 searcher.close()
+            if patience is not None:
+                raise
             reason = "another process is making this folder's index"
         except (StorageError, OSError) as error:
             reason = f"the index of this folder cannot be kept ({error})"
@@ -137,11 +147,12 @@ class Folder(Closing):
     def prepare(self, query: str, options: SearchOptions, progress: Told | None = None) -> None:
         """Encode what words find best for a query and has no vectors yet, so that a search by meaning ranks it; and the
         rest, where that is as little."""
-        if self.index is None or options.mode == "lexical" or not self.index.n_unencoded:
+        waits = self.searcher.snapshot.n_unencoded
+        if not waits or options.mode == "lexical" or (self.index is None and not self._rests):
             return
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
         texts = {hit.doc_id: hit.text or "" for hit in hits}
-        asked = None if self.index.n_unencoded <= CANDIDATES else list(texts)
+        asked = None if waits <= CANDIDATES else list(texts)
         waiting = {doc_id: text for _, doc_id, text in self.searcher.snapshot.reader.unencoded(asked)}
         texts |= waiting
         chars = list(itertools.accumulate(map(len, texts.values())))
@@ -149,15 +160,49 @@ class Folder(Closing):
             doc_id for doc_id, n in zip(texts, chars, strict=True) if n <= max(CANDIDATE_CHARS, chars[0])
         ]
         if chosen := [doc_id for doc_id in within if doc_id in waiting]:
-            self.index._light = cast(DocumentEncoder, self.searcher.encoder)  # one model for both
-            self.index.encode(chosen, progress=progress)
+            with self._writing() as index:
+                if index is not None:
+                    index._light = cast(DocumentEncoder, self.searcher.encoder)  # one model for both
+                    index.encode(chosen, progress=progress)
             self.searcher.reload()
 
     def encode(self, *, progress: Told | None = None) -> None:
         """Make all vectors that are still to come."""
-        if self.index is not None:
-            self.index.encode(progress=progress)
-            self.searcher.reload()
+        with self._writing() as index:
+            if index is not None:
+                index.encode(progress=progress)
+        self.searcher.reload()
+
+    def rest(self) -> None:
+        """Let other processes write the index; what is open stays so. For whoever asks again and again: it is opened
+        for writing only when there is something to write."""
+        if self._temporary is None:
+            if self.index is not None:
+                self.index.close()
+            self.index, self._rests = None, True
+
+    def refresh(self, progress: Told | None = None) -> bool:
+        """Read what changed since the last time; False where another process writes the index: then what that has
+        stored is searched. Raises as `open`."""
+        with self._writing() as index:
+            if index is not None:
+                self.report = update_folder(index, self.source, encode=False, progress=progress)
+        self.searcher.reload()
+        return index is not None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Index | None]:
+        """The index, of a folder that rests for as long as this takes; None while another process writes it."""
+        if not self._rests:
+            yield self.index
+            return
+        try:
+            index = _when_free(cache_of(self.source), PATIENCE)
+        except IndexLockedError:
+            yield None
+            return
+        with index:
+            yield index
 
     def answerable(self, options: SearchOptions) -> SearchOptions:
         """The same options; by words alone where nothing at all is encoded, as where words found nothing to encode."""
@@ -174,16 +219,28 @@ class Folder(Closing):
             self._temporary.cleanup()
 
 
-def _opened(place: Path, tell: Tell) -> Index:
+def _opened(place: Path, tell: Tell, patience: float) -> Index:
     if not is_index(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         return _created(place)
     try:
-        return Index.open(place, writable=True)
+        return _when_free(place, patience)
     except IndexFormatError as error:
         tell(f"the index of this folder is made anew ({error})")
         shutil.rmtree(place)
         return _created(place)
+
+
+def _when_free(place: Path, patience: float) -> Index:
+    """An index, for writing. Raises IndexLockedError where another process writes it for longer than `patience`."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return Index.open(place, writable=True)
+        except IndexLockedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _created(place: Path) -> Index:

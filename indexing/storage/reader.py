@@ -122,9 +122,10 @@ class Reader:
         if doc_ids is None:
             yield from self.stream("doc_id, text", Filter("document IN (SELECT document FROM unencoded)", ()))
         else:
+            # The plus keeps SQLite from going through all that waits for each doc_id.
             sql = (
                 "SELECT document, doc_id, text FROM documents WHERE doc_id IN ({}) "
-                "AND document IN (SELECT document FROM unencoded)"
+                "AND +document IN (SELECT document FROM unencoded)"
             )
             yield from self._in(sql, doc_ids)
 

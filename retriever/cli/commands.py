@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "PastTyperError", "app"]
 COMMANDS = {
     "search": ("retriever.cli.search:search_command", "Search an index, or any folder of text or code."),
     "index": ("retriever.cli.index:index_command", "Index a corpus: JSONL, a BEIR folder, or text and code."),
+    "mcp": ("retriever.cli.mcp:mcp_command", "Give coding agents search over folders."),
     "watch": ("retriever.cli.update:watch_command", "Keep an index up to date with a folder."),
     "info": ("retriever.cli.index:info_command", "Say what an index holds and what it takes on disk."),
     "serve": ("retriever.cli.serve:serve_command", "Serve indexes and folders over HTTP, with a page."),
@@ -47,6 +48,7 @@ LONG = {
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "serve", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
     "export": "what was written is no whole file",
+    "mcp": "what was read and encoded is kept",
     "tune": "nothing was stored",
     "evaluate": "nothing was measured",
     "train": "what was saved is kept",

@@ -1,4 +1,5 @@
-"""The HTTP server: `create_app(ServeSettings)` is an ASGI application that any server runs; extra `serve`."""
+"""The HTTP server: `create_app(ServeSettings)` is an ASGI application that any server runs (extra `serve`); and the tool
+of coding agents, `mcp.create_server` (extra `mcp`)."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,0 +1,53 @@
+"""`latewood mcp`: folders as a search tool for coding agents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.options import option
+from retriever.cli.flags import flags
+
+__all__ = ["mcp_command"]
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How clients reach the tools."""
+
+    http: bool = option(False, "Over HTTP on this machine's loopback, in place of standard input and output.")
+    port: int = option(8765, "Of --http; 0 for any that is free.", least=0, most=65535)
+
+
+@flags()
+def mcp_command(
+    transport: Transport,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="What to search; by default this folder."),
+    ] = None,
+) -> None:
+    """Give coding agents search over folders of code or text, by the Model Context Protocol (extra `mcp`). An agent
+    starts it by itself: docs/guides/agents.md has the lines for each. What changed is read before each answer.
+
+    Example: latewood mcp ./src
+    """
+    here = Path.cwd()
+    if not folders and here in (Path.home(), Path(here.anchor)):
+        raise ArgumentError(f"{here} is everything you have; pass the folders to search")
+    try:
+        import mcp.server  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the tool for agents needs mcp, which is not installed; pip install 'latewood[mcp]'"
+        ) from error
+    from retriever.serving.kept import KeptFolders
+    from retriever.serving.mcp import create_server, serve_http
+
+    server = create_server(KeptFolders(folders or [here]))
+    if transport.http:
+        serve_http(server, transport.port, lambda address: typer.echo(f"listening on {address}", err=True))
+    else:
+        server.run("stdio")
