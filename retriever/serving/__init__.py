@@ -1,5 +1,5 @@
-"""The HTTP server: `create_app(ServeSettings)` is an ASGI application that any server runs (extra `serve`); and the tool
-of coding agents, `mcp.create_server` (extra `mcp`)."""
+"""The HTTP server: `create_app(ServeSettings)` is an ASGI application that any server runs, extra `serve`. In `mcp` is
+the tool for coding agents, extra `mcp`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -28,7 +28,8 @@ class Kept:
 
     files: what may be shown, by its path in the folder: all that is read, but for links that lead out of it, which are
     in `outside`.
-    step: how far the work that is done is, None while nothing is.
+    behind: whether another process writes the index, so that what changed last was not read. step: how far the work is
+    that is being done, None while nothing is.
     """
 
     def __init__(self, source: Path, name: str = "") -> None:
@@ -36,13 +37,14 @@ class Kept:
         self.name = name
         self.files: Mapping[str, TextFile] = {}
         self.outside: Sequence[str] = ()
-        self.notes: list[str] = []
+        self.behind = False
         self.step: Step | None = None
         self._lock = threading.Lock()
         self._folder: Folder | None = None
         self._seen: dict[str, str] | None = None
         self._index_file: tuple[int, int] | None = None
         self._code: tuple[int, bool] = -1, False
+        self._told: list[str] = []
 
     @contextmanager
     def asked(self, progress: Told) -> Iterator[Folder]:
@@ -73,25 +75,34 @@ class Kept:
         if self._folder is not None and self._index_file != _identity(cache_of(self.source)):
             self._let_go()  # `latewood forget`, or an index made anew
         if self._folder is None:
-            self.notes = []
-            self._folder = Folder.open(self.source, self.notes.append, progress=told, patience=PATIENCE)
+            self._told = []
+            self._folder = Folder.open(self.source, self._told.append, progress=told, patience=PATIENCE)
             self._folder.rest()
             self._index_file = _identity(cache_of(self.source))
-            complete = self._folder.report is not None
+            self.behind = self._folder.report is None
         elif stamps == self._seen:
             self._folder.searcher.reload()  # to what another process has stored or encoded
             return self._folder
         else:
-            complete = self._folder.refresh(told)
+            self.behind = not self._folder.refresh(told)
         young = time.time_ns() - YOUNG_NS
         sure = all(int(time) < young for stamp in stamps.values() for time in stamp.split()[1:])
-        self._seen = stamps if complete and sure else None
+        self._seen = stamps if sure and not self.behind else None
         self.files = {file.relative: file for file in found if self._inside(file.path)}
         self.outside = [file.relative for file in found if file.relative not in self.files]
         return self._folder
 
     def _inside(self, path: Path) -> bool:
         return not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(self.source)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not as usual."""
+        if not self.behind:
+            return self._told
+        return [
+            "Another process is reading this folder: what changed last may be missing; ask again in a moment."
+        ]
 
     @property
     def now(self) -> Snapshot | None:

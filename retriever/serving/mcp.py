@@ -2,7 +2,6 @@
 
 import inspect
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -93,15 +92,13 @@ def serve_http(server: MCPServer[Any], port: int, listening: Callable[[str], Non
     Raises ArgumentError for a port that is taken.
     """
     host = "127.0.0.1"
-    with socket.socket() as bound:
-        if sys.platform != "win32":  # there it would let two servers have one port
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise ArgumentError(
-                f"port={port} of {host} cannot be had ({error}); pass another, or 0 for any"
-            ) from None
+    try:
+        bound = socket.create_server((host, port))
+    except OSError as error:
+        raise ArgumentError(
+            f"cannot listen on port={port} of {host}: {error.strerror or error}; pass another, or 0 for any"
+        ) from None
+    with bound:
         listening(f"http://{host}:{bound.getsockname()[1]}/mcp")
         config = uvicorn.Config(
             server.streamable_http_app(host=host), log_level="warning", timeout_graceful_shutdown=3
