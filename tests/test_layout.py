@@ -29,7 +29,7 @@ MODULES = [
 # stands here by itself belongs where it stands, and not where its folder does.
 LAYERS = {
     "encoder": """
-        errors
+        errors hiding
         arguments closing devices reading threads progress
         embeddings maxsim jsonl options pooling tokenizer
         model checkpoints.folder checkpoints.places

@@ -4,9 +4,12 @@ import os
 import sqlite3
 from pathlib import Path
 
-from sqlite_utils import Database
+from encoder.hiding import hidden
 
-__all__ = ["BUSY_SECONDS", "connect", "connect_reader", "shorten_log"]
+with hidden("pandas"):  # it takes a second to import
+    from sqlite_utils import Database
+
+__all__ = ["BUSY_SECONDS", "Database", "connect", "connect_reader", "shorten_log"]
 
 BUSY_SECONDS = 30.0
 LONG_LOG = 4 << 20  # bytes

@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
 from indexing.coding.vocabulary import owners_file
 from indexing.storage import fulltext
-from indexing.storage.database import BUSY_SECONDS, connect
+from indexing.storage.database import BUSY_SECONDS, Database, connect
 from indexing.storage.filters import MOST_KEYS, key_names
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import Change

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.hiding import hidden
 from encoder.options import option
 from retriever.cli.flags import flags
 
@@ -47,7 +48,10 @@ def mcp_command(
     from retriever.serving.mcp import create_server, serve_http
 
     server = create_server(KeptFolders(folders or [here]))
-    if transport.http:
-        serve_http(server, transport.port, lambda address: typer.echo(f"listening on {address}", err=True))
-    else:
-        server.run("stdio")
+    with hidden("scipy"):  # as `latewood search`
+        if transport.http:
+            serve_http(
+                server, transport.port, lambda address: typer.echo(f"listening on {address}", err=True)
+            )
+        else:
+            server.run("stdio")

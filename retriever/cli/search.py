@@ -2,9 +2,6 @@
 
 import json
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from encoder.errors import ArgumentError
+from encoder.hiding import hidden
 from encoder.options import option
 from indexing import Snapshot
 from retriever.cli.codesearch import Printed, cell_of, print_code
@@ -60,13 +58,13 @@ def search_command(
     if is_index(folder):
         if shown.wait:
             raise ArgumentError("--wait is of folders; latewood index encodes what an index still lacks")
-        with _scipy_hidden(), Searcher.open(folder, scoring=scoring) as searcher:
+        with hidden("scipy"), Searcher.open(folder, scoring=scoring) as searcher:
             _answer(searcher, query, options, code if as_code else None, shown)
             _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
     with (
         keeping(lambda: f"what was read and encoded of {folder} is kept; run the same again to go on"),
-        _scipy_hidden(),
+        hidden("scipy"),  # numba takes its BLAS where it finds it, which no kernel here needs: 0.2 s or more
         Folder.open(folder, _tell, scoring=scoring, progress=told()) as found,
     ):
         if shown.wait:
@@ -125,19 +123,6 @@ def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:
             typer.echo(f"       {line}")
     if not found:
         typer.echo(f"no hits: {nothing}")
-
-
-@contextmanager
-def _scipy_hidden() -> Iterator[None]:
-    """numba loads scipy's BLAS when it finds it, for matrix products that no kernel here has: 0.2 s or more."""
-    hide = "scipy" not in sys.modules
-    if hide:
-        sys.modules["scipy"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hide:
-            del sys.modules["scipy"]
 
 
 def _explanation(hit: Hit) -> Explanation | None:

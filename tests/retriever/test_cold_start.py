@@ -98,7 +98,9 @@ def test_a_few_documents_named_are_encoded_without_torch(tmp_path):
         np.testing.assert_allclose(stored[name], vectors, rtol=0, atol=2e-3)  # as float16
 
 
-@pytest.mark.parametrize(("line", "offered"), [("latewood se", "search"), ("latewood search --wa", "--wait")])
+@pytest.mark.parametrize(
+    ("line", "offered"), [("latewood sea", "search"), ("latewood search --wa", "--wait")]
+)
 def test_completing_a_line_imports_no_torch(line, offered):
     """As the scripts of --install-completion ask, for commands that are made when they are looked at."""
     words = line.split()
