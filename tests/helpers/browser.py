@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def wanting(what: str, remedy: str) -> Any:
 
 
 class Faults:
-    """The application, with what a network and a loaded server do to it. delay: seconds before a search is answered.
+    """The application, with what a network and a loaded server do to it. delay: seconds that what is under /v1/ takes.
     busy: how many searches are refused by 503."""
 
     def __init__(self, app: Any) -> None:
@@ -81,14 +82,13 @@ class Faults:
         return entry["source"] == "network" and bool(said or (0 in self.expected and "net::ERR_" in text))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"].endswith("/search"):
-            if self.busy:
-                self.busy -= 1
-                await send(
-                    {"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]}
-                )
-                await send({"type": "http.response.body", "body": b""})
-                return
+        path = scope.get("path", "")
+        if path.endswith("/search") and self.busy:
+            self.busy -= 1
+            await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if path.startswith("/v1/"):
             await asyncio.sleep(self.delay)
         await self.app(scope, receive, send)
 
@@ -147,9 +147,10 @@ def axe_script(cache: Any) -> str:
     packed = folder / (AXE.replace("@", "-") + ".tgz")
     if not packed.is_file():
         npm = shutil.which("npm") or wanting("npm", "apt-get install npm")
-        subprocess.run(
-            [npm, "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True, timeout=120
-        )
+        with tempfile.TemporaryDirectory(dir=folder) as beside:  # several processes may come here at once
+            command = [npm, "pack", "--silent", AXE]
+            subprocess.run(command, cwd=beside, check=True, capture_output=True, timeout=120)
+            (Path(beside) / packed.name).replace(packed)
     assert hashlib.sha256(packed.read_bytes()).hexdigest() == AXE_SHA256
     with tarfile.open(packed) as archive:
         script = archive.extractfile("package/axe.min.js")
@@ -336,9 +337,14 @@ class Page:
             self._events.append(json.loads(entry["message"])["message"])
         return self._events
 
+    def urls(self) -> list[str]:
+        return [
+            e["params"]["request"]["url"] for e in self.events() if e["method"] == "Network.requestWillBeSent"
+        ]
+
     def sent(self, ending: str) -> int:
         """Requests for paths that end so."""
-        return sum(urlsplit(url).path.endswith(ending) for url in self._urls())
+        return sum(urlsplit(url).path.endswith(ending) for url in self.urls())
 
     def cancelled(self) -> int:
         return sum(
@@ -349,11 +355,6 @@ class Page:
     def check_requests(self) -> None:
         """Nothing was asked of another host."""
         elsewhere = {
-            url for url in self._urls() if urlsplit(url).netloc not in self.own and url != "about:blank"
+            url for url in self.urls() if urlsplit(url).netloc not in self.own and url != "about:blank"
         }
         assert elsewhere == set()
-
-    def _urls(self) -> list[str]:
-        return [
-            e["params"]["request"]["url"] for e in self.events() if e["method"] == "Network.requestWillBeSent"
-        ]

@@ -41,7 +41,10 @@ async function sent(path, body, signal) {
 
 async function understood(answer) {
   if (answer.status === 401) throw new Problem(401, "This server answers only those who have its token.");
-  const read = await answer.json().catch(() => null);
+  const read = await answer.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return null; // no JSON, or only a part of it
+  });
   if (answer.ok && read) return read;
   const said = typeof read?.detail === "string" ? read.detail : `The server answered ${answer.status}.`;
   throw new Problem(answer.status, said);

@@ -9,7 +9,7 @@ import * as hits from "./hits.js";
 import { MatchMap } from "./map.js";
 
 const TYPING = 140; // ms without a key before what was typed is searched for
-const SETTLED = 1500; // ms after which typing on is a step of its own for the back button
+const SETTLED = 2000; // ms after which typing on is a step of its own for the back button
 
 const map = new MatchMap();
 const query = byId("query");
@@ -19,7 +19,7 @@ let indexes = [];
 let found = null; // the last answer
 let asking = new AbortController();
 let timer = 0;
-let typedAt = 0;
+let typedAt = 0; // 0: what is typed next is another query
 
 const index = () => indexes.find(({ name }) => name === state.index) ?? indexes[0];
 
@@ -36,6 +36,13 @@ function go(changes, push = true) {
   return shown(before);
 }
 
+/** What has been typed is searched for; a query is one step back, however many searches it took. */
+function typed(isWhole) {
+  const push = Date.now() - typedAt > SETTLED;
+  typedAt = isWhole ? 0 : Date.now();
+  return choose({}, push);
+}
+
 /** What is chosen goes with what has been typed by now. */
 function choose(changes, push = true) {
   clearTimeout(timer);
@@ -47,8 +54,9 @@ async function shown(before) {
   if (indexes.length === 0) return; // `start` does it
   document.title = state.q ? `${state.q} · Latewood` : "Latewood";
   document.querySelector(`#modes [value="${state.mode}"]`).checked = true;
-  byId("index").value = index()?.name ?? "";
-  filters.fill(state);
+  byId("index").value = index().name;
+  if (before?.index !== state.index) filters.layOut(index().metadata_keys);
+  if (filters.fill(state) && !before) filters.open(true);
   try {
     if (!before || !asksSame(before, state)) await search();
     if (state.doc) await openDocument();
@@ -62,33 +70,40 @@ async function search() {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const { name, metadata_keys: keys } = index();
+  const path = `indexes/${encodeURIComponent(index().name)}`;
+  const busy = (is) => byId("results").setAttribute("aria-busy", String(is));
   byId("alert").replaceChildren();
+  busy(state.q.trim() !== "");
   if (!state.q.trim()) return answered(null);
-  byId("results").setAttribute("aria-busy", "true");
   try {
-    const filter = filters.expression(state, keys);
+    const filter = filters.expression(state, index().metadata_keys);
     const body = { query: state.q, k: state.k, mode: state.mode, filter, explain: true, text: false };
-    const path = `indexes/${encodeURIComponent(name)}/search`;
-    answered(await ask(path, { body, signal, busy: (line) => { byId("status").textContent = line; } }).catch(nothingYet));
+    const asked = ask(`${path}/search`, { body, signal, busy: (line) => byId("status").replaceChildren(line) });
+    answered(await asked.catch((error) => nothingYet(error, path, signal)));
+  } catch (error) {
+    if (error.name !== "AbortError") answered({ hits: [] }); // what is still there answers another query
+    throw error;
   } finally {
-    if (!signal.aborted) byId("results").setAttribute("aria-busy", "false");
+    if (!signal.aborted) busy(false);
   }
   return undefined;
 }
 
 /** An answer without hits where nothing is encoded yet, which the server refuses to search; else the error. */
-async function nothingYet(error) {
+async function nothingYet(error, path, signal) {
   if (error.status !== 422 || state.mode === "lexical") throw error;
-  const { documents: all, unencoded } = await ask(`indexes/${encodeURIComponent(index().name)}`);
+  const { documents: all, unencoded } = await ask(path, { signal });
   if (!all || unencoded < all) throw error;
   return { hits: [], documents: all, unencoded, mode: state.mode };
 }
 
 async function openDocument() {
-  const hit = found?.hits.find(({ doc_id: id }) => id === state.doc);
+  const id = state.doc;
   try {
-    await documents.show(index().name, state.doc, { hit, query: state.q, close: closeDocument });
+    const document = await ask(`indexes/${encodeURIComponent(index().name)}/documents/${encodeURIComponent(id)}`);
+    if (state.doc !== id) return; // closed before it came
+    const hit = found?.hits.find(({ doc_id: one }) => one === id);
+    documents.show(document, { hit, query: state.q, close: closeDocument });
     map.point(map.held);
   } catch (error) {
     documents.hide();
@@ -110,32 +125,40 @@ function answered(answer) {
   const some = answer?.hits ?? [];
   map.show(hits.layOut(some, state.q, (doc) => write({ ...state, doc })));
   byId("more").hidden = some.length < state.k || state.k >= 1000;
-  if (answer) {
-    const { encode = 0, search: ranking = 0 } = answer.seconds ?? {};
-    const ms = Math.max(1, Math.round((encode + ranking) * 1000));
-    byId("status").textContent = `${counted(some.length, "hit")} in ${counted(answer.documents, "document")} · ${ms} ms`;
-  } else byId("status").textContent = "";
-  byId("remark").replaceChildren(...(answer ? [some.length ? progress(answer) : emptiness(answer)] : about()).filter(Boolean));
+  const { documents: all, seconds } = answer ?? {};
+  byId("status").textContent = !seconds ? ""
+    : `${counted(some.length, "hit")} in ${counted(all, "document")} · ${Math.ceil((seconds.encode + seconds.search) * 1000)} ms`;
+  const remark = !answer ? about() : some.length ? [progress(answer)] : all === undefined ? [] : [emptiness(answer)];
+  byId("remark").replaceChildren(...remark.filter(Boolean));
 }
 
 /** How much of the index vectors find, unless it is all. */
 function progress({ documents: all, unencoded, mode = state.mode }) {
   if (!unencoded || !all) return null;
   const bar = el("progress", { max: all, value: all - unencoded, "aria-label": "Encoded" });
-  const rest = mode === "late" ? "Late does not find the others yet; hybrid and words do, by their words." : "The others are found by their words alone.";
-  return el("p", { class: "encoded" }, bar, ` ${(all - unencoded).toLocaleString("en")} of ${counted(all, "document")} are encoded. ${rest}`);
+  const rest = mode === "late" ? "Late does not find the others yet; hybrid and words do, by their words."
+    : "The others are found by their words alone.";
+  const part = `${(all - unencoded).toLocaleString("en")} of ${counted(all, "document")}`;
+  return el("p", {}, bar, ` ${part} are encoded. ${rest}`);
 }
 
 /** What it means that nothing was found, and what may be done. */
 function emptiness({ documents: all, unencoded }) {
+  const words = state.mode === "lexical";
   const narrowed = Object.keys(state.where).length > 0 || state.filter !== "";
-  const [means, offer, changes] =
-    all === 0 ? ["This index has no documents."]
-      : state.mode !== "lexical" && unencoded === all ? ["Nothing is encoded yet, so nothing can be found by meaning.", "Search by words", { mode: "lexical" }]
-      : narrowed ? [state.mode === "lexical" ? "No document that meets the filters has a word of this query." : "No document meets the filters.", "Clear the filters", { where: {}, filter: "" }]
-      : state.mode === "lexical" ? ["No document has a word of this query. Late also finds what is said in other words.", "Search by meaning", { mode: "late" }]
-      : ["No document was found."];
-  return el("div", { class: "empty" }, el("p", {}, means), offer && el("button", { type: "button", click: () => choose(changes) }, offer));
+  const told = (means, offer, changes) => el("div", { class: "empty" }, el("p", {}, means),
+    offer && el("button", { type: "button", click: () => choose(changes) }, offer));
+  if (all === 0) return told("This index has no documents.");
+  if (!words && unencoded === all) {
+    return told("Nothing is encoded yet, so nothing can be found by meaning.", "Search by words", { mode: "lexical" });
+  }
+  if (narrowed) {
+    const which = words ? "that meets the filters has a word of this query" : "meets the filters";
+    return told(`No document ${which}.`, "Clear the filters", { where: {}, filter: "" });
+  }
+  if (!words) return told("No document was found.");
+  return told("No document has a word of this query. Late also finds what is said in other words.",
+    "Search by meaning", { mode: "late" });
 }
 
 /** The page before there is a query. */
@@ -152,67 +175,53 @@ function about() {
 
 function wrong(error) {
   if (!(error instanceof Problem)) throw error;
-  byId("status").textContent = "";
   byId("alert").replaceChildren(el("p", {}, error.message), error.status === 401 ? tokenForm()
     : el("button", { type: "button", click: () => start() }, "Try again"));
 }
 
 function tokenForm() {
   const input = el("input", { type: "password", autocomplete: "off", "aria-label": "Token" });
-  const submit = (event) => {
-    event.preventDefault();
+  const submit = instead(() => {
     useToken(input.value.trim());
     start();
-  };
+  });
   return el("form", { submit }, input, el("button", {}, "Use this token"));
 }
 
 // What is done -----------------------------------------------------------------------------------------------------
 
-query.addEventListener("input", () => {
+/** A listener that does something else than the browser would. */
+const instead = (act) => (event) => {
+  event.preventDefault();
+  act();
+};
+const on = (id, event, act) => byId(id).addEventListener(event, act);
+
+on("query", "input", () => {
   clearTimeout(timer);
-  timer = setTimeout(() => {
-    const push = Date.now() - typedAt > SETTLED;
-    typedAt = Date.now();
-    choose({}, push);
-  }, TYPING);
+  timer = setTimeout(() => typed(false), TYPING);
 });
-byId("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  choose({});
-});
-byId("modes").addEventListener("change", ({ target }) => choose({ mode: target.value }));
-byId("index").addEventListener("change", ({ target }) => {
-  const { metadata_keys: keys } = indexes.find(({ name }) => name === target.value);
-  filters.layOut(keys);
-  choose({ index: target.value, where: {}, filter: "" });
-});
-byId("filters-button").addEventListener("click", () => filters.open());
-byId("filters").addEventListener("change", () => choose(filters.taken()));
-byId("filters").addEventListener("submit", (event) => {
-  event.preventDefault();
-  choose(filters.taken());
-});
-byId("filters").addEventListener("reset", (event) => {
-  event.preventDefault();
-  choose({ where: {}, filter: "" });
-});
-byId("more").addEventListener("click", async () => {
+on("form", "submit", instead(() => typed(true)));
+on("modes", "change", ({ target }) => choose({ mode: target.value }));
+on("index", "change", ({ target }) => choose({ index: target.value, where: {}, filter: "" }));
+on("filters-button", "click", () => filters.open());
+on("filters", "change", () => choose(filters.taken()));
+on("filters", "submit", instead(() => choose(filters.taken())));
+on("filters", "reset", instead(() => choose({ where: {}, filter: "" })));
+on("more", "click", async () => {
   const n = found.hits.length;
   await go({ k: state.k + 10 }, false);
   document.querySelectorAll("#hits h2 a")[n]?.focus();
 });
-byId("hits").addEventListener("click", (event) => {
+on("hits", "click", (event) => {
   const link = event.target.closest("a[data-doc]");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
+  typedAt = 0;
   go({ doc: link.dataset.doc });
 });
-byId("document").addEventListener("cancel", (event) => {
-  event.preventDefault();
-  closeDocument();
-});
-byId("document").addEventListener("click", ({ target, currentTarget }) => {
+on("document", "cancel", instead(closeDocument));
+on("document", "click", ({ target, currentTarget }) => {
   if (target === currentTarget) closeDocument(); // beside it
 });
 window.addEventListener("popstate", () => {
@@ -222,24 +231,24 @@ window.addEventListener("popstate", () => {
   shown(before);
 });
 
-const STEPS = { ArrowDown: 1, ArrowUp: -1, ArrowLeft: -1, ArrowRight: 1 };
-
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || documents.isOpen()) return;
-  const vertical = key === "ArrowDown" || key === "ArrowUp";
-  const sideways = key === "ArrowLeft" || key === "ArrowRight";
+  const vertical = { ArrowDown: 1, ArrowUp: -1 }[key];
+  const sideways = { ArrowRight: 1, ArrowLeft: -1 }[key];
   const onHit = target.closest("#hits") !== null;
   const onToken = target.closest("#tokens") !== null;
   let done = true;
   if (key === "/" && !target.closest("input, select, textarea")) query.select();
-  else if (key === "Escape" && target === query) query.value = "", query.dispatchEvent(new Event("input"));
-  else if (key === "Escape" && map.held !== null) map.hold(null);
+  else if (key === "Escape" && target === query) {
+    query.value = "";
+    typed(false);
+  } else if (key === "Escape" && map.held !== null) map.hold(null);
   else if (key === "Escape") query.focus();
   else if (vertical && (onHit || ((target === query || onToken) && key === "ArrowDown"))) {
-    if (!hits.walk(STEPS[key]) && key === "ArrowUp") query.focus();
-  } else if (sideways && onHit) map.step(STEPS[key]);
-  else if (sideways && onToken) map.walk(target, STEPS[key]);
+    if (!hits.walk(vertical) && key === "ArrowUp") query.focus();
+  } else if (sideways && onHit) map.step(sideways);
+  else if (sideways && onToken) map.walk(target, sideways);
   else done = false;
   if (done) event.preventDefault();
 });
@@ -253,7 +262,6 @@ async function start() {
   }
   byId("index").replaceChildren(...indexes.map(({ name }) => el("option", { value: name }, name)));
   byId("index").hidden = indexes.length < 2;
-  filters.layOut(index().metadata_keys);
   await shown(null);
   if (!state.doc) query.focus();
   return undefined;

@@ -1,6 +1,5 @@
 // A document, whole, in a dialog: its passage marked and in view.
 
-import { ask } from "./api.js";
 import { byId, el } from "./dom.js";
 import { told } from "./map.js";
 import { matchMarks, painted, unitsOf, wordMarks } from "./marks.js";
@@ -8,9 +7,8 @@ import { codeOf, isCode, linesOf, placeOf, titleOf } from "./passages.js";
 
 const dialog = byId("document");
 
-/** Open a document. hit: what the search found of it, if it did; query: its words are marked where no vectors tell. */
-export async function show(index, id, { hit, query, close }) {
-  const found = await ask(`indexes/${encodeURIComponent(index)}/documents/${encodeURIComponent(id)}`);
+/** Show a document. hit: what the search found of it, if it did; query: its words are marked where no vectors tell. */
+export function show(found, { hit, query, close }) {
   const text = found.text ?? "";
   const title = titleOf(found);
   const marks = hit?.explanation ? matchMarks(hit.explanation, text) : wordMarks(query, text);
@@ -18,7 +16,7 @@ export async function show(index, id, { hit, query, close }) {
   dialog.replaceChildren(
     el("div", { class: "head" },
       el("div", {},
-        el("h2", { id: "document-title" }, title),
+        el("h2", { id: "document-title", dir: "auto" }, title),
         el("p", { class: "place" }, placeOf(found, title).join(" · "))),
       el("button", { type: "button", class: "close", "aria-label": "Close the document", click: close }, "×")),
     metadataOf(found.metadata),

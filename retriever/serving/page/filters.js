@@ -28,13 +28,13 @@ const words = ({ key }) =>
 
 const fields = () => [...form.querySelectorAll("[data-key]")];
 
-/** Fill the fields in from a state. */
+/** Fill the fields in from a state; how many say something. */
 export function fill(state) {
   for (const field of fields()) field.value = state.where[field.dataset.key] ?? "";
   if (form.elements.filter) form.elements.filter.value = state.filter;
   const n = Object.values(state.where).filter(Boolean).length + (state.filter ? 1 : 0);
   byId("filters-button").textContent = n ? `Filters (${n})` : "Filters";
-  if (n) open(true);
+  return n;
 }
 
 /** {where, filter} as the fields have them. */
@@ -50,8 +50,11 @@ export function open(wanted = form.hidden) {
 
 /** The filter that a state asks for, in the server's language; undefined for none. keys: as in `layOut`. */
 export function expression({ where, filter }, keys) {
-  const clauses = Object.entries(where).map(([key, text]) =>
-    keys.find((one) => one.key === key)?.values === null ? typed(key, text.trim()) : `${key} = ${literal(JSON.parse(text))}`);
+  const clauses = Object.entries(where).map(([key, text]) => {
+    const known = keys.find((one) => one.key === key)?.values;
+    if (known === null) return typed(key, text.trim());
+    return `${key} = ${literal(known?.find((value) => JSON.stringify(value) === text) ?? text)}`;
+  });
   if (clauses.length === 0) return filter || undefined; // as it is, so that an error names the reader's own position
   return [filter && `(${filter})`, ...clauses].filter(Boolean).join(" and ");
 }

@@ -1,6 +1,7 @@
 """The page in a browser, Debian's Chromium, against a real server: what a reader sees is what Python finds."""
 
 import re
+import time
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -36,6 +37,17 @@ def test_going_on_typing_cancels_the_search_before(page, server):
     assert page.cancelled() == 1
     assert page.titles()[0] in ("loan", "bank")
     assert page.sent("/search") == 2  # and none for each letter
+
+
+def test_a_query_that_is_cleared_waits_for_nothing(page, server):
+    page.open("?index=texts")
+    page.until(lambda: page.text("#remark"))
+    server.faults.delay = 0.6
+    page.type("who sets")
+    page.until(lambda: page.one("#results").get_attribute("aria-busy") == "true")
+    page.clear()
+    page.until(lambda: page.one("#results").get_attribute("aria-busy") == "false")
+    assert page.titles() == []
 
 
 def test_matched_tokens_are_tinted_by_their_share_of_the_score(page, searcher):
@@ -181,6 +193,7 @@ def test_a_filter_is_typed(page, server):
     page.one("#filters [name=filter]").send_keys(" and yeer = 1", Keys.ENTER)
     page.until(lambda: "has the key yeer at position" in page.text("#alert"))
     assert "did you mean year?" in page.text("#alert")
+    assert (page.titles(), page.text("#status")) == ([], "")  # those were of another filter
 
 
 @pytest.mark.parametrize(
@@ -286,6 +299,17 @@ def test_code_has_line_numbers_and_its_symbol(page, folders, encoder):
     assert page.lines(".hit:nth-child(1)") == [(n, lines[n - 1]) for n in (4, 5, 6, 7)]
 
 
+def test_a_document_that_comes_when_it_is_no_longer_wanted_stays_closed(page, server):
+    page.open(f"?index=texts&q={WALL}")
+    page.until(lambda: page.titles())
+    server.faults.delay = 0.3
+    page.all(".hit h2 a")[0].click()
+    page.until(lambda: any("/documents/" in url for url in page.urls()))
+    page.back()
+    time.sleep(0.6)
+    assert page.all("dialog[open]") == []
+
+
 # The address --------------------------------------------------------------------------------------------------------
 
 
@@ -332,8 +356,25 @@ def test_closing_a_document_is_a_step_back(page):
     assert page.all("dialog[open]") == []
 
 
+def test_going_back_to_another_index_brings_its_filters(page):
+    page.open("?index=texts&q=basket")
+    page.until(lambda: page.titles())
+    page.choose("index", "code", form="")
+    page.until(lambda: "prices" in page.titles())
+    assert page.script("return document.querySelector('#filters [name=language]') !== null")
+    page.back()
+    page.until(lambda: "prices" not in page.titles())
+    assert page.script("return document.querySelector('#filters [name=topic]') !== null")
+
+
 @pytest.mark.parametrize(
-    "search", ["?k=nonsense&mode=odd&q=rain", "?k=-4&index=none&q=rain", "?q=rain&k=1e9&x=y"]
+    "search",
+    [
+        "?q=rain&where.topic=weather",
+        "?k=nonsense&mode=odd&q=rain",
+        "?k=-4&index=none&q=rain",
+        "?q=rain&k=1e9&x=y",
+    ],
 )
 def test_an_address_that_makes_no_sense_is_read_as_far_as_it_does(page, search):
     page.open(search)
