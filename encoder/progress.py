@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
+
+from encoder.closing import Closing
 
 __all__ = ["EVERY", "Progress", "Step", "Told", "progress_as_json", "progress_shown"]
 
@@ -48,6 +49,8 @@ class Step:
         return max(0.0, self.at + (self.total - self.done) / self.rate - time.monotonic())
 
     def __str__(self) -> str:
+        if self.total == 1:  # one thing has no rate
+            return f"{self.phase}, {self.seconds:,.0f} s"
         of = "" if self.total is None else f" of {self.total:,} ({100 * self.done // max(self.total, 1)} %)"
         left = "" if self.left is None or self.ended else f", {self.left:,.0f} s left"
         return f"{self.phase}: {self.done:,}{of}, {self.rate:,.1f} {self.unit}/s, {self.seconds:,.0f} s{left}"
@@ -57,7 +60,7 @@ Told: TypeAlias = Callable[[Step], object]
 """What long work takes as `progress`: called with each step, in the thread that does the work."""
 
 
-class Progress(Generic[T]):
+class Progress(Closing, Generic[T]):
     """Counts what is taken from `items`, or what `update` is told, and tells it. total: of items, where known and they
     have no length."""
 
@@ -103,11 +106,6 @@ class Progress(Generic[T]):
     def __enter__(self) -> "Progress[T]":
         self._held = True
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def progress_shown() -> Told | None:

@@ -30,7 +30,8 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors hiding
-        arguments closing devices reading threads progress
+        arguments closing devices reading threads
+        progress
         embeddings maxsim jsonl options pooling tokenizer
         model checkpoints.folder checkpoints.places
         checkpoints.formats checkpoints.hf checkpoints.parts

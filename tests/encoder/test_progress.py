@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import encoder.progress
-from encoder.progress import Progress, progress_as_json, progress_shown
+from encoder.progress import Progress, Step, progress_as_json, progress_shown
 
 PACKAGES = ("encoder", "indexing", "retriever")
 
@@ -186,3 +186,8 @@ def test_there_is_one_place_for_bars():
     root = Path(encoder.progress.__file__).parent.parent
     users = [p for name in PACKAGES for p in (root / name).rglob("*.py") if "tqdm" in p.read_text("utf-8")]
     assert users == [root / "encoder" / "progress.py"]
+
+
+def test_one_thing_has_no_rate() -> None:
+    step = Step("loading the model", "model", 0, 1, time.monotonic() - 3, time.monotonic())
+    assert str(step) == "loading the model, 3 s"

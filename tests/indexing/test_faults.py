@@ -170,7 +170,7 @@ def test_the_command_on_a_full_disk_says_so_in_a_line_and_goes_on_when_there_is_
     source, out = tmp_path / "docs.jsonl", tmp_path / "docs.index"
     docs = [{"_id": f"d{i}", "text": f"a passage on subject {i} " * 5} for i in range(60)]
     source.write_text("".join(json.dumps(doc) + "\n" for doc in docs[:3]))
-    command = ("index", source, "--out", out)
+    command = ("index", source, "--out", out, "--quiet")  # but for what went wrong
     assert in_python(COMMAND, 0, *command).returncode == 0
     source.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     # No room for the log that a writer begins with; and, vectors being the largest file, none for them.
