@@ -8,13 +8,13 @@ __all__ = ["hidden"]
 
 
 @contextmanager
-def hidden(name: str) -> Iterator[None]:
-    """As if a package were not installed, unless it is imported already."""
-    hide = name not in sys.modules
-    if hide:
-        sys.modules[name] = None  # type: ignore[assignment]
+def hidden(*names: str) -> Iterator[None]:
+    """As if packages were not installed, but for those that are imported already. For a program's own process: whoever
+    imports Latewood as a library may need them."""
+    hide = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hide))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        if hide:
+        for name in hide:
             del sys.modules[name]

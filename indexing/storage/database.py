@@ -3,19 +3,18 @@
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from encoder.hiding import hidden
-
-with hidden("pandas"):  # it takes a second to import
+if TYPE_CHECKING:
     from sqlite_utils import Database
 
-__all__ = ["BUSY_SECONDS", "Database", "connect", "connect_reader", "shorten_log"]
+__all__ = ["BUSY_SECONDS", "connect", "connect_reader", "shorten_log", "writing"]
 
 BUSY_SECONDS = 30.0
 LONG_LOG = 4 << 20  # bytes
 
 
-def connect(path: Path, mode: str) -> Database:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a file with SQLite's own mode: "ro", "rw" or "rwc"."""
     conn = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -23,15 +22,24 @@ def connect(path: Path, mode: str) -> Database:
         timeout=BUSY_SECONDS,
         check_same_thread=False,
     )
-    db = Database(conn, execute_plugins=False)
     try:
         # FULL forces the log to disk at each commit; NORMAL may lose the last ones in a power cut.
-        db.execute("PRAGMA synchronous = FULL")
-        db.table_names()  # SQLite opens the file no earlier than this
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute(
+            "SELECT name FROM sqlite_master"
+        ).fetchall()  # SQLite opens the file no earlier than this
     except BaseException:
-        db.close()
+        conn.close()
         raise
-    return db
+    return conn
+
+
+def writing(conn: sqlite3.Connection) -> "Database":
+    """The same with the library's tables. Imported here: it takes a while, and pandas with it where that is installed;
+    who reads does without."""
+    from sqlite_utils import Database
+
+    return Database(conn, execute_plugins=False)
 
 
 def shorten_log(path: Path) -> bool:
@@ -42,20 +50,20 @@ def shorten_log(path: Path) -> bool:
     try:
         if log.stat().st_size < LONG_LOG:
             return False
-        db = connect(path, "rw")
+        conn = connect(path, "rw")
     except (OSError, sqlite3.Error):
         return False
     try:
-        db.execute("PRAGMA busy_timeout = 0")
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        conn.execute("PRAGMA busy_timeout = 0")
+        conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlite3.Error:
         return False
     finally:
-        db.close()
+        conn.close()
     return True
 
 
-def connect_reader(path: Path) -> Database:
+def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a file to read, also where nothing may be written beside it."""
     try:
         return connect(path, "ro")

@@ -46,7 +46,7 @@ class Reader:
         self._lock = threading.RLock()
         try:
             self._db = connect_reader(path)
-            define_functions(self._db.conn)
+            define_functions(self._db)
             self._finalizer = weakref.finalize(self, self._db.close)
             with refusals(path):
                 self._db.execute("BEGIN")  # the first read fixes the moment
@@ -189,7 +189,7 @@ class Reader:
         return np.array([number for (number,) in self.rows(sql, parameters)], dtype=np.int64)
 
     def _read_settings(self) -> None:
-        names = self._db.table_names()
+        names = {name for (name,) in self.rows("SELECT name FROM sqlite_master")}
         if not names:
             raise IndexFormatError(f"{self.path} is empty, its creation was cut short; make the index again")
         if "settings" not in names:

@@ -4,15 +4,19 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexing.coding.vocabulary import owners_file
 from indexing.storage import fulltext
-from indexing.storage.database import BUSY_SECONDS, Database, connect
+from indexing.storage.database import BUSY_SECONDS, connect, writing
 from indexing.storage.filters import MOST_KEYS, key_names
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import Change
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 __all__ = ["Store"]
 
@@ -25,13 +29,17 @@ class Store:
         self.path = path
         self.uncertain = True  # whether a commit, ours or of a killed writer, may have half happened
         try:
-            self._db: Database = connect(path, "rw")
+            self._conn = connect(path, "rw")
         except sqlite3.DatabaseError as error:
             raise (refused(path, error) or damaged(path, error)) from error
-        fulltext.define_function(self._db.conn)
+        fulltext.define_function(self._conn)
+
+    @cached_property
+    def _db(self) -> "Database":
+        return writing(self._conn)
 
     def close(self) -> None:
-        self._db.close()
+        self._conn.close()
 
     def bury(self) -> None:
         """Make sure that no unfinished commit of the past can still come true.
@@ -59,9 +67,9 @@ class Store:
     def _commit(self, change: Change) -> None:
         db = self._db
         with db.atomic():
-            many = db.conn.executemany
+            many = self._conn.executemany
             dead = [(document,) for document in change.deleted]
-            fulltext.delete_texts(db.conn, change.deleted)
+            fulltext.delete_texts(self._conn, change.deleted)
             many("DELETE FROM documents WHERE document = ?", dead)
             # What was never encoded has no passage that a tombstone would have to hide.
             waiting = "(SELECT document FROM unencoded)"
@@ -78,9 +86,9 @@ class Store:
             db.table("documents").insert_all(vars(row) for row in change.documents)
             many("INSERT INTO unencoded VALUES (?)", ([d] for d in change.unencoded))
             if change.rebuild_words:
-                fulltext.rebuild(db.conn)
+                fulltext.rebuild(self._conn)
             else:
-                fulltext.insert_texts(db.conn, ((row.document, row.text) for row in change.documents))
+                fulltext.insert_texts(self._conn, ((row.document, row.text) for row in change.documents))
             for segment in change.drop_segments:
                 db.table("segments").delete(segment.segment_id)
                 db.table("files").delete_where("path LIKE ?", [f"{segment.folder}/%"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from indexing.storage import fulltext
-from indexing.storage.database import connect
+from indexing.storage.database import connect, writing
 from indexing.storage.durable import FileRecord
 
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "DocumentRow", "SegmentRow", "State", "create", "exists"]
@@ -84,7 +84,7 @@ class Change:
 
 def create(path: Path, settings: dict[str, Any]) -> None:
     """Make the tables. A crash in the midst leaves none, and it may be tried again."""
-    db = connect(path, "rwc")
+    db = writing(connect(path, "rwc"))
     db.execute("PRAGMA journal_mode = WAL")
     with db.atomic():
         db.table("settings").create({"key": str, "value": str}, pk="key")
@@ -118,9 +118,9 @@ def exists(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
     try:
-        db = connect(path, "ro")
+        conn = connect(path, "ro")
     except sqlite3.DatabaseError:
         return True
-    names = db.table_names()
-    db.close()
+    names = conn.execute("SELECT name FROM sqlite_master").fetchall()
+    conn.close()
     return bool(names)

@@ -275,7 +275,7 @@ class _Notes:
     def __enter__(self) -> "_Notes":
         with self._told():
             self.db = connect(self.path, "rwc")
-        with self._told(), self.db.atomic():
+        with self._told(), self.db:
             # The name of a folder is bytes, which need not be UTF-8; a time may be beyond what an INTEGER holds.
             self.db.execute("CREATE TABLE IF NOT EXISTS source (root BLOB)")
             self.db.execute(
@@ -306,7 +306,7 @@ class _Notes:
                 f"{self.path.parent} follows {before}; use an index of its own for {root}, or add it without --update"
             )
         if not rows or before != root:
-            with self._told(), self.db.atomic():
+            with self._told(), self.db:
                 self.db.execute("DELETE FROM source")
                 self.db.execute("INSERT INTO source VALUES (?)", [os.fsencode(root)])
 
@@ -316,10 +316,10 @@ class _Notes:
             return {path: _Note(path, *rest, json.loads(doc_ids)) for path, *rest, doc_ids in rows}  # type: ignore[call-arg]
 
     def put(self, notes: Iterable[_Note]) -> None:
-        with self._told(), self.db.atomic():
+        with self._told(), self.db:
             rows = ((n.path, n.stamp, n.digest, n.how, n.reason, json.dumps(n.doc_ids)) for n in notes)
-            self.db.conn.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def drop(self, paths: Iterable[str]) -> None:
-        with self._told(), self.db.atomic():
-            self.db.conn.executemany("DELETE FROM files WHERE path = ?", ([path] for path in paths))
+        with self._told(), self.db:
+            self.db.executemany("DELETE FROM files WHERE path = ?", ([path] for path in paths))

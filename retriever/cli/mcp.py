@@ -48,7 +48,7 @@ def mcp_command(
     from retriever.serving.mcp import create_server, serve_http
 
     server = create_server(KeptFolders(folders or [here]))
-    with hidden("scipy"):  # as `latewood search`
+    with hidden("scipy", "pandas"):  # as `latewood search`
         if transport.http:
             serve_http(
                 server, transport.port, lambda address: typer.echo(f"listening on {address}", err=True)
