@@ -64,7 +64,7 @@ def search_command(
         return
     with (
         keeping(lambda: f"what was read and encoded of {folder} is kept; run the same again to go on"),
-        # numba takes scipy's BLAS where it finds it, sqlite_utils pandas, and nothing here needs them: 0.2 s, and a second
+        # numba loads scipy where it finds it, sqlite_utils pandas; nothing here needs them: 0.2 s, and a second
         hidden("scipy", "pandas"),
         Folder.open(folder, _tell, scoring=scoring, progress=told()) as found,
     ):
