@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder.arguments import absolute
+from encoder.arguments import absolute, as_integer
 from encoder.errors import ArgumentError, CorpusError
 from encoder.options import option
 from encoder.progress import Progress, Told
@@ -20,8 +20,12 @@ from indexing.reading.corpus import read_source
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
 from indexing.writing.given import VectorBatch
+from retriever.agreement import Queries
 
 __all__ = ["ImportOptions", "ImportReport", "import_index"]
+
+QUERIES = 32
+MOST_CHECKED = 20_000_000  # tokens that are read a second time unasked: a minute or two
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,25 @@ class ImportOptions:
     encoder: str | None = option(
         None, 'What made the vectors, for queries that are texts: "bundled", a model folder, or a hub name.'
     )
+    check: int | None = option(
+        None,
+        "Queries, made of the source's own tokens, for which the ten best by its own scores are compared with ours; "
+        "32 by default, 0 for none.",
+        least=0,
+    )
     memory: str | None = option(None, "About the most memory to take, as in 2GB, however large the source.")
+
+    def __post_init__(self) -> None:
+        if self.check is not None:
+            as_integer(self.check, "check", 0)
 
 
 @dataclass(frozen=True)
 class ImportReport:
     """kind: the source's form. documents, passages, tokens: of the index as it is now. textless: documents of the
-    source that have no text. notes: what of the source is not in the index, and what to do about it, a line each."""
+    source that have no text. notes: what of the source is not in the index, and what to do about it, a line each.
+    recall: of the ten best of the source by its own vectors, how many a search here finds; None where it was not
+    measured."""
 
     kind: str
     documents: int
@@ -48,6 +64,7 @@ class ImportReport:
     tokens: int
     textless: int
     notes: tuple[str, ...]
+    recall: float | None = None
 
 
 def import_index(
@@ -70,18 +87,28 @@ def import_index(
 
         encoder = Encoder.load(options.encoder)
     _check(found, encoder)
-    with (
-        _texts(options.texts, found, progress) as texts,
-        _index(absolute(out), found, encoder, options.memory) as index,
-    ):
-        index.add_batches(texts.given(found.batches()), total=found.documents, progress=progress)
+    place = absolute(out)
+    with _texts(options.texts, found, progress) as texts:
+        asked = Queries(QUERIES if options.check is None else options.check)
+        with _index(place, found, encoder, options.memory) as index:
+            given = asked.drawn(texts.given(found.batches()))
+            index.add_batches(given, total=found.documents, progress=progress)
+            figures = len(index), index.n_passages, index.n_tokens
         notes = [*found.lost, *texts.notes()]
         if encoder is None and found.encoder is not None:
             name = found.encoder["name"]
             notes.append(f"the vectors were made by {name!r}; pass --encoder {name} to search by texts")
-        return ImportReport(
-            found.kind, len(index), index.n_passages, index.n_tokens, texts.textless, tuple(notes)
-        )
+        if options.check is None and asked.tokens > MOST_CHECKED:
+            notes.append(
+                f"recall was not measured, for it reads {asked.tokens:,} tokens again; pass --check {QUERIES}"
+            )
+            recall = None
+        else:
+            with Progress(
+                texts.given(found.batches()), phase="checking", unit="batch", told=progress
+            ) as batches:
+                recall = asked.recall(batches, place)
+    return ImportReport(found.kind, *figures, texts.textless, tuple(notes), recall)
 
 
 def _check(source: VectorSource, encoder: DocumentEncoder | None) -> None:
@@ -113,20 +140,45 @@ def _index(out: Path, source: VectorSource, encoder: DocumentEncoder | None, mem
 @contextmanager
 def _texts(corpus: Path | None, source: VectorSource, progress: Told | None) -> Iterator["_Texts"]:
     if corpus is None:
-        yield _Texts(source.positional, None)
+        yield _Texts(source, None)
         return
     with (
         tempfile.TemporaryDirectory(prefix="latewood-texts-") as folder,
         closing(sqlite3.connect(Path(folder) / "texts.db")) as db,
     ):
-        with Progress(read_source(corpus), phase="texts", unit="document", told=progress) as documents:
-            texts = _Texts(source.positional, db, corpus, documents)
-        if source.positional and texts.n != source.documents:
+        with Progress(_read(corpus), phase="texts", unit="document", told=progress) as documents:
+            texts = _Texts(source, db, corpus, documents)
+        if source.places not in (None, texts.n):
             raise ArgumentError(
-                f"{corpus} has {texts.n:,} documents, and the source, which keeps no ids, {source.documents:,}; "
+                f"{corpus} has {texts.n:,} documents, and the source, which keeps no ids, {source.places:,}; "
                 "pass the corpus that it was made of, in its order"
             )
         yield texts
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read ({error}); write it in UTF-8") from None
+
+
+def _read(corpus: Path) -> Iterator[Mapping[str, Any]]:
+    """A corpus in any form that is indexed, or ColBERT's: number, passage and maybe title, with tabs between."""
+    if corpus.suffix.lower() != ".tsv" or not corpus.is_file():
+        return read_source(corpus)
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        for n, line in enumerate(_lines(corpus), 1):
+            doc_id, tab, rest = line.rstrip("\r\n").partition("\t")
+            if not tab or not doc_id:
+                raise CorpusError(f"{corpus}:{n} has no number and passage; write them with a tab between")
+            passage, _, title = rest.partition("\t")
+            text = f"{title} | {passage}" if title else passage  # as ColBERT joins them
+            yield {"doc_id": doc_id, "text": text, "metadata": {}}
+
+    return rows()
 
 
 class _Texts:
@@ -134,12 +186,12 @@ class _Texts:
 
     def __init__(
         self,
-        positional: bool,
+        source: VectorSource,
         db: sqlite3.Connection | None,
         corpus: Path | None = None,
         documents: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        self.positional, self.db, self.corpus = positional, db, corpus
+        self.positional, self.db, self.corpus = source.places is not None, db, corpus
         self.n = self.used = self.textless = 0
         if db is None:
             return
@@ -155,6 +207,7 @@ class _Texts:
 
     def given(self, batches: Iterable[VectorBatch]) -> Iterator[VectorBatch]:
         """The same with ids, texts and metadata that the source has not."""
+        self.used = self.textless = 0
         for batch in batches:
             own = batch if self.db is None else self._filled(batch)
             self.textless += len(own) if own.texts is None else sum(text is None for text in own.texts)

@@ -54,7 +54,8 @@ LAYERS = {
         options kernels explaining
         hits ranking
         searcher reranking
-        ranking.tuning code mining folders importing
+        ranking.tuning code mining folders agreement
+        importing
         evaluation integrations
         serving
         cluster

@@ -146,7 +146,7 @@ def _source(kind: str, arrays: _Arrays, documents: Path, told: Mapping[str, Any]
                 else None,
             )
 
-    return VectorSource(kind, arrays.shapes["vectors"][1], batches, n, not named, **made_by(told))
+    return VectorSource(kind, arrays.shapes["vectors"][1], batches, n, None if named else n, **made_by(told))
 
 
 def made_by(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from encoder.arguments import absolute
 from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError, CorpusError
 from indexing.exchange.arrays import npy_source, safetensors_source, write_npy, write_safetensors
+from indexing.exchange.peers import peer_source
 from indexing.exchange.source import VectorSource
 from indexing.exchange.tables import ARROW, PARQUET, file_source, table_source, write_table
 from indexing.index import Index
@@ -15,7 +16,10 @@ from indexing.storage.snapshot import Snapshot
 __all__ = ["export_vectors", "open_vectors"]
 
 TABLES = (*PARQUET, *ARROW)
-FORMS = "a .safetensors, .parquet or .arrow file, or a folder with vectors.npy and offsets.npy"
+FORMS = (
+    "a .safetensors, .parquet or .arrow file, a folder with vectors.npy and offsets.npy, or an index of ColBERT, "
+    "RAGatouille, fast-plaid, PyLate or xtr-warp-rs"
+)
 
 
 def open_vectors(source: Any) -> VectorSource:
@@ -31,6 +35,8 @@ def open_vectors(source: Any) -> VectorSource:
     if path.is_dir():
         if (path / "vectors.npy").is_file():
             return npy_source(path)
+        if (found := peer_source(path)) is not None:
+            return found
         raise CorpusError(f"{path} is no folder of vectors; pass {FORMS}")
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; pass {FORMS}")

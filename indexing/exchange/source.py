@@ -20,16 +20,17 @@ BATCH_TOKENS = 1 << 15  # of 128 dimensions 16 MiB in float32
 class VectorSource:
     """Documents with vectors, in their order, read as often as `batches` is called, in bounded memory.
 
-    kind: whose form it is. documents, tokens: how many; None where only reading tells. positional: ids are places in
-    the source, for it keeps no others. encoder: what loaded the encoder that made the vectors, and fingerprint what it
-    is known by, where the source says so. lost: what of the source is not in the batches, a line each.
+    kind: whose form it is. documents: how many; None where only reading tells. places: where a source keeps no ids,
+    these are places in it, of which there are so many, some maybe without a document; None where it has ids. encoder:
+    what loaded the encoder that made the vectors, and fingerprint what it is known by, where the source says so. lost:
+    what of the source is not in the batches, a line each.
     """
 
     kind: str
     dim: int
     batches: Callable[[], Iterator[VectorBatch]]
     documents: int | None = None
-    positional: bool = False
+    places: int | None = None
     encoder: dict[str, Any] | None = None
     fingerprint: str | None = None
     lost: tuple[str, ...] = ()

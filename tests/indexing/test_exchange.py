@@ -113,7 +113,7 @@ def test_vectors_and_offsets_alone_are_enough(tmp_path: Path, kind: torch.dtype)
         {"vectors": vectors, "offsets": torch.tensor([0, 2, 2, 6])}, tmp_path / "x.safetensors"
     )
     found = open_vectors(tmp_path / "x.safetensors")
-    assert (found.dim, found.documents, found.positional) == (4, 3, True)
+    assert (found.dim, found.documents, found.places) == (4, 3, 3)
     (tmp_path / "npy").mkdir()
     np.save(tmp_path / "npy" / "vectors.npy", vectors.float().numpy())
     np.save(tmp_path / "npy" / "offsets.npy", np.array([0, 2, 2, 6], np.int32))

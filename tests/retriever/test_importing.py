@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
-from indexing import Index, export_vectors
+from indexing import Index, export_vectors, open_vectors
 from retriever import ImportOptions, Searcher, import_index
+from retriever.agreement import Queries
 from retriever.cli import app
 from tests.helpers.fakes import FakeEncoder, contents, corpus
+from tests.helpers.peers import Coded, write_fast_plaid, write_ragatouille, write_stanford
 
 
 def run(*arguments: Any) -> Any:
@@ -142,3 +144,88 @@ def test_the_commands_go_there_and_back(tmp_path: Path, name: str) -> None:
     )
     assert found == expected
     assert found[0]["doc_id"] == "bank"
+
+
+# Other libraries' indexes -------------------------------------------------------------------------------------
+
+
+def _vectors(n: int = 60, dim: int = 16) -> list[Any]:
+    random = np.random.default_rng(0)
+    rows = [random.standard_normal((5 + i % 7, dim)).astype(np.float32) for i in range(n)]
+    return [own / np.linalg.norm(own, axis=1, keepdims=True) for own in rows]
+
+
+@pytest.mark.parametrize("kind", ["float16", "codes"])
+def test_an_imported_index_finds_what_its_source_does(tmp_path: Path, kind: str) -> None:
+    """The recall that is reported is that of a plain loop over the source's decoded vectors."""
+    made = Coded(_vectors(200))
+    encoder = FakeEncoder(16)
+    flat = {"float16": 1 << 30, "codes": 256}[kind]
+    with Index.create(tmp_path / "x.index", encoder, flat_tokens=flat):
+        pass
+    report = import_index(write_fast_plaid(tmp_path / "x", made), tmp_path / "x.index", encoder=encoder)
+    assert (report.kind, report.documents, report.textless) == ("fast-plaid", 200, 200)
+    rows = made.decoded(unit=True)
+    queries = Queries(20)
+    for batch in queries.drawn(open_vectors(tmp_path / "x").batches()):
+        assert len(batch)
+    found = []
+    with Searcher.open(tmp_path / "x.index", encoder) as searcher:
+        assert searcher.snapshot.codec is not None or kind == "float16"
+        for query in queries.vectors:
+            exact = sorted(range(200), key=lambda i: -(query @ rows[i].T).max(axis=1).sum())[:10]
+            assert exact[0] in [i for i, own in enumerate(rows) if (own == query[0]).all(axis=1).any()]
+            hits = searcher.search_embeddings(query, k=10)
+            found.append(sum(int(hit.doc_id) in exact for hit in hits) / 10)
+    assert queries.recall(open_vectors(tmp_path / "x").batches(), tmp_path / "x.index") == pytest.approx(
+        np.mean(found)
+    )
+    assert report.recall is not None
+    assert report.recall >= (1 if kind == "float16" else 0.9)
+
+
+def test_ragatouille_comes_with_texts_ids_and_metadata(tmp_path: Path) -> None:
+    names = {i: f"doc{i // 3}" for i in range(60)}
+    texts = [f"passage {i} says w{i}" for i in range(60)]
+    folder = write_ragatouille(tmp_path / "x", Coded(_vectors()), names, texts, {"doc4": {"year": 1999}})
+    result = run("import", folder, "--out", tmp_path / "x.index")
+    assert result.exit_code == 0, result.output
+    assert "20 documents, 60 passages" in result.output
+    assert "1.000 of the ten best by the source's own scores are found" in result.output
+    assert (
+        "the vectors were made by 'colbert-ir/colbertv2.0'; pass --encoder colbert-ir/colbertv2.0"
+        in result.output
+    )
+    with Searcher.open(tmp_path / "x.index") as searcher:
+        hit = searcher.search("w14", mode="lexical", filter="year = 1999")[0]
+        assert (hit.doc_id, hit.metadata) == ("doc4", {"year": 1999})
+        hit = searcher.search_embeddings(Coded(_vectors()).decoded(unit=True)[13], k=1)[0]
+        assert (hit.doc_id, hit.passage.text) == ("doc4", "passage 13 says w13")
+
+
+def test_colbert_takes_its_texts_from_the_tsv_it_was_made_of(tmp_path: Path) -> None:
+    folder = write_stanford(tmp_path / "x", Coded(_vectors()), removed=[3])
+    lines = [f"{i}\tpassage {i}" + (f"\ttitle {i}" if i == 5 else "") for i in range(60)]
+    (tmp_path / "collection.tsv").write_text("\n".join(lines) + "\n")
+    options = ImportOptions(texts=tmp_path / "collection.tsv")
+    report = import_index(folder, tmp_path / "x.index", options)
+    assert (report.documents, report.textless, report.recall) == (59, 0, 1.0)
+    assert any("1 documents of" in note and "have no vectors" in note for note in report.notes)
+    with Index.open(tmp_path / "x.index") as index:
+        assert (index["4"].text, index["5"].text, "3" in index) == ("passage 4", "title 5 | passage 5", False)
+    (tmp_path / "collection.tsv").write_text("0\tone\nno tab\n")
+    with pytest.raises(CorpusError, match=r"collection.tsv:2 has no number and passage"):
+        import_index(folder, tmp_path / "y.index", options)
+
+
+def test_recall_is_measured_where_it_is_asked_for(
+    tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert import_index(bare, tmp_path / "a.index", ImportOptions(check=0)).recall is None
+    monkeypatch.setattr("retriever.importing.MOST_CHECKED", 39)
+    report = import_index(bare, tmp_path / "b.index")
+    assert report.recall is None
+    assert report.notes == ("recall was not measured, for it reads 40 tokens again; pass --check 32",)
+    assert import_index(bare, tmp_path / "c.index", ImportOptions(check=2)).recall == 1.0
+    with pytest.raises(ArgumentError, match=r"check=-1; pass check >= 0"):
+        ImportOptions(check=-1)
