@@ -15,7 +15,7 @@ from retriever.serving.errors import busy
 
 __all__ = ["Batcher", "Threads"]
 
-AT_ONCE = 64  # items of a batch, as many as `Searcher.search_many` encodes together
+AT_ONCE = 16  # items of a batch: while it is searched, the answers of the last one are written and the next one comes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,9 +86,11 @@ class Batcher(Generic[Item, Result]):
         with anyio.move_on_after(self._seconds):
             while n < AT_ONCE:
                 try:
+                    one = self._get.receive_nowait()
+                except anyio.WouldBlock:
+                    if not self._seconds:
+                        break
                     one = await self._get.receive()
-                except anyio.EndOfStream:
-                    break
                 batch.append(one)
                 n += len(one.items)
         return batch

@@ -63,7 +63,8 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.loopback and self.auth and self.token is None:
+        token = self.token  # of a file that cannot be read it is known now
+        if not self.loopback and self.auth and token is None:
             raise ArgumentError(
                 f"host={self.host!r} can be reached from other machines; pass --token-file FILE, set "
                 f"{TOKEN_VARIABLE}, or pass --no-auth to serve everybody"

@@ -1,0 +1,293 @@
+"""Serving under load: `latewood serve` as a process of its own, clients in this one, a writer that commits beside them.
+
+    python benchmarks/serving.py INDEX DATA [--clients 64] [--seconds 60] [--slow 32] [--json OUT.json]
+
+INDEX is copied first; DATA is a BEIR folder, whose judged queries are asked. Each client asks one query after the
+other over a connection that it keeps. The writer adds a document with the text of a query, replaces the one before
+and deletes the one before that, every 2 s; it keeps a snapshot of every commit, by which each answer is checked
+afterwards: its hits and scores are those of `Searcher` on the commit that the answer names. Throughput is compared
+with `search_many` in this process, on the same index without a writer. Slow clients send a request byte by byte and
+read its answer as slowly; their answers are checked too. Memory is the server's (RssAnon), after a tenth of the
+time and at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from encoder.light import encoder_for_searching
+from indexing import Index
+from retriever import Searcher
+
+COMMIT_SECONDS = 2.0
+HANGS = 45.0  # seconds; the server's own limit is 30
+K = 10
+TOLERANCE = 1e-3  # of a score: sums of float32 in batches of other sizes
+
+
+@dataclass
+class Seen:
+    """What clients saw. answers: (query, generation, hits as (doc_id, score))."""
+
+    ms: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    answers: list[tuple[str, int, list[tuple[str, float]]]] = field(default_factory=list)
+    newest: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--slow", type=int, default=0, help="further clients that send and read slowly")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--no-writer", action="store_true")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    args = parser.parse_args()
+    texts = judged(args.data)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "load.index"
+        shutil.copytree(args.index, folder)
+        found = {"search_many per second": in_process(folder, texts)}
+        with writing(None if args.no_writer else folder, texts) as check, serving(folder) as (url, process):
+            seen, memory = asyncio.run(load(url, texts, args, process.pid))
+            found |= figures(seen, memory, args.seconds, found["search_many per second"])
+            found |= check(seen)
+    print(json.dumps(found, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(vars(args) | found, indent=2, default=str))
+    sys.exit(bool(found["errors"] or found["wrong answers"] or found["hung"]))
+
+
+def judged(data: Path) -> list[str]:
+    rows = [json.loads(line) for line in (data / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (data / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    wanted = {line.split("\t")[0] for line in lines}
+    return [row["text"] for row in rows if row["_id"] in wanted]
+
+
+def in_process(folder: Path, texts: list[str]) -> float:
+    """Queries a second of `search_many`: the best of three rounds, for the machine may do something else."""
+    with Searcher.open(folder) as searcher:
+        best = 0.0
+        for _ in range(3):
+            started = time.perf_counter()
+            searcher.search_many(enumerate(texts), k=K)
+            best = max(best, len(texts) / (time.perf_counter() - started))
+        return best
+
+
+# The server -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    command = [sys.executable, "-m", "retriever.cli", "serve", f"load={folder}", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("serving on "):
+                yield line.removeprefix("serving on ").partition(";")[0], process
+                break
+        process.terminate()
+        if process.wait(30) != 0:
+            raise SystemExit(f"the server ended with {process.returncode}")
+
+
+def anonymous_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0])
+
+
+# The writer -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path | None, texts: list[str]) -> Iterator[Any]:
+    """Within, a process commits; what it gives checks answers against the commits. None: nothing is written."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=write, args=(folder, texts, theirs))
+    process.start()
+    if folder is not None:
+        ours.recv()  # it has begun
+
+    def check(seen: Seen) -> dict[str, Any]:
+        ours.send(seen.answers)
+        checked: dict[str, Any] = ours.recv()
+        return checked
+
+    yield check
+    process.join(30)
+
+
+def write(folder: Path | None, texts: list[str], pipe: Connection) -> None:
+    if folder is None:
+        pipe.recv()
+        pipe.send({"commits": 0, "wrong answers": 0})
+        return
+    encoder = encoder_for_searching({"name": "bundled"})
+    with Index.open(folder, encoder, writable=True) as index:
+        snapshots = {now.state.generation: now for now in [index.snapshot()]}
+        n = 0
+        pipe.send("begun")
+        while not pipe.poll(COMMIT_SECONDS):
+            n += 1
+            changed = [{"doc_id": f"w{n}", "text": texts[n % len(texts)]}]
+            changed += [{"doc_id": f"w{n - 1}", "text": texts[(7 * n) % len(texts)]}]
+            index.add(changed)
+            now = index.snapshot()
+            snapshots[now.state.generation] = now
+            index.delete([f"w{n - 2}"])
+            now = index.snapshot()
+            snapshots[now.state.generation] = now
+    answers = pipe.recv()
+    wrong, generations = 0, Counter(generation for _, generation, _ in answers)
+    for generation in generations:
+        some = [(query, hits) for query, one, hits in answers if one == generation]
+        expected = Searcher(snapshots[generation], encoder).search_many(
+            {query: query for query, _ in some}, k=K
+        )
+        for query, hits in some:
+            wrong += not same(hits, [(hit.doc_id, hit.score) for hit in expected[query]])
+    pipe.send({"commits": 2 * n, "commits seen": len(generations), "wrong answers": wrong})
+
+
+def same(hits: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
+    """The same scores, and the same documents but for the order of those that score alike."""
+    if len(hits) != len(expected) or len({doc_id for doc_id, _ in hits}) != len(hits):
+        return False
+    if any(abs(a - b) > TOLERANCE for (_, a), (_, b) in zip(hits, expected, strict=True)):
+        return False
+    cut = expected[-1][1] + TOLERANCE if expected else 0.0
+    return {d for d, s in hits if s > cut} == {d for d, s in expected if s > cut}
+
+
+# The clients ------------------------------------------------------------------------------------------------
+
+
+async def load(
+    url: str, texts: list[str], args: argparse.Namespace, pid: int
+) -> tuple[Seen, tuple[int, int]]:
+    seen, until = Seen(), time.monotonic() + args.seconds
+    clients = [client(url, texts, i, until, seen) for i in range(args.clients)]
+    clients += [slow_client(url, texts, i, until, seen) for i in range(args.slow)]
+
+    async def measured() -> int:
+        await asyncio.sleep(args.seconds / 10)
+        return anonymous_kib(pid)
+
+    before, *_ = await asyncio.gather(measured(), *clients)
+    return seen, (before, anonymous_kib(pid))
+
+
+def request(query: str, host: str) -> bytes:
+    body = json.dumps({"query": query, "k": K}).encode()
+    head = f"POST /v1/indexes/load/search HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def client(url: str, texts: list[str], number: int, until: float, seen: Seen) -> None:
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    i = 7919 * number
+    while time.monotonic() < until:
+        query, started = texts[i % len(texts)], time.perf_counter()
+        i += 1
+        try:
+            writer.write(request(query, address.netloc))
+            status, body = await asyncio.wait_for(answer(reader), HANGS)
+        except TimeoutError:
+            seen.statuses["hung"] += 1
+            break
+        except (OSError, EOFError):
+            seen.statuses["closed"] += 1
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            continue
+        record(seen, query, status, body)
+        if status == 200:
+            seen.ms.append(1000 * (time.perf_counter() - started))
+        elif status == 503:
+            await asyncio.sleep(1)  # as Retry-After has it
+    writer.close()
+
+
+async def slow_client(url: str, texts: list[str], number: int, until: float, seen: Seen) -> None:
+    address = urlsplit(url)
+    while time.monotonic() < until:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        query = texts[number % len(texts)]
+        for byte in request(query, address.netloc):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+        status, body = await answer(reader, pause=0.05)
+        record(seen, query, status, body)
+        seen.statuses["slow"] += 1
+        writer.close()
+
+
+async def answer(reader: asyncio.StreamReader, pause: float = 0.0) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+    parts: list[bytes] = []
+    while left:
+        parts.append(await reader.read(min(left, 1024 if pause else left)))
+        if not parts[-1]:
+            raise EOFError
+        left -= len(parts[-1])
+        await asyncio.sleep(pause)
+    return int(head.split(b" ", 2)[1]), b"".join(parts)
+
+
+def record(seen: Seen, query: str, status: int, body: bytes) -> None:
+    seen.statuses[str(status)] += 1
+    if status == 200:
+        found = json.loads(body)
+        hits = [(hit["doc_id"], hit["score"]) for hit in found["hits"]]
+        seen.answers.append((query, found["generation"], hits))
+
+
+def figures(seen: Seen, memory: tuple[int, int], seconds: float, in_process: float) -> dict[str, Any]:
+    ms = sorted(seen.ms)
+    counts = seen.statuses
+    errors = sum(n for status, n in counts.items() if status not in ("200", "503", "slow", "hung"))
+    per_second = len(ms) / seconds
+    return {
+        "answers": counts["200"],
+        "refused (503)": counts["503"],
+        "hung": counts["hung"],
+        "errors": errors,
+        "slow answers": counts["slow"],
+        "per second": per_second,
+        "of search_many": per_second / in_process,
+        "median ms": statistics.median(ms),
+        "p99 ms": ms[int(0.99 * len(ms))],
+        "p99 of median": ms[int(0.99 * len(ms))] / statistics.median(ms),
+        "worst ms": ms[-1],
+        "MiB before": memory[0] / 1024,
+        "MiB after": memory[1] / 1024,
+        "memory": memory[1] / memory[0],
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    }
+
+
+if __name__ == "__main__":
+    main()
