@@ -12,6 +12,7 @@ import pytest
 import examples.evaluate_beir
 import examples.long_documents
 import examples.own_vectors
+import examples.rag_haystack
 import examples.rag_langchain
 import examples.rag_llamaindex
 import examples.search_code
@@ -123,6 +124,16 @@ def test_example_rag_llamaindex(tmp_path):
     pages, answer = examples.rag_llamaindex.main(tmp_path / "x")
     assert pages == ["filters.md", "filters.md"]
     assert "Query: which characters of a filter become SQL?" in answer  # the mock repeats what it was asked
+    assert "None of a filter's text becomes SQL" in " ".join(answer.split())
+
+
+def test_example_rag_haystack(tmp_path):
+    pages, answer = examples.rag_haystack.main(tmp_path / "x")
+    assert pages[0] == "filters.md"
+    assert len(pages) == 2
+    assert answer.endswith(
+        "Question: which characters of a filter become SQL?"
+    )  # the mock repeats what it was asked
     assert "None of a filter's text becomes SQL" in " ".join(answer.split())
 
 

@@ -6,6 +6,7 @@ condition is written twice, as it is met and as it is not, and `not` takes the o
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from operator import ge, gt, le, lt
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from encoder.arguments import shown
 from encoder.errors import ArgumentError
 
-__all__ = ["EVERY", "NONE", "Condition", "Field", "all_of", "any_of", "as_values", "unsayable"]
+__all__ = ["EVERY", "NONE", "Condition", "Field", "Moment", "all_of", "any_of", "as_values", "unsayable"]
 
 
 class Condition(NamedTuple):
@@ -26,6 +27,13 @@ class Condition(NamedTuple):
 
     def __invert__(self) -> "Condition":
         return Condition(self.unmet, self.met)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A date as a text, to be compared by moment."""
+
+    text: str
 
 
 EVERY = Condition("doc_id is not null", "doc_id is null")
@@ -126,8 +134,8 @@ class Field:
             return str(value).lower()
         if isinstance(value, str):
             return "'" + value.replace("'", "''") + "'"
-        if isinstance(value, date):
-            return f"date '{value.isoformat()}'"
+        if isinstance(value, date | Moment):
+            return f"date '{value.text if isinstance(value, Moment) else value.isoformat()}'"
         if isinstance(value, int | float) and math.isfinite(value):
             return repr(value)
         raise ArgumentError(

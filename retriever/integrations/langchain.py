@@ -109,7 +109,7 @@ class LatewoodVectorStore(VectorStore):
     """An index as a vector store: it encodes texts itself, so it takes no embeddings.
 
     Threads and tasks may add and search at once. What is added is on disk when the call returns. Closed by `close`
-    or a `with` block; until then no other process writes to the index.
+    or a `with` block; until then no other process writes to the index. Stores of one folder in a process share it.
     """
 
     def __init__(

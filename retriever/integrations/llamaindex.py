@@ -100,7 +100,7 @@ class LatewoodVectorStore(BasePydanticVectorStore):
     """An index as a vector store. It encodes the texts of nodes and queries itself, so nodes need no embedding.
 
     Threads and tasks may add and search at once. What is added is on disk when the call returns. Closed by `close`
-    or a `with` block; until then no other process writes to the index.
+    or a `with` block; until then no other process writes to the index. Stores of one folder in a process share it.
     """
 
     stores_text: bool = True

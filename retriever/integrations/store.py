@@ -1,8 +1,9 @@
 """What the adapters share: an index that threads and tasks write and search at once, and diverse hits."""
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -45,17 +46,32 @@ class Diversity:
             raise ArgumentError(f"lambda_mult={self.balance}; pass 0 (diverse) to 1 (relevant)")
 
 
+@dataclass(eq=False)
+class _Open:
+    """An index that this process writes to. users: stores that are not closed."""
+
+    index: Index
+    searcher: Searcher
+    users: int = 0
+    writing: threading.RLock = field(default_factory=threading.RLock)
+
+
+_opened: dict[Path, _Open] = {}
+_opening = threading.Lock()
+
+
 class Store:
     """An index, and a searcher of its newest commit.
 
     Searches and reading go on while another thread writes; writers wait for one another. Everything written is
-    found when the call returns. Closed by `close` or a `with` block.
+    found when the call returns. Stores of one folder in one process are the same index. Closed by `close` or a `with`
+    block.
     """
 
-    def __init__(self, searcher: Searcher, index: Index | None = None, *, own: bool = True) -> None:
-        """index: the one that `searcher` searches, to write to. own: whether `close` closes them."""
+    def __init__(self, searcher: Searcher, opened: _Open | None = None, *, own: bool = True) -> None:
+        """opened: what to write to; None for searches alone. own: whether `close` closes the searcher."""
         self.searcher = searcher
-        self._index = index
+        self._opened = opened
         self._own = own
 
     @classmethod
@@ -63,24 +79,23 @@ class Store:
         """Open an index folder for writing, or make one.
 
         encoder: for a new index the bundled model where None. settings: of a new index, such as `window`; an index
-        that is there must have them. Raises IndexLockedError where another writer has it.
+        that is there must have them. Raises IndexLockedError where another process writes to it.
         """
-        folder = absolute(path)
-        if (folder / DATABASE).is_file():
-            index = Index.open(folder, encoder, writable=True)
-        else:
-            index = Index.create(folder, encoder or bundled(), **settings)
-        try:
-            for name, value in settings.items():
-                made = getattr(index.settings, name, None)
-                if made != value:
-                    raise ArgumentError(
-                        f"{folder} was made with {name}={made!r}, not {shown(value)}; leave it out, or pass a new path"
-                    )
-            return cls(Searcher(index, encoder), index)
-        except BaseException:
-            index.close()
-            raise
+        folder = absolute(path).resolve()
+        with _opening:
+            if (opened := _opened.get(folder)) is None:
+                opened = _made(folder, encoder, settings)
+            elif encoder is not None:
+                opened.index.settings.check_encoder(encoder, folder)
+            try:
+                _check_settings(opened.index, settings)
+            except ArgumentError:
+                if not opened.users:
+                    opened.index.close()
+                raise
+            opened.users += 1
+            _opened[folder] = opened
+        return cls(opened.searcher, opened)
 
     @classmethod
     def reading(cls, source: Any, encoder: QueryEncoder | None = None) -> "Store":
@@ -113,10 +128,19 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        if self._own:
+        """Let go of the index, with the last store of it. May be called again."""
+        own, self._own = self._own, False
+        if not own:
+            return
+        if self._opened is None:
             self.searcher.close()
-            if self._index is not None:
-                self._index.close()
+            return
+        with _opening:
+            self._opened.users -= 1
+            if not self._opened.users:
+                del _opened[self._opened.index.folder]
+                self.searcher.close()
+                self._opened.index.close()
 
     def reload(self) -> bool:
         """Move to the newest commit of other processes; whether there was one."""
@@ -124,29 +148,26 @@ class Store:
 
     # Writing -------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def writing(self) -> Iterator[Index]:
+        """The index, while no other thread writes to it by a store: for what must be looked at before it is changed."""
+        if self._opened is None:
+            raise ArgumentError(f"{self.folder} is open for searching alone; open it as a store to change it")
+        with self._opened.writing:
+            try:
+                yield self._opened.index
+            finally:
+                self.searcher.reload()  # also what an add has committed before an error
+
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """As `Index.add`."""
-        with self._writing() as index:
+        with self.writing() as index:
             index.add(records)
 
     def delete(self, doc_ids: Iterable[str] | None = None, filter: str | None = None) -> int:
         """As `Index.delete`; all documents where neither is given."""
-        with self._writing() as index:
+        with self.writing() as index:
             return index.delete(doc_ids, filter=ALL if doc_ids is None and filter is None else filter)
-
-    def update_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> int:
-        """As `Index.update_metadata`."""
-        with self._writing() as index:
-            return index.update_metadata(metadata)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Index]:
-        if self._index is None:
-            raise ArgumentError(f"{self.folder} is open for searching alone; open it as a store to change it")
-        try:
-            yield self._index
-        finally:
-            self.searcher.reload()  # also what an add has committed before an error
 
     # Reading -------------------------------------------------------------------------------------------------
 
@@ -206,6 +227,27 @@ def _taken(
         taken.append(int(np.argmax(gain)))
         nearest = np.maximum(nearest, means @ means[taken[-1]])
     return taken
+
+
+def _made(folder: Path, encoder: IndexEncoder | None, settings: dict[str, Any]) -> _Open:
+    if (folder / DATABASE).is_file():
+        index = Index.open(folder, encoder, writable=True)
+    else:
+        index = Index.create(folder, encoder or bundled(), **settings)
+    try:
+        return _Open(index, Searcher(index, encoder))
+    except BaseException:
+        index.close()
+        raise
+
+
+def _check_settings(index: Index, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        made = getattr(index.settings, name, None)
+        if made != value:
+            raise ArgumentError(
+                f"{index.folder} was made with {name}={made!r}, not {shown(value)}; leave it out, or pass a new path"
+            )
 
 
 def extra(name: str, package: str) -> MissingDependencyError:

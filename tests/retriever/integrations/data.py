@@ -6,26 +6,45 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-__all__ = ["KEYS", "NUMBERS", "TEXTS", "VALUES", "python_compare", "python_contains", "some_documents"]
+__all__ = [
+    "DATES",
+    "KEYS",
+    "NUMBERS",
+    "TEXTS",
+    "VALUES",
+    "python_compare",
+    "python_contains",
+    "some_documents",
+]
 
 KEYS = ["n", "s", "odd key", "tags", "nobody"]  # no document has the last
 WORDS = ["", "a", "b", "ab", "aB", "é", "É", "it's", "1", "true", "a_b", "%"]
+DATES = [
+    "2024-02-29", "2024-02-29T00:00:00", "2024-02-29T00:00:00Z", "2024-02-29T01:00:00+01:00", "2024-02-29T01:00:00",
+    "2024-03-01", "2024-02-28T23:30:00.5-01:00", "2024-02-29 00:30:00",
+]  # fmt: skip
 PLAIN = [-2, 0, 1, 2, 0.5, 1.0, True, False]
 TEXTS = st.sampled_from(WORDS[:8])
 NUMBERS = st.sampled_from([-2, -1, 0, 1, 1.0, 0.5, 2])
 VALUES = TEXTS | NUMBERS | st.booleans()
 
 
-def some_documents(n: int = 500, seed: int = 0) -> list[dict[str, Any]]:
+def some_documents(n: int = 500, *, dates: bool = False, seed: int = 0) -> list[dict[str, Any]]:
     random = np.random.default_rng(seed)
 
     def pick(values: list[Any]) -> Any:
         return values[int(random.integers(len(values)))]
 
     def value() -> Any:
-        kind = pick(["none", "text", "text", "plain", "plain", "list"])
+        kind = pick(["none", "text", "text", "plain", "plain", "list", *(["date"] * (2 * dates))])
         several = [pick([*WORDS, *PLAIN]) for _ in range(int(random.integers(3)))]
-        return {"none": None, "text": pick(WORDS), "plain": pick(PLAIN), "list": several}[kind]
+        return {
+            "none": None,
+            "text": pick(WORDS),
+            "plain": pick(PLAIN),
+            "list": several,
+            "date": pick(DATES),
+        }[kind]
 
     return [{key: value() for key in KEYS[:-1] if random.random() < 0.7} for _ in range(n)]
 

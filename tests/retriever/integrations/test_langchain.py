@@ -11,7 +11,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 
 from encoder import Encoder
-from encoder.errors import ArgumentError, IndexLockedError
+from encoder.errors import ArgumentError, EncoderMismatchError, IndexLockedError
 from indexing import Index
 from retriever import Searcher, SearchOptions, rerank
 from retriever.integrations.langchain import (
@@ -294,14 +294,40 @@ def test_deleting(tmp_path):
             (lambda: store.delete(["a"], namespace="n"), "namespace='n' is nothing"),
             (lambda: store.similarity_search("w1", colour=1), "colour is no option of SearchOptions"),
             (lambda: LatewoodVectorStore.from_texts(["w1"], None), "from_texts has no path"),
-            (lambda: LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM), window=7), "written by process"),
+            (
+                lambda: LatewoodVectorStore(tmp_path / "x", window=7),
+                "was made with window='auto', not 7; leave it out",
+            ),
         ]:
-            with pytest.raises((ArgumentError, IndexLockedError), match=message):
+            with pytest.raises(ArgumentError, match=message):
                 wrong()
     with pytest.raises(ArgumentError, match="was made with window='auto', not 7; leave it out"):
         LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM), window=7)
     with LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM), window="auto") as store:
         assert store.similarity_search("w1") == []
+
+
+def test_stores_of_one_folder_are_one_index(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    one, two = LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM)), LatewoodVectorStore(tmp_path / "link")
+    one.add_texts(["w1"], ids=["a"])
+    two.add_texts(["w2"], ids=["b"])
+    with pytest.raises(EncoderMismatchError):
+        LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM, seed=1))
+    one.close()
+    one.close()
+    assert ids(two.similarity_search("w2")) == ["b", "a"]
+    with pytest.raises(IndexLockedError):
+        Index.open(tmp_path / "x", writable=True)
+    two.close()
+    with pytest.raises(ArgumentError, match="is closed; open it again"):
+        two.get_by_ids(["a"])
+    with pytest.raises(ArgumentError, match="window=0"):
+        LatewoodVectorStore(tmp_path / "y", FakeEncoder(DIM), window=0)
+    with Index.open(tmp_path / "x", FakeEncoder(DIM), writable=True) as index:
+        with pytest.raises(IndexLockedError, match="is being written by process"):
+            LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM))
+        assert list(index.ids()) == ["a", "b"]
 
 
 # The retriever and the reranker ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.fakes import DIM, FakeEncoder
 
 THREADS, TASKS = 16, 64
-MODULES = {"langchain": "langchain_core", "llamaindex": "llama_index.core"}
+MODULES = {"langchain": "langchain_core", "llamaindex": "llama_index.core", "haystack": "haystack"}
 
 
 class LangChain:
@@ -61,7 +61,33 @@ class LlamaIndex:
         return (await self.adapter.aquery(self.query(query_str=text, similarity_top_k=2))).ids
 
 
-@pytest.mark.parametrize("framework", [LangChain, LlamaIndex])
+class Haystack:
+    def __init__(self, path):
+        from haystack import Document
+
+        from retriever.integrations.haystack import LatewoodDocumentStore, LatewoodRetriever
+
+        self.document = Document
+        self.adapter = LatewoodDocumentStore(str(path), FakeEncoder(DIM, windows=True))
+        self.retriever = LatewoodRetriever(self.adapter, top_k=2)
+
+    def add(self, doc_id, text):
+        self.adapter.write_documents([self.document(id=doc_id, content=text)])
+
+    def search(self, text):
+        return [d.id for d in self.retriever.run(text)["documents"]]
+
+    async def aadd(self, doc_id, text):
+        await self.adapter.write_documents_async([self.document(id=doc_id, content=text)])
+
+    def ids(self):
+        return [d.id for d in self.adapter.filter_documents()]
+
+    async def asearch(self, text):
+        return [d.id for d in (await self.retriever.run_async(text))["documents"]]
+
+
+@pytest.mark.parametrize("framework", [LangChain, LlamaIndex, Haystack])
 def test_sixteen_threads_and_a_loop_with_sixty_four_tasks(framework, tmp_path):
     store = framework(tmp_path / "x")
     for i in range(8):
