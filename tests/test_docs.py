@@ -56,6 +56,7 @@ def test_the_commands_of_the_readme_run(place, monkeypatch):
         assert run_commands(line, place)
 
 
+@pytest.mark.slow
 def test_the_picture_of_matches_is_what_the_command_prints(tmp_path):
     """But for numbers: another processor may round otherwise."""
     picture = tmp_path / "map.svg"

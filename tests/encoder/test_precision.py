@@ -19,6 +19,7 @@ def plain():
     return Encoder.load(device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOW)
 def test_near_float32_and_of_one_fingerprint(plain, precision):
     low = Encoder.load(device="cpu", precision=precision)

@@ -266,6 +266,7 @@ def test_signals_are_noted_once_and_left_alone_where_they_are_ignored():
     assert entered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_real_signal_to_the_command(number, code, models, data, tmp_path):
     arguments = [

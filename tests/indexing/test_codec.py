@@ -169,6 +169,7 @@ def words(n: int, first: int = 0, seed: int = 0) -> tuple[npt.NDArray[np.float32
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), ids
 
 
+@pytest.mark.slow
 def test_with_token_ids_each_has_centroids_of_its_own(tmp_path: Path) -> None:
     x, ids = words(6000)
     own, among_all = Codec.train(x, 512, token_ids=ids), Codec.train(x, 512)

@@ -239,6 +239,7 @@ def assert_searches(searcher: Searcher, model: Model, decoded: dict[str, Parts])
     np.testing.assert_allclose([hit.score for hit in hybrid], [score for _, score in order], rtol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(operations, st.sampled_from([256, 10**6]))
 def test_any_history_equals_a_model(

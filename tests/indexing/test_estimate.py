@@ -28,6 +28,7 @@ def corpus(n: int) -> list[dict[str, Any]]:
     return [{"doc_id": f"d{i}", "text": " ".join(random.choice(words, k))} for i, k in enumerate(lengths)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flat_tokens", "windows", "ids"),
     [(10**9, False, True), (10**9, True, False), (10_000, False, False), (10_000, False, True)],

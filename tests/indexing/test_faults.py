@@ -43,6 +43,7 @@ def checked(index: Index, done: int) -> int:
     return done if now == expected[done] else done + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["fsync", "rename", "replace"])
 def test_a_call_that_fails_leaves_the_last_commit(
     tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +117,7 @@ print(faults)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on a file's size")
 def test_a_full_disk_leaves_the_last_commit(tmp_path: Path) -> None:
     ran = in_python(FULL, tmp_path)
@@ -165,6 +167,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on a file's size")
 def test_the_command_on_a_full_disk_says_so_in_a_line_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     source, out = tmp_path / "docs.jsonl", tmp_path / "docs.index"
@@ -258,6 +261,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     return FailingConnection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(steps())))
 def test_each_statement_of_sqlite_may_fail(tmp_path: Path, failing: Any, number: int) -> None:
     """Each write, each commit, each read after one: a line that says so, and the same call does it afterwards."""

@@ -217,6 +217,7 @@ def store(tmp_path_factory):
     store.close()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )

@@ -406,6 +406,7 @@ def test_encodings_and_line_ends_of_files(tmp_path: Path, language: str) -> None
             assert times[n] == 1 or not line.strip(), (state, n, line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", GRAMMARS)
 @pytest.mark.parametrize("size", [MAX_PARSED_CHARS, 5_000_000])
 def test_large_files_of_each_language(language: str, size: int) -> None:

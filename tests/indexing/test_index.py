@@ -317,6 +317,7 @@ def test_it_grows_from_flat_to_compressed_by_itself(path: Path, encoder: FakeEnc
         ]
 
 
+@pytest.mark.slow
 def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
     random = np.random.default_rng(0)
 
@@ -365,6 +366,7 @@ def ids_of(index: Index) -> Any:
     return np.concatenate(known)
 
 
+@pytest.mark.slow
 def test_token_ids_outlive_merging_training_growth_and_compaction(path: Path) -> None:
     names, given = described(60, 0, 20)
     ids = given.token_ids
@@ -436,6 +438,7 @@ def test_token_ids_outlive_merging_training_growth_and_compaction(path: Path) ->
         Index.open(path)
 
 
+@pytest.mark.slow
 def test_few_tokens_with_ids_among_many_without_change_nothing(tmp_path: Path) -> None:
     names, given = described(60, 0, 20)
     decoded = []
@@ -487,6 +490,7 @@ def test_token_ids_that_cannot_be_are_refused(ids: Any, message: str) -> None:
         TokenEmbeddings(np.zeros((2, DIM), np.float32), np.array([0, 2]), 0, ids)
 
 
+@pytest.mark.slow
 def test_vectors_are_kept_well_however_the_corpus_arrived(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     themes = random.standard_normal((40, 32))
@@ -521,6 +525,7 @@ operations = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(operations)
 def test_any_history_equals_a_dict(

@@ -32,6 +32,7 @@ def test_8192_tokens_through_the_base_model_stay_under_3_gb():
     assert peak + others < 3000
 
 
+@pytest.mark.slow
 def test_memory_of_local_layers_is_linear_in_the_length():
     loaded, (short, long) = peaks("local:1", 2048, 8192)
     assert short > loaded + 5

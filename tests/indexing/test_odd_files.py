@@ -170,6 +170,7 @@ OWN_KEYS = [
 ]
 
 
+@pytest.mark.slow
 def test_metadata_under_names_that_we_use_ourselves(tmp_path: Path) -> None:
     source, out = tmp_path / "c.jsonl", tmp_path / "x.index"
     own = [{"_id": str(i), "text": "return one\n\ntwo", "metadata": m} for i, m in enumerate(OWN_KEYS)]

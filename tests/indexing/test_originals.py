@@ -30,6 +30,7 @@ def sampled(index: Index) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_the_sample_is_what_was_given_through_merges_and_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_the_sample_is_what_was_given_through_merges_and_compaction(
         assert index.info()["bytes"]["originals"] > 0
 
 
+@pytest.mark.slow
 def test_recall_of_codes_is_what_a_comparison_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(originals, "SHARE", 1.0)
     random = np.random.default_rng(1)

@@ -334,6 +334,7 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.slow
 def test_the_examples_of_help_run(code, beir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))

@@ -124,6 +124,7 @@ def test_the_triton_kernel_is_maxsim_on_decoded_vectors():
     assert done.stdout.strip() == "equal", done.stderr
 
 
+@pytest.mark.slow
 @triton
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_the_triton_kernel_compiles_for_gpus(capability, tmp_path):

@@ -140,6 +140,7 @@ def test_a_held_snapshot_answers_the_same(tmp_path: Path) -> None:
         snapshot.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_searcher_that_reloads_leaks_no_file_and_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

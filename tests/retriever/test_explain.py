@@ -133,6 +133,7 @@ class WordEncoder(FakeEncoder):
         return [Token(m.group(), m.span()) for m in re.finditer(r"\S+", text)][: self.document_length]
 
 
+@pytest.mark.slow
 def test_the_best_window_of_a_long_document(tmp_path):
     encoder = WordEncoder(dim=32, document_length=8192)
     words = [f"w{i % 97}" for i in range(8192)]

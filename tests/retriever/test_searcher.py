@@ -105,6 +105,7 @@ def test_everything_probed_and_reranked_is_brute_force(
         assert_same(hits, brute_force(searcher.snapshot, query), k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat_tokens", [1000, 10**6])
 def test_long_queries_and_documents_are_brute_force(tmp_path, flat_tokens):
     """Queries of 256 and 300 tokens on passages of 8,192; memory grows with neither the corpus nor its passages."""
@@ -368,6 +369,7 @@ def test_a_name_or_a_path_is_told_how_to_open_it(tmp_path):
         Searcher(str(tmp_path / "x"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filter", [None, "n >= 0"])
 @pytest.mark.parametrize("mode", ["late", "hybrid", "lexical"])
 def test_searches_go_on_beside_commits_compactions_and_reloads(tmp_path, mode, filter):
