@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from encoder import Encoder
 from indexing import Index
 from retriever import Scoring, Searcher
 from retriever.ranking.documents import best_of_each, best_passages, n_documents
@@ -215,3 +216,30 @@ def test_searches_beside_a_reload_never_fail(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
     assert failed == []
+
+
+@pytest.mark.slow
+def test_a_sentence_deep_in_a_long_text_is_found_by_the_bundled_model(tmp_path: Path) -> None:
+    """40,000 tokens of Python's manual, with nothing but `index.add`."""
+    from pydoc_data.topics import topics
+
+    encoder = Encoder.load()
+    manual = "\n\n".join(topics.values())
+    said = "The keeper of the lighthouse mended its broken lens with a silver spoon."
+    end = 180_000  # characters, of which four and a half are a token
+    at = manual.index("\n\n", int(end * 0.93))
+    long = f"{manual[:at]}\n\n{said}{manual[at:end]}"
+    rest = manual[end:]
+    records = [{"doc_id": "long", "text": long}]
+    records += [{"doc_id": f"d{i}", "text": rest[i * 400 : i * 400 + 400]} for i in range(199)]
+    with Index.create(tmp_path / "x", encoder) as index:
+        report = index.add(records)
+        assert (len(index), report.truncated) == (200, 0)
+        assert report.tokens > 40_000 + 199 * 50
+    with Searcher.open(tmp_path / "x", encoder) as searcher:
+        hit = searcher.search("who repaired the lamp of the lighthouse?")[0]
+    assert hit.doc_id == "long"
+    assert hit.passage is not None
+    start, stop = hit.passage.span
+    assert start > 0.8 * len(long)
+    assert said in hit.passage.text == long[start:stop]
