@@ -1,5 +1,6 @@
 """`latewood serve`: indexes and folders over HTTP, with a page."""
 
+import os
 import signal
 import socket
 from dataclasses import replace
@@ -60,9 +61,9 @@ def _listening(settings: ServeSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise ArgumentError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
-            "pass another --host or --port"
+            f"cannot listen on {settings.host} port {settings.port}: {reason}; pass another --host or --port"
         ) from None
 
 
