@@ -6,7 +6,7 @@ from typing import Any
 
 from retriever import Hit
 
-__all__ = ["CODE", "EVIL", "FISH", "TOPICS", "WALL", "documents", "expected_matches"]
+__all__ = ["CODE", "EVIL", "FISH", "ODD", "TOPICS", "WALL", "documents", "expected_matches"]
 
 FISH = "does eating fish prevent heart disease?"
 WALL = "why must the wall be rebuilt"
@@ -19,6 +19,20 @@ TOPICS = {
     "rain": ("weather", 2022, "Heavy rain is expected in the mountains tomorrow."),
 }
 EVIL = "<img src=x onerror=\"window.pwned='text'\"><script>window.pwned='script'</script> & it's a trap"
+# Keys that `latewood index FOLDER` sets, with values that it never does.
+ODD = {
+    "doc_id": "odd",
+    "text": "what a zebra eats\nin the zoo",
+    "metadata": {
+        "language": "zebra",
+        "start_line": 3,
+        "lines": [5, [1, 10**12], "x"],
+        "title": 7,
+        "symbol": " ",
+        "path": {"a": 1},
+        "kind": [],
+    },
+}
 CODE = '''"""Sessions."""
 
 

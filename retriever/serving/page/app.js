@@ -139,7 +139,7 @@ function progress({ documents: all, unencoded, mode = state.mode }) {
   const rest = mode === "late" ? "Late does not find the others yet; hybrid and words do, by their words."
     : "The others are found by their words alone.";
   const part = `${(all - unencoded).toLocaleString("en")} of ${counted(all, "document")}`;
-  return el("p", {}, bar, ` ${part} are encoded. ${rest}`);
+  return el("p", { class: "encoded" }, bar, el("span", {}, `${part} are encoded. ${rest}`));
 }
 
 /** What it means that nothing was found, and what may be done. */

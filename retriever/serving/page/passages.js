@@ -25,10 +25,13 @@ export function placeOf({ doc_id, metadata, passage }, title) {
   return [path + lines, kind, language].filter((part) => typeof part === "string" && part !== "");
 }
 
+const isRange = (pair) => Array.isArray(pair) && pair.every(Number.isInteger) && pair[1] - pair[0] < 1e6;
+
 /** [{number, start, end}] of a text's lines, numbered as in their file: `lines` has the ranges a class is made of. */
 export function linesOf(text, metadata, first) {
   const { lines: ranges } = metadata;
-  const numbers = Array.isArray(ranges) ? ranges.flatMap(([a, b]) => Array.from({ length: b - a + 1 }, (_, i) => a + i)) : [];
+  const known = Array.isArray(ranges) && ranges.every(isRange); // else the key is the user's own
+  const numbers = known ? ranges.flatMap(([a, b]) => Array.from({ length: b - a + 1 }, (_, i) => a + i)) : [];
   let start = 0;
   return text.split("\n").map((line, i) => {
     const place = { number: numbers[i] ?? first + i, start, end: start + line.length };

@@ -18,7 +18,7 @@ from indexing import Index
 from indexing.writing.sources import update_folder
 from retriever import Searcher
 from retriever.serving import ServeSettings, create_app
-from tests.helpers.page_corpus import CODE, documents
+from tests.helpers.page_corpus import CODE, ODD, documents
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TEXTS = {
@@ -133,6 +133,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, encoder: LightEncoder) -> 
         with Index.create(folder, encoder, window=256) as index:
             if name == "code":
                 update_folder(index, place / "source")
+                index.add([ODD])
             if name in ("texts", "half"):
                 index.add(documents())
             if name in ("half", "waiting"):

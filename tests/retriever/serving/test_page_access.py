@@ -92,6 +92,16 @@ def test_what_a_document_holds_stays_text(page, searcher):
     assert page.script("return [document.scripts.length, document.images.length]") == [1, 1]
 
 
+def test_metadata_of_odd_types_are_shown_all_the_same(page):
+    page.open("?index=code&q=what+does+a+zebra+eat&doc=odd")
+    page.until(lambda: page.text("dialog h2") == "odd")
+    for place in (".hit:nth-child(1)", "dialog"):
+        assert page.lines(place) == [(3, "what a zebra eats"), (4, "in the zoo")]
+    assert '[5,[1,1000000000000],"x"]' in [
+        page.script("return arguments[0].textContent", value) for value in page.all("dialog dd")
+    ]
+
+
 def test_a_query_stays_text(page):
     page.open(f"?index=texts&q={json.dumps(EVIL)[1:-1].replace('&', '%26')}")
     page.until(lambda: page.titles())
