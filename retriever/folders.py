@@ -22,7 +22,7 @@ from encoder.progress import Told
 from indexing import Index
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
-from indexing.writing.sources import UpdateReport, update_folder
+from indexing.writing.sources import UpdateReport, unchanged, update_folder
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import QueryEncoder, Searcher
 
@@ -66,7 +66,7 @@ class Folder(Closing):
     """A folder as it is now, open to be searched. Made by `open`; closed by `close` or a `with` block.
 
     index: of the folder, for writing; None where another process writes it: then what that has stored is searched. None
-    too while the folder rests (`rest`).
+    too while the folder rests, which it does where nothing changed (`rest`).
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class Folder(Closing):
         if not source.is_dir():
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
         place = cache_of(source)
+        if (found := cls._as_it_was(source, place, scoring)) is not None:
+            return found
         try:
             return cls._updated(source, _opened(place, tell, patience or 0.0), scoring, progress)
         except IndexLockedError as error:
@@ -124,6 +126,22 @@ class Folder(Closing):
             temporary.cleanup()
             raise
         found._temporary = temporary
+        return found
+
+    @classmethod
+    def _as_it_was(cls, source: Path, place: Path, scoring: Scoring) -> "Folder | None":
+        """Where nothing has changed: opened to be searched, and locked for nobody."""
+        try:
+            if not is_index(place) or (report := unchanged(place, source)) is None:
+                return None
+            searcher = Searcher.open(place, scoring=scoring)
+        except (IndexFormatError, StorageError, OSError):  # which opening it for writing says, or mends
+            return None
+        if not len(searcher.snapshot):
+            searcher.close()
+            return None
+        found = cls(source, None, searcher, report)
+        found._rests = True
         return found
 
     @classmethod

@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from indexing.storage.database import connect
 from indexing.storage.refusals import damaged, refusals
 from indexing.writing.records import AddReport
 
-__all__ = ["UpdateReport", "update_folder"]
+__all__ = ["UpdateReport", "unchanged", "update_folder"]
 
 CHUNKING = 2  # raised when the same file would be cut otherwise
 AT_ONCE = 500
@@ -150,12 +150,40 @@ def update_folder(
         return report
 
 
+def unchanged(index_folder: Path, folder: Path) -> UpdateReport | None:
+    """What `update_folder` would report where it found nothing to do: all files as they were, none new and none gone.
+    None where it may find something, which it alone can tell. Writes nothing."""
+    path, report = index_folder / "sources.db", UpdateReport()
+    try:
+        with closing(connect(path, "ro")) as db:
+            [(root,)] = db.execute("SELECT root FROM source").fetchall()
+            known = {path: rest for path, *rest in db.execute("SELECT path, stamp, how, reason FROM files")}
+    except (sqlite3.Error, ValueError):  # not there yet, of another form, of no folder
+        return None
+    if os.fsdecode(root) != str(folder):
+        return None
+    how = _how()
+    for file in text_files(folder, (), MAX_FILE_BYTES, report.folder):
+        stamp, its_how, reason = known.pop(file.relative, ("", "", ""))
+        if (stamp, its_how) != (file.stamp, how):
+            return None
+        report.unchanged += 1
+        if reason:
+            report.folder.skip(reason, file.relative)
+    return report if report.unchanged and not (known or report.folder.unreadable) else None
+
+
+def _how() -> str:
+    """What decides how files are cut, beside their text."""
+    return json.dumps([CHUNKING, sorted(filter(has_grammar, GRAMMARS))])
+
+
 def _read(
     root: Path, files: Iterable[TextFile], known: Mapping[str, _Note], report: UpdateReport, spool: "_Spool"
 ) -> tuple[list[_Note], list[_Note], dict[str, bytes]]:
     """Read what may have changed. Notes of files found unchanged by their hash; notes of the others, whose documents
     are in the spool in this order; and {doc_id: digest of its text} of these."""
-    how = json.dumps([CHUNKING, sorted(filter(has_grammar, GRAMMARS))])
+    how = _how()
     commit = functools.cache(lambda: head_commit(root))  # git, where a file has changed
     same: list[_Note] = []
     new: list[_Note] = []

@@ -213,6 +213,7 @@ def test_without_a_cache_the_answer_is_given_all_the_same(
 def test_beside_a_writer_both_answer(source: Path) -> None:
     with Folder.open(source), pytest.MonkeyPatch.context() as patch:
         told: list[str] = []
+        (source / "new.py").write_text("TAX = 1\n")
         with Folder.open(source, told.append) as second:
             assert second.index is None
             assert second.searcher.search("basket", mode="lexical")[0].metadata["path"] == "shop/cart.py"
@@ -223,6 +224,39 @@ def test_beside_a_writer_both_answer(source: Path) -> None:
         patch.undo()
         with pytest.raises(IndexLockedError):
             forget(source)
+
+
+def test_an_unchanged_folder_locks_nobody_out_and_what_is_encoded_is_kept(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Folder.open(source):
+        pass
+    opened: list[bool] = []
+    index_open = Index.open
+
+    def counted(*arguments: object, **named: object) -> Index:
+        opened.append(bool(named.get("writable")))
+        return index_open(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Index, "open", counted)
+    with Folder.open(source) as one, Folder.open(source) as two:
+        assert opened == []
+        assert one.report == two.report
+        assert one.report is not None
+        assert (one.report.unchanged, one.report.changed, one.report.gone) == (4, 0, 0)
+        for found in (one, two):
+            found.prepare("basket", SearchOptions())
+            assert found.searcher.snapshot.n_unencoded == 0
+    for change in (
+        lambda: (source / "new.py").write_text("TAX = 1\n"),
+        lambda: (source / "new.py").unlink(),
+        lambda: (source / "shop/login.py").write_text("def check():\n    return True\n"),
+        lambda: os.utime(source / "shop/prices.py", (2e9, 2e9)),
+    ):
+        change()
+        opened.clear()
+        with Folder.open(source):
+            assert opened == [True]
 
 
 def test_an_index_of_another_version_is_made_anew(source: Path) -> None:
@@ -278,5 +312,4 @@ def test_a_first_search_that_is_killed_goes_on(source: Path, cache: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     with Folder.open(source) as found:
-        assert found.index is not None
-        assert len({document.metadata["path"] for document in found.index}) == 304
+        assert len({document.metadata["path"] for document in found.searcher.snapshot}) == 304
