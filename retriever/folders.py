@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from encoder.checkpoints.places import BUNDLED
 from encoder.closing import Closing
 from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
 from encoder.progress import Told
-from indexing import Index
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
-from indexing.writing.sources import UpdateReport, unchanged, update_folder
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import QueryEncoder, Searcher
+
+if TYPE_CHECKING:
+    from indexing import Index
+    from indexing.writing.sources import UpdateReport
 
 __all__ = ["Folder", "cache_of", "forget", "is_index"]
 
@@ -57,6 +59,8 @@ def forget(folder: str | os.PathLike[str]) -> bool:
     if not place.exists():
         return False
     if is_index(place):
+        from indexing import Index
+
         Index.open(place, writable=True).close()  # refuses beside another writer
     shutil.rmtree(place)
     return True
@@ -70,7 +74,7 @@ class Folder(Closing):
     """
 
     def __init__(
-        self, source: Path, index: Index | None, searcher: Searcher, report: UpdateReport | None
+        self, source: Path, index: "Index | None", searcher: Searcher, report: "UpdateReport | None"
     ) -> None:
         self.source = source
         self.index = index
@@ -131,6 +135,10 @@ class Folder(Closing):
     @classmethod
     def _as_it_was(cls, source: Path, place: Path, scoring: Scoring) -> "Folder | None":
         """Where nothing has changed: opened to be searched, and locked for nobody."""
+        from indexing.writing.sources import (
+            unchanged,  # what reads files, which the search of an index does not
+        )
+
         try:
             if not is_index(place) or (report := unchanged(place, source)) is None:
                 return None
@@ -145,7 +153,9 @@ class Folder(Closing):
         return found
 
     @classmethod
-    def _updated(cls, source: Path, index: Index, scoring: Scoring, progress: Told | None) -> "Folder":
+    def _updated(cls, source: Path, index: "Index", scoring: Scoring, progress: Told | None) -> "Folder":
+        from indexing.writing.sources import update_folder
+
         try:
             report = update_folder(index, source, encode=False, progress=progress)
             if not len(index):
@@ -202,6 +212,8 @@ class Folder(Closing):
     def refresh(self, progress: Told | None = None) -> bool:
         """Read what changed since the last time; False where another process writes the index: then what that has
         stored is searched. Raises as `open`."""
+        from indexing.writing.sources import update_folder
+
         with self._writing() as index:
             if index is not None:
                 self.report = update_folder(index, self.source, encode=False, progress=progress)
@@ -209,7 +221,7 @@ class Folder(Closing):
         return index is not None
 
     @contextmanager
-    def _writing(self) -> Iterator[Index | None]:
+    def _writing(self) -> "Iterator[Index | None]":
         """The index, of a folder that rests for as long as this takes; None while another process writes it."""
         if not self._rests:
             yield self.index
@@ -237,7 +249,7 @@ class Folder(Closing):
             self._temporary.cleanup()
 
 
-def _opened(place: Path, tell: Tell, patience: float) -> Index:
+def _opened(place: Path, tell: Tell, patience: float) -> "Index":
     if not is_index(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         return _created(place)
@@ -249,8 +261,10 @@ def _opened(place: Path, tell: Tell, patience: float) -> Index:
         return _created(place)
 
 
-def _when_free(place: Path, patience: float) -> Index:
+def _when_free(place: Path, patience: float) -> "Index":
     """An index, for writing. Raises IndexLockedError where another process writes it for longer than `patience`."""
+    from indexing import Index  # what writes, which most answers need none of
+
     until = time.monotonic() + patience
     while True:
         try:
@@ -261,8 +275,9 @@ def _when_free(place: Path, patience: float) -> Index:
             time.sleep(0.02)
 
 
-def _created(place: Path) -> Index:
+def _created(place: Path) -> "Index":
     from encoder.light import encoder_for_searching
+    from indexing import Index
 
     index = Index.create(place, light := encoder_for_searching({"name": BUNDLED}))
     index._encoder, index._light = None, light  # of many texts torch is faster

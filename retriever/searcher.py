@@ -20,7 +20,7 @@ from encoder.errors import ArgumentError, EncoderMismatchError, LatewoodError
 from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
 from encoder.progress import Progress, Told
-from indexing import Document, Index, Snapshot
+from indexing import Document, Snapshot
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
 from retriever.explaining import Explanation, explain
@@ -32,6 +32,8 @@ from retriever.ranking.weighting import idf_weights
 
 if TYPE_CHECKING:
     import torch
+
+    from indexing import Index
 
 __all__ = ["QueryEncoder", "Recall", "Searcher", "Seconds"]
 
@@ -80,7 +82,7 @@ class Searcher(Closing):
 
     def __init__(
         self,
-        index: Index | Snapshot,
+        index: "Index | Snapshot",
         encoder: QueryEncoder | None = None,
         *,
         scoring: Scoring = SCORING,
@@ -95,10 +97,13 @@ class Searcher(Closing):
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.
         """
-        if not isinstance(index, Index | Snapshot):
-            raise ArgumentError(
-                f"index is {shown(index)} ({type(index).__name__}); for a path use Searcher.open"
-            )
+        if not isinstance(index, Snapshot):
+            from indexing import Index  # and all that writes, which a snapshot has no need of
+
+            if not isinstance(index, Index):
+                raise ArgumentError(
+                    f"index is {shown(index)} ({type(index).__name__}); for a path use Searcher.open"
+                )
         self.scoring = scoring
         self._device = device
         # The encoder, when there is one; shared with what `still` gives.

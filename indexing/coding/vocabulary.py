@@ -138,7 +138,7 @@ def _spread(rows: Floats) -> float:
     return max(float(np.einsum("ij,ij->", rows, rows) / len(rows) - mean @ mean), 0.0)
 
 
-def _kmeans(rows: Floats, k: int, random: np.random.Generator) -> Floats:
+def _kmeans(rows: Floats, k: int, random: "np.random.Generator") -> Floats:
     centroids = _unit(rows[random.permutation(len(rows))[:k]] if k > 1 else rows.mean(axis=0)[None])
     for _ in range(ITERATIONS if k > 1 else 0):
         ids, products = nearest(rows, centroids)

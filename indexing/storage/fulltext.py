@@ -7,10 +7,9 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
-
-import regex
+from typing import Any, NamedTuple
 
 __all__ = [
     "create_table",
@@ -26,29 +25,51 @@ __all__ = [
 
 # Scripts that put no spaces between words; also Hangul, whose words take their particles on without one.
 _UNSPACED = r"\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Bopo}\p{Hangul}\p{Yi}\p{Java}\p{Bali}\p{lb=SA}"
-_IS_UNSPACED = regex.compile(f"[{_UNSPACED}]").match  # of a run
 # Unicode's word rules (UAX 29) but for punctuation within words: l'eau is two, and so is os.path.
-_RUN = regex.compile(rf"(?V1)[{_UNSPACED}][{_UNSPACED}\p{{M}}]*|[\w--[{_UNSPACED}]]+")
-_ASCII_RUN = re.compile(r"\w+", re.ASCII)  # the same, faster
-_CHARACTER = regex.compile(r"\X")
+_RUN = rf"(?V1)[{_UNSPACED}][{_UNSPACED}\p{{M}}]*|[\w--[{_UNSPACED}]]+"
 # parseHTTPResponse2 → parse HTTP Response2; MAX_LINE → MAX LINE.
-_PART = regex.compile(r"(?:[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+)\p{M}*")
+_PART = r"(?:[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+)\p{M}*"
+# The same of ASCII, faster.
+_ASCII_RUN = re.compile(r"\w+", re.ASCII)
+_ASCII_PART = re.compile(r"[A-Z]+(?![a-z])[0-9]*|[A-Za-z]?[a-z]+[0-9]*|[0-9]+")
 # What some write and others leave out: accents, points of vowels, the dots of Cyrillic's e, stress; hyphens for the end
 # of a line, joiners, tatweel.
-_ACCENT = regex.compile(
+_ACCENT = (
     r"(?<=[\p{Latin}\p{Greek}\p{Hebrew}\p{Arabic}])\p{M}+|(?<=[\u0415\u0435])\u0308|(?<=\p{Cyrillic})\u0301"
 )
-_IGNORED = regex.compile(r"(?V1)[\p{DI}\u0640--\u200B]")  # U+200B is a space that is not seen
+_IGNORED = r"(?V1)[\p{DI}\u0640--\u200B]"  # U+200B is a space that is not seen
 _CACHED = 64  # characters of a run
 _FUNCTION = "latewood_words"
+
+
+class _Patterns(NamedTuple):
+    """Of text beyond ASCII."""
+
+    run: Any
+    part: Any
+    character: Any
+    unspaced: Any
+    accent: Any
+    ignored: Any
+
+
+@cache
+def _patterns() -> _Patterns:
+    import regex  # which takes a while, these too, and a question in ASCII needs none of them
+
+    return _Patterns(*map(regex.compile, (_RUN, _PART, r"\X", f"[{_UNSPACED}]", _ACCENT, _IGNORED)))
+
+
+def _is_unspaced(run: str) -> bool:
+    return not run.isascii() and _patterns().unspaced.match(run) is not None
 
 
 def _normal(text: str) -> str:
     """NFKC, without what one may leave out."""
     if text.isascii():
         return text
-    bare = _ACCENT.sub("", unicodedata.normalize("NFKD", text))
-    return str(_IGNORED.sub("", unicodedata.normalize("NFC", bare)))
+    bare = _patterns().accent.sub("", unicodedata.normalize("NFKD", text))
+    return str(_patterns().ignored.sub("", unicodedata.normalize("NFC", bare)))
 
 
 def _runs(text: str) -> list[str]:
@@ -57,13 +78,16 @@ def _runs(text: str) -> list[str]:
         return _ASCII_RUN.findall(text)
     found: list[str] = []
     for part in text.split():  # most are ASCII in most texts
-        found += _ASCII_RUN.findall(part) if part.isascii() else _RUN.findall(_normal(part))
+        found += _ASCII_RUN.findall(part) if part.isascii() else _patterns().run.findall(_normal(part))
     return found
 
 
 def _pieces(run: str) -> list[tuple[int, int]]:
     """Where the parts of a run stand; its characters where the script has no spaces."""
-    pieces = (_CHARACTER if _IS_UNSPACED(run) else _PART).finditer(run)
+    if run.isascii():
+        pieces = _ASCII_PART.finditer(run)
+    else:
+        pieces = (_patterns().character if _is_unspaced(run) else _patterns().part).finditer(run)
     return [piece.span() for piece in pieces] or [(0, len(run))]
 
 
@@ -71,7 +95,7 @@ def _words(run: str) -> tuple[str, ...]:
     """A run's words in a text, in small letters: the run and its parts; or overlapping pairs of characters and the
     last one alone, so that each character begins a word."""
     pieces = _pieces(run)
-    if _IS_UNSPACED(run):
+    if _is_unspaced(run):
         stops = [stop for _, stop in (*pieces[1:], pieces[-1])]
         return tuple(run[start:stop].casefold() for (start, _), stop in zip(pieces, stops, strict=True))
     parts = [] if pieces == [(0, len(run))] else pieces
@@ -102,13 +126,20 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     >>> [("max_line = 2"[start:stop]) for start, stop in word_spans("max_line = 2")]
     ['max', 'line', '2']
     """
+    if text.isascii():
+        spans = []
+        for run in _ASCII_RUN.finditer(text):
+            spans += [(run.start() + start, run.start() + stop) for start, stop in _pieces(run.group())]
+        return spans
     # By clusters, so that it is known from where each normalised character came.
-    clusters = [(_normal(cluster.group()), cluster.span()) for cluster in _CHARACTER.finditer(text)]
+    clusters = [
+        (_normal(cluster.group()), cluster.span()) for cluster in _patterns().character.finditer(text)
+    ]
     places = [span for own, span in clusters for _ in own]
     spans = []
-    for run in _RUN.finditer("".join(own for own, _ in clusters)):
+    for run in _patterns().run.finditer("".join(own for own, _ in clusters)):
         pieces = _pieces(run.group())
-        if _IS_UNSPACED(run.group()) and len(pieces) > 1:
+        if _is_unspaced(run.group()) and len(pieces) > 1:
             pieces = [(start, stop) for (start, _), (_, stop) in pairwise(pieces)]
         at = run.start()
         spans += [(places[at + start][0], places[at + stop - 1][1]) for start, stop in pieces]
@@ -127,7 +158,7 @@ def match_expression(query: str) -> str | None:
 def _asked(run: str) -> tuple[str, ...]:
     """A run's words in a query: as in a text, but the last character is no word of its own beside pairs."""
     words = _words(run)
-    return words[:-1] if len(words) > 1 and _IS_UNSPACED(run) else words
+    return words[:-1] if len(words) > 1 and _is_unspaced(run) else words
 
 
 def quoted(word: str) -> str:
@@ -135,8 +166,8 @@ def quoted(word: str) -> str:
     it begins; more of them are found where they stand together."""
     words: list[str] = []
     for run in _runs(word):
-        words += _asked(run) if _IS_UNSPACED(run) else _asked(run)[:1]
-    alone = len(words) == 1 and len(_pieces(words[0])) == 1 and _IS_UNSPACED(words[0])
+        words += _asked(run) if _is_unspaced(run) else _asked(run)[:1]
+    alone = len(words) == 1 and len(_pieces(words[0])) == 1 and _is_unspaced(words[0])
     return f'"{" ".join(words)}"' + ("*" if alone else "")  # words have no quotation marks
 
 

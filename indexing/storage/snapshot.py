@@ -235,7 +235,7 @@ class Snapshot(Closing):
             return self.segments[0].owners[pids]
         at, local = self.locate(pids)
         owners = np.empty(len(pids), np.int64)
-        for i in np.unique(at):
+        for i in set(at.tolist()):  # np.unique imports numpy.ma
             owners[at == i] = self.segments[i].owners[local[at == i]]
         return owners
 

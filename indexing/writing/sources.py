@@ -18,11 +18,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encoder.errors import ArgumentError, CorpusError, LatewoodError
 from encoder.progress import Progress
-from indexing.index import Index
 from indexing.reading.chunking import GRAMMARS, has_grammar
 from indexing.reading.corpus import Passage, file_passages
 from indexing.reading.files import MAX_FILE_BYTES, UNREADABLE, VANISHED, FolderReport, TextFile, text_files
@@ -30,6 +29,9 @@ from indexing.reading.git import head_commit
 from indexing.storage.database import connect
 from indexing.storage.refusals import damaged, refusals
 from indexing.writing.records import AddReport
+
+if TYPE_CHECKING:
+    from indexing.index import Index
 
 __all__ = ["UpdateReport", "unchanged", "update_folder"]
 
@@ -72,7 +74,7 @@ class _Note:
 
 
 def update_folder(
-    index: Index,
+    index: "Index",
     folder: str | os.PathLike[str],
     *,
     exclude: Sequence[str] = (),
@@ -246,7 +248,7 @@ def _in_the_way(stored: Mapping[str, bytes], moves: Mapping[str, str]) -> set[st
     return {doc_id for doc_id in moves.values() if doc_id in stored and doc_id not in moves}
 
 
-def _texts(index: Index, doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _texts(index: "Index", doc_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(doc_id, text) of those that are stored."""
     wanted = iter(doc_ids)
     while some := list(islice(wanted, AT_ONCE)):

@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -163,6 +162,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # a fiftieth of a second
+
         typer.echo(f"latewood {metadata.version('latewood')}")
         raise typer.Exit
 

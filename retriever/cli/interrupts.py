@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.errors import LatewoodError
-from indexing import Index
 
 __all__ = ["index_kept", "keeping"]
 
@@ -20,6 +19,8 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def index_kept(folder: Path) -> str:
+    from indexing import Index
+
     try:
         with Index.open(folder) as index:
             return f"{folder} is whole and holds {len(index):,} documents; run the same again to go on"

@@ -14,6 +14,8 @@ def run() -> int:
     open_standard_streams()
     if os.environ.get("TERM") == "dumb":
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; ours are lines there
+    # Its plugins are looked for in the metadata of all that is installed; typer, which takes it, has none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from encoder.errors import LatewoodError
     from retriever.cli.commands import PastTyperError, app
 

@@ -1,14 +1,12 @@
 """Search a code index as grep's users do: by language, path and regular expression, ranked by meaning."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any, TypeVar
-
-import regex as re  # its \w has the vowel signs of India's scripts, and its searches end in time
-from pathspec import GitIgnoreSpec
 
 from encoder.arguments import as_strings
 from encoder.errors import ArgumentError
@@ -183,6 +181,8 @@ def _language(name: str) -> str:
 
 
 def _matching_paths(known: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    from pathspec import GitIgnoreSpec
+
     try:
         wanted = GitIgnoreSpec.from_lines(p for p in patterns if not p.startswith("!"))
         unwanted = GitIgnoreSpec.from_lines(p[1:] for p in patterns if p.startswith("!"))
@@ -198,9 +198,11 @@ class _Pattern:
     """A regular expression with the seconds that it may still take."""
 
     def __init__(self, expression: str) -> None:
+        import regex  # whose searches end in time
+
         try:
-            self._pattern = re.compile(expression, re.MULTILINE)
-        except re.error as error:
+            self._pattern = regex.compile(expression, regex.MULTILINE)
+        except regex.error as error:
             at = "" if error.pos is None else f" at position {error.pos + 1}"
             raise ArgumentError(
                 f"regex {expression!r} cannot be read: {error.msg}{at}; escape it by a backslash"
@@ -301,12 +303,19 @@ def _lines_with_matches(
     return [MatchedLine(*numbered[i], tuple(found)) for i, found in spans.items() if i < len(numbered)]
 
 
+def _regex() -> Any:
+    """Its \\w has the vowel signs of India's scripts."""
+    import regex  # which takes a while
+
+    return regex
+
+
 def _lines_with_words(numbered: Sequence[tuple[int, str]], query: str) -> list[MatchedLine]:
     wanted = {key for word in split_words(query).split() if (key := key_of(word))}
     lines = []
     for number, line in numbered:
         spans, keys = [], set()
-        for run in re.finditer(r"\w+", line):
+        for run in (re if line.isascii() else _regex()).finditer(r"\w+", line):
             if common := wanted & {key_of(word) for word in split_words(run.group()).split()}:
                 spans.append(run.span())
                 keys |= common

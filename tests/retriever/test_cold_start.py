@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ from indexing import Index, Snapshot
 ROOT = Path(__file__).parent.parent.parent
 UNWANTED = {
     "encoder.training",
+    "indexing.exchange",
+    "indexing.index",
+    "indexing.writing.writer",
     "ir_measures",
     "matplotlib",
     "pandas",
+    "pathspec",
+    "regex",
     "retriever.cli.evaluate",
     "retriever.cli.train",
     "retriever.ranking.device",
@@ -25,6 +31,7 @@ UNWANTED = {
     "scipy._lib",  # numba tries scipy itself, in vain, and importtime tells of tries too
     "sentence_transformers",
     "sklearn",
+    "sqlite_utils",
     "torch",
     "transformers",
 }
@@ -63,7 +70,23 @@ def test_searching_imports_no_torch_no_training_and_no_evaluation(folder, mode):
     assert ("numba" in modules) == (mode != "lexical" and Snapshot(folder).codec is not None)
     assert not {name for name in modules if any(name == u or name.startswith(u + ".") for u in UNWANTED)}
     if mode == "lexical":
-        assert not {"safetensors", "tokenizers"} & modules
+        assert not {"safetensors", "tokenizers", "numpy.ma", "numpy.random"} & modules
+
+
+def test_a_folder_where_nothing_changed_is_answered_by_what_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "src").mkdir()
+    for i in range(3):
+        path = tmp_path / "src" / f"m{i}.py"
+        path.write_text(f"def put_{i}(item, basket):\n    basket.append(item)\n")
+        os.utime(path, (1e9, 1e9))
+    time.sleep(2.1)  # a file that was changed just now is read again
+    first, _ = imported("search", tmp_path / "src", "put an item into the basket")
+    assert "indexing.writing.writer" in first
+    modules, output = imported("search", tmp_path / "src", "basket")
+    assert "m0.py" in output
+    unwanted = UNWANTED - {"pathspec"}  # .gitignore files are read
+    assert not {name for name in modules if any(name == u or name.startswith(u + ".") for u in unwanted)}
 
 
 @pytest.mark.parametrize("arguments", [("search", "hearts", "--explain"), ("info",), ("compact",)])

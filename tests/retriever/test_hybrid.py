@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.storage import tables
-from indexing.storage.fulltext import match_expression, split_words
+from indexing.storage.fulltext import _ASCII_PART, _PART, match_expression, split_words, word_spans
 from indexing.storage.reader import Reader
 from indexing.storage.store import Store
 from indexing.storage.tables import Change, DocumentRow, State
@@ -70,6 +71,19 @@ def assert_ranked(hits, expected, k):
 )
 def test_identifiers_are_cut_into_their_parts(text, words):
     assert split_words(text) == words
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "Pc"]), min_size=1, max_size=12))
+def test_parts_of_ascii_words_are_those_of_any_script(run):
+    assert _ASCII_PART.findall(run) == regex.findall(_PART, run)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(codec="ascii"), max_size=40))
+def test_words_stand_at_the_same_places_in_ascii(text):
+    """What comes after goes the way of any script."""
+    assert word_spans(text) == [span for span in word_spans(f"{text} é") if span[0] < len(text)]
 
 
 @pytest.mark.parametrize(
