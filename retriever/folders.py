@@ -194,11 +194,17 @@ class Folder(Closing):
                     index.encode(chosen, progress=progress)
             self.searcher.reload()
 
-    def encode(self, *, progress: Told | None = None) -> None:
-        """Make all vectors that are still to come."""
+    def encode(self, *, most: int | None = None, progress: Told | None = None) -> None:
+        """Make all vectors that are still to come, or those of the first `most` documents."""
+        chosen = None
+        if most is not None:
+            waiting = self.searcher.snapshot.reader.unencoded()
+            chosen = [doc_id for _, doc_id, _ in itertools.islice(waiting, most)]
         with self._writing() as index:
             if index is not None:
-                index.encode(progress=progress)
+                if chosen is not None:
+                    index._light = cast(DocumentEncoder, self.searcher.encoder)
+                index.encode(chosen, progress=progress)
         self.searcher.reload()
 
     def rest(self) -> None:

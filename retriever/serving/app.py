@@ -1,10 +1,12 @@
 """create_app: the ASGI application, its lifespan and its OpenAPI document."""
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -30,6 +32,7 @@ __all__ = ["create_app"]
 
 PAGE = Path(__file__).parent / "page"
 RELOAD_SECONDS = 0.25
+FOLLOW_SECONDS, PAUSE_SECONDS = 2.0, 0.1  # between looks at a folder: with everything encoded, and not
 THREADS = 4
 UPLOADS = 4  # bodies of documents that are received at a time
 log = logging.getLogger("latewood")
@@ -108,6 +111,8 @@ async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) 
                 await group.start(batcher.run)
             for served in serving.values():
                 group.start_soon(_follow, served, metrics)
+                if served.folder is not None:
+                    group.start_soon(_keep_up, served)
             group.start_soon(_warm, state)
             yield state
             group.cancel_scope.cancel()
@@ -115,17 +120,43 @@ async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) 
 
 async def _follow(served: Served, metrics: Metrics) -> None:
     """Move to what other processes commit."""
-    told = ""
+    faults = _Faults(served)
     while True:
         await anyio.sleep(RELOAD_SECONDS)
-        try:
+        with faults:
             if await anyio.to_thread.run_sync(served.reload):
                 metrics.reloads.labels(served.name).inc()
-            told = ""
-        except LatewoodError as error:  # what is open is searched on
-            if told != str(error):
-                log.warning("%s: %s", served.name, error)
-            told = str(error)
+
+
+async def _keep_up(served: Served) -> None:
+    """Follow a folder: often, and for no more than a tenth of the time while nothing waits to be encoded."""
+    faults, took = _Faults(served), 0.0
+    while True:
+        waits = bool(served.snapshot.n_unencoded)
+        await anyio.sleep(PAUSE_SECONDS if waits else max(FOLLOW_SECONDS, 9 * took))
+        started = time.monotonic()
+        with faults:
+            await anyio.to_thread.run_sync(served.keep_up)
+        took = time.monotonic() - started
+
+
+class _Faults:
+    """A context in which what goes wrong is told once, and what is open is searched on."""
+
+    def __init__(self, served: Served) -> None:
+        self._served, self._told = served, ""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        told = str(error) if isinstance(error, LatewoodError) else ""
+        if told and told != self._told:
+            log.warning("%s: %s", self._served.name, told)
+        self._told = told
+        return bool(told)
 
 
 async def _warm(state: State) -> None:

@@ -18,6 +18,9 @@ from retriever.serving.settings import ServeSettings
 
 __all__ = ["Answer", "Served", "Serving", "open_indexes"]
 
+FEW = (
+    16  # documents of a folder that are encoded at a time: a search that has to wait for them waits a second
+)
 KEYS, VALUES = 50, 50  # metadata keys, and values of each, that `info` tells
 
 Asked: TypeAlias = tuple[str, SearchOptions]
@@ -45,7 +48,9 @@ class Served:
         self.searcher = searcher
         self.folder = folder
         self._index = index
-        self.holds_code = self._holds_code()
+        self._writing = threading.Lock()  # of the folder's index
+        self._looked = -1
+        self._look()
         self._described: tuple[int, dict[str, Any]] | None = None
         self._describing = threading.Lock()
 
@@ -77,7 +82,7 @@ class Served:
         """An answer each, all on one snapshot. What words find in a folder is encoded first."""
         if self.folder is not None:
             for text, options in asked:
-                self.folder.prepare(text, options)
+                self._prepare(self.folder, text, options)
             asked = [(text, self.folder.answerable(options)) for text, options in asked]
         found, seconds = self.searcher.search_each(asked)
         return [Answer(hits, options, seconds) for hits, (_, options) in zip(found, asked, strict=True)]
@@ -87,21 +92,38 @@ class Served:
     ) -> tuple[list[CodeHit], Snapshot]:
         """As `retriever.code.search.search_code`; and what was searched."""
         if self.folder is not None:
-            self.folder.prepare(text, options)
+            self._prepare(self.folder, text, options)
             options = self.folder.answerable(options)
         still = self.searcher.still()
         return search_code(still, text, options, code), still.snapshot
 
     def reload(self) -> bool:
         """Move to the newest commit; whether there was one."""
-        moved = self.searcher.reload()
-        if moved:
-            self.holds_code = self._holds_code()
-        return moved
+        self.searcher.reload()
+        return self._look()
 
-    def _holds_code(self) -> bool:
-        keys = self.snapshot.reader.keys
-        return (keys is None or ("kind",) in keys) and holds_code(self.snapshot)
+    def keep_up(self) -> None:
+        """Read what changed in a folder, and encode a few of the documents that only words can find yet."""
+        assert self.folder is not None
+        with self._writing:
+            self.folder.refresh()
+            if self.snapshot.n_unencoded:
+                self.folder.encode(most=FEW)
+        self._look()
+
+    def _prepare(self, folder: Folder, text: str, options: SearchOptions) -> None:
+        if self.snapshot.n_unencoded and options.mode != "lexical":
+            with self._writing:
+                folder.prepare(text, options)
+
+    def _look(self) -> bool:
+        """Whether the searcher has moved since the last look, and what that changes."""
+        now = self.snapshot
+        moved, self._looked = now.state.generation != self._looked, now.state.generation
+        if moved:
+            keys = now.reader.keys
+            self.holds_code = (keys is None or ("kind",) in keys) and holds_code(now)
+        return moved
 
     def info(self) -> dict[str, Any]:
         """What there is to say of the index; worked out once a commit."""
@@ -178,4 +200,5 @@ def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: 
             "or leave --writable out"
         )
     folder = stack.enter_context(Folder.open(place, tell, scoring=settings.scoring))
+    folder.rest()  # others may search it, and so write to its index, as well
     return Served(name, folder.searcher, folder)
