@@ -34,6 +34,15 @@ FURTHER = {
         "encoder.training.classify.train_classifier",
         "encoder.training.classify.ClassifyConfig",
     ),
+    "Frameworks": tuple(
+        f"retriever.integrations.{module}.Latewood{name}"
+        for module, names in {
+            "langchain": ("VectorStore", "Retriever", "Reranker"),
+            "llamaindex": ("VectorStore", "Retriever", "Reranker"),
+            "haystack": ("DocumentStore", "Retriever", "Ranker"),
+        }.items()
+        for name in names
+    ),
 }
 
 

@@ -5,7 +5,7 @@ condition is written twice, as it is met and as it is not, and `not` takes the o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from operator import ge, gt, le, lt
@@ -15,8 +15,20 @@ import numpy as np
 
 from encoder.arguments import shown
 from encoder.errors import ArgumentError
+from indexing.storage.filters import parse_filter
 
-__all__ = ["EVERY", "NONE", "Condition", "Field", "Moment", "all_of", "any_of", "as_values", "unsayable"]
+__all__ = [
+    "EVERY",
+    "NONE",
+    "Condition",
+    "Field",
+    "Moment",
+    "all_of",
+    "any_of",
+    "as_values",
+    "said",
+    "unsayable",
+]
 
 
 class Condition(NamedTuple):
@@ -142,6 +154,16 @@ class Field:
             f"the filter's operator {self.operator!r} has the value {shown(value)} ({type(value).__name__}); "
             "pass a string, a finite number, a bool or a date"
         )
+
+
+def said(condition: Callable[[], Condition]) -> str:
+    """The filter expression of a condition. Raises ArgumentError for one that is longer or deeper than they may be."""
+    try:
+        text = condition().met
+    except RecursionError:
+        raise ArgumentError("the filter is nested too deeply; pass at most 100 levels") from None
+    parse_filter(text)
+    return text
 
 
 def as_values(value: Any, operator: str) -> list[Any]:

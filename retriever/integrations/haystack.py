@@ -12,6 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.options import updated
 from indexing import Document as Stored
 from retriever.hits import Hit
+from retriever.integrations.filters import said
 from retriever.integrations.haystack_filters import condition
 from retriever.integrations.store import IndexEncoder, Store, bundled, extra
 from retriever.options import By, SearchOptions
@@ -40,7 +41,7 @@ def filter_text(filters: Mapping[str, Any] | str | None) -> str | None:
     if isinstance(filters, str) or not filters:
         return filters if isinstance(filters, str) else None
     try:
-        return condition(filters).met
+        return said(lambda: condition(filters))
     except ArgumentError as error:
         raise FilterError(str(error)) from error
 
@@ -110,8 +111,10 @@ class LatewoodDocumentStore:
         self._opening = threading.Lock()
 
     def to_dict(self) -> dict[str, Any]:
-        """What makes it again; an encoder that was given as an object is left out, as the index knows its own."""
+        """What makes it again. An encoder that was given as an object is left out: the index knows its own."""
         name = self.encoder if isinstance(self.encoder, str) else None
+        if name is not self.encoder:
+            self.count_documents()  # the index must be there for that
         return default_to_dict(self, path=self.path, encoder=name, settings=self.settings)
 
     @classmethod

@@ -10,7 +10,7 @@ from encoder.errors import ArgumentError
 from encoder.options import updated
 from indexing import Document as Stored
 from retriever.hits import Hit
-from retriever.integrations.filters import Condition, Field, all_of, any_of, as_values, unsayable
+from retriever.integrations.filters import Condition, Field, all_of, any_of, as_values, said, unsayable
 from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra
 from retriever.options import By, Mode, SearchOptions
 from retriever.reranking import rerank
@@ -45,9 +45,9 @@ def filter_text(filter: str | Mapping[str, Any] | None) -> str | None:
 
     Raises ArgumentError for an operator that cannot be said, with its name.
     """
-    if filter is None or isinstance(filter, str):
-        return filter
-    return _condition(filter, "filter").met
+    if isinstance(filter, str) or not filter:
+        return filter if isinstance(filter, str) else None
+    return said(lambda: _condition(filter, "filter"))
 
 
 def _condition(filter: Any, where: str) -> Condition:

@@ -11,7 +11,7 @@ from encoder.errors import ArgumentError
 from encoder.options import updated
 from indexing import Document as Stored
 from retriever.hits import Hit
-from retriever.integrations.filters import NONE, Condition, Field, all_of, any_of, as_values, unsayable
+from retriever.integrations.filters import NONE, Condition, Field, all_of, any_of, as_values, said, unsayable
 from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra
 from retriever.options import By, Mode, SearchOptions
 from retriever.reranking import rerank
@@ -54,7 +54,7 @@ def filter_text(filters: MetadataFilters | MetadataFilter | str | None) -> str |
     the operator's name."""
     if filters is None or isinstance(filters, str):
         return filters
-    return _condition(filters).met
+    return said(lambda: _condition(filters))
 
 
 def _condition(filters: Any) -> Condition:
@@ -293,7 +293,7 @@ class LatewoodRetriever(BaseRetriever):
 
 
 class LatewoodReranker(BaseNodePostprocessor):
-    """Orders nodes of any retriever by MaxSim of their texts with the query; no index is needed.
+    """Orders nodes of any retriever by MaxSim of their texts, without metadata, with the query; no index is needed.
 
     encoder: None for the bundled model, loaded when it is first needed. top_n: how many are kept; None for all.
     """
@@ -324,10 +324,9 @@ def _selected(
     doc_ids: list[str] | None = None,
 ) -> str | None:
     """One filter of what must all be met; None where nothing is asked."""
-    if isinstance(filters, str):
-        parts = [Condition(f"({filters})", f"not ({filters})")]
-    else:
-        parts = [] if filters is None else [_condition(filters)]
+    parts = []
+    if (text := filter_text(filters)) is not None:
+        parts.append(Condition(f"({text})", f"not ({text})"))
     if node_ids is not None:
         parts.append(Field([], "in").among(node_ids))
     if doc_ids is not None:

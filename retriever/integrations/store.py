@@ -1,6 +1,7 @@
 """What the adapters share: an index that threads and tasks write and search at once, and diverse hits."""
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,31 +49,35 @@ class Diversity:
 
 @dataclass(eq=False)
 class _Open:
-    """An index that this process writes to. users: stores that are not closed."""
+    """An index that this process writes to. identity: of its database's file. users: stores that are not closed."""
 
     index: Index
     searcher: Searcher
+    identity: tuple[int, int]
     users: int = 0
     writing: threading.RLock = field(default_factory=threading.RLock)
 
 
 _opened: dict[Path, _Open] = {}
-_opening = threading.Lock()
+_opening = threading.RLock()  # a store that nobody has may be let go at any line, under the lock too
 
 
 class Store:
     """An index, and a searcher of its newest commit.
 
     Searches and reading go on while another thread writes; writers wait for one another. Everything written is
-    found when the call returns. Stores of one folder in one process are the same index. Closed by `close` or a `with`
-    block.
+    found when the call returns. Stores of one folder in one process are the same index. Closed by `close`, a `with`
+    block, or when nobody has it.
     """
 
     def __init__(self, searcher: Searcher, opened: _Open | None = None, *, own: bool = True) -> None:
         """opened: what to write to; None for searches alone. own: whether `close` closes the searcher."""
         self.searcher = searcher
         self._opened = opened
-        self._own = own
+        close = searcher.close if own else _nothing
+        self._finalizer = (
+            weakref.finalize(self, close) if opened is None else weakref.finalize(self, _release, opened)
+        )
 
     @classmethod
     def open(cls, path: str | Path, encoder: IndexEncoder | None = None, **settings: Any) -> "Store":
@@ -83,19 +88,19 @@ class Store:
         """
         folder = absolute(path).resolve()
         with _opening:
-            if (opened := _opened.get(folder)) is None:
+            opened = _opened.get(folder)
+            if opened is None or opened.identity != _identity(folder):  # or the folder has been made anew
                 opened = _made(folder, encoder, settings)
             elif encoder is not None:
                 opened.index.settings.check_encoder(encoder, folder)
-            try:
-                _check_settings(opened.index, settings)
-            except ArgumentError:
-                if not opened.users:
-                    opened.index.close()
-                raise
             opened.users += 1
-            _opened[folder] = opened
-        return cls(opened.searcher, opened)
+            store, _opened[folder] = cls(opened.searcher, opened), opened
+        try:
+            _check_settings(opened.index, settings)
+        except ArgumentError:
+            store.close()
+            raise
+        return store
 
     @classmethod
     def reading(cls, source: Any, encoder: QueryEncoder | None = None) -> "Store":
@@ -129,18 +134,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the index, with the last store of it. May be called again."""
-        own, self._own = self._own, False
-        if not own:
-            return
-        if self._opened is None:
-            self.searcher.close()
-            return
-        with _opening:
-            self._opened.users -= 1
-            if not self._opened.users:
-                del _opened[self._opened.index.folder]
-                self.searcher.close()
-                self._opened.index.close()
+        self._finalizer()
 
     def reload(self) -> bool:
         """Move to the newest commit of other processes; whether there was one."""
@@ -235,10 +229,32 @@ def _made(folder: Path, encoder: IndexEncoder | None, settings: dict[str, Any]) 
     else:
         index = Index.create(folder, encoder or bundled(), **settings)
     try:
-        return _Open(index, Searcher(index, encoder))
+        return _Open(index, Searcher(index, encoder), _identity(folder))
     except BaseException:
         index.close()
         raise
+
+
+def _release(opened: _Open) -> None:
+    with _opening:
+        opened.users -= 1
+        if opened.users:
+            return
+        if _opened.get(opened.index.folder) is opened:
+            del _opened[opened.index.folder]
+        opened.searcher.close()
+        opened.index.close()
+
+
+def _nothing() -> None: ...
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = (folder / DATABASE).stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _check_settings(index: Index, settings: Mapping[str, Any]) -> None:

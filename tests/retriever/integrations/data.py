@@ -12,6 +12,7 @@ __all__ = [
     "NUMBERS",
     "TEXTS",
     "VALUES",
+    "Some",
     "python_compare",
     "python_contains",
     "some_documents",
@@ -29,7 +30,14 @@ NUMBERS = st.sampled_from([-2, -1, 0, 1, 1.0, 0.5, 2])
 VALUES = TEXTS | NUMBERS | st.booleans()
 
 
-def some_documents(n: int = 500, *, dates: bool = False, seed: int = 0) -> list[dict[str, Any]]:
+class Some(list[Any]):
+    """Many, of which a failing example shows the number alone."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} documents>"
+
+
+def some_documents(n: int = 500, *, dates: bool = False, seed: int = 0) -> Some:
     random = np.random.default_rng(seed)
 
     def pick(values: list[Any]) -> Any:
@@ -46,7 +54,7 @@ def some_documents(n: int = 500, *, dates: bool = False, seed: int = 0) -> list[
             "date": pick(DATES),
         }[kind]
 
-    return [{key: value() for key in KEYS[:-1] if random.random() < 0.7} for _ in range(n)]
+    return Some({key: value() for key in KEYS[:-1] if random.random() < 0.7} for _ in range(n))
 
 
 def python_compare(operator: str, value: Any, wanted: Any) -> bool:

@@ -29,7 +29,7 @@ from retriever.integrations.haystack import (
     filter_text,
 )
 from tests.helpers.fakes import DIM, FakeEncoder
-from tests.retriever.integrations.data import DATES, KEYS, VALUES, some_documents
+from tests.retriever.integrations.data import DATES, KEYS, VALUES, Some, some_documents
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def met(filters, document):
 def many(tmp_path_factory):
     """500 random documents, and a store of them."""
     store = LatewoodDocumentStore(str(tmp_path_factory.mktemp("many") / "x"), FakeEncoder(DIM))
-    documents = []
+    documents = Some()
     for i, meta in enumerate(some_documents(dates=True)):
         meta |= {"o": {"n": meta.get("n")}} if i % 3 else {"o": i}
         documents.append(Document(id=f"d{i}", content="w1", meta=meta))
@@ -169,6 +169,16 @@ def test_filters_are_those_of_a_plain_loop(many, filters):
     documents, store = many
     expected = [document.id for document in documents if met(filters, document)]
     assert list(store.store.now.ids(filter_text(filters))) == expected
+
+
+def nested(levels):
+    filters = {"field": "meta.n", "operator": "==", "value": 1}
+    for _ in range(levels):
+        filters = {
+            "operator": "AND",
+            "conditions": [filters, {"field": "id", "operator": "!=", "value": "x"}],
+        }
+    return filters
 
 
 @pytest.mark.parametrize(
@@ -190,6 +200,8 @@ def test_filters_are_those_of_a_plain_loop(many, filters):
         ),
         ({"operator": "AND", "conditions": {}}, r"'conditions' are \{\}; pass a list"),
         ({"operator": "AND", "conditions": [7]}, "the filter 7 is int; pass a dict"),
+        (nested(5000), "the filter is nested too deeply; pass at most 100 levels"),
+        (nested(200), "expected at most 100 levels of not and parentheses"),
     ],
 )
 def test_what_a_filter_cannot_say_is_named(many, filters, message):

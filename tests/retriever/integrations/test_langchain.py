@@ -1,6 +1,8 @@
 """LangChain's own suites, whole, on a real index; its filters against a plain loop; what else the adapter promises."""
 
+import gc
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -322,12 +324,23 @@ def test_stores_of_one_folder_are_one_index(tmp_path, monkeypatch):
     two.close()
     with pytest.raises(ArgumentError, match="is closed; open it again"):
         two.get_by_ids(["a"])
+    gone = LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM))
+    gone = None  # nobody has it, so it is let go
+    gc.collect()
+    with LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM)) as old:
+        shutil.rmtree(tmp_path / "x")
+        with LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM)) as new:  # another index in its place
+            new.add_texts(["w3"], ids=["c"])
+            assert (len(new.store.now), ids(new.similarity_search("w1"))) == (1, ["c"])
+            assert ids(old.similarity_search("w1")) == ["a", "b"]
+    with Index.open(tmp_path / "x", FakeEncoder(DIM), writable=True) as index:
+        assert (gone, list(index.ids())) == (None, ["c"])
     with pytest.raises(ArgumentError, match="window=0"):
         LatewoodVectorStore(tmp_path / "y", FakeEncoder(DIM), window=0)
     with Index.open(tmp_path / "x", FakeEncoder(DIM), writable=True) as index:
         with pytest.raises(IndexLockedError, match="is being written by process"):
             LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM))
-        assert list(index.ids()) == ["a", "b"]
+        assert list(index.ids()) == ["c"]
 
 
 # The retriever and the reranker ------------------------------------------------------------------------------
