@@ -91,7 +91,7 @@ class Field:
         literals = [literal for value in given if value is not None for literal in self._equal(value)]
         if self.key == "doc_id":  # a string, so nothing else equals it
             literals = [literal for literal in literals if literal.startswith("'")]
-        conditions = [self.is_null()] if None in given else []
+        conditions = [self.is_null()] if any(value is None for value in given) else []
         if literals:
             conditions.append(self._leaf(f"{self.key} in ({', '.join(literals)})"))
         return any_of(conditions)
@@ -114,13 +114,15 @@ class Field:
             return NONE
         return any_of(self._leaf(f"{self.key} contains {literal}") for literal in self._equal(value))
 
-    def contains_text(self, text: str, *, ignore_case: bool = False) -> Condition:
+    def contains_text(self, text: Any, *, ignore_case: bool = False) -> Condition:
         """A string within a string."""
+        self._check_text(text)
         if ignore_case:
             return self._leaf(f"{self.key} icontains {self._literal(text)}")
         return self._leaf(f"({self.key} contains {self._literal(text)} and {self.key} like '%')")
 
-    def like(self, pattern: str) -> Condition:
+    def like(self, pattern: Any) -> Condition:
+        self._check_text(pattern)
         return self._leaf(f"{self.key} like {self._literal(pattern)}")
 
     def is_null(self) -> Condition:
@@ -128,6 +130,12 @@ class Field:
 
     def is_empty(self) -> Condition:
         return Condition(f"{self.key} is empty", f"{self.key} is not empty")
+
+    def _check_text(self, value: Any) -> None:
+        if not isinstance(value, str):
+            raise ArgumentError(
+                f"the filter's operator {self.operator!r} has the value {shown(value)}; pass a string"
+            )
 
     def _leaf(self, text: str) -> Condition:
         """Of a comparison that is unknown where the key is missing."""

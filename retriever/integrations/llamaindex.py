@@ -88,8 +88,6 @@ def _leaf(filter: MetadataFilter) -> Condition:
     if operator == FilterOperator.CONTAINS:
         return field.contains(value)
     if operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
-        if not isinstance(value, str):
-            raise ArgumentError(f"the filter's operator {name!r} has the value {shown(value)}; pass a string")
         return field.contains_text(value, ignore_case=operator != FilterOperator.TEXT_MATCH)
     if operator == FilterOperator.IS_EMPTY:
         return field.is_empty()

@@ -181,6 +181,7 @@ def test_filters_are_those_of_a_plain_loop(many, wanted):
         ({"a": {"$gt": math.nan}}, r"operator '\$gt' has the value nan"),
         ({"a": {"$between": [1]}}, r"operator '\$between' has 1 values; pass \[least, most\]"),
         ({"a": {"$not": 5}}, r"operator '\$not' has the value 5; pass a dict"),
+        ({"a": {"$ilike": 5}}, r"operator '\$ilike' has the value 5; pass a string"),
         ({"$or": [5]}, r"\$or 5 is int; pass a dict such as"),
         ({'a"b': 1}, "the key 'a\"b' cannot be named in a filter"),
         ({"a..b": 1}, "the key '' cannot be named in a filter"),
