@@ -19,8 +19,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from encoder import Encoder
-from encoder.training.mlm import MlmConfig, train_mlm
-from encoder.training.objective import RetrievalConfig
+from encoder.training.configs import MlmConfig, RetrievalConfig
+from encoder.training.mlm import train_mlm
 from encoder.training.retrieval import train_retrieval
 from encoder.training.tiling import average_checkpoints
 from retriever.evaluation import EvaluationSet, evaluate_exact

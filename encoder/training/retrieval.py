@@ -15,10 +15,11 @@ from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.checkpoints.places import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
+from encoder.training.configs import RetrievalConfig
 from encoder.training.data import Given, checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size
 from encoder.training.loop import TrainingRun, adamw, claim_run, warmup_linear
-from encoder.training.objective import RetrievalConfig, RetrievalLoss
+from encoder.training.objective import RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.topics import Topics
 

@@ -10,10 +10,6 @@ import typer
 from encoder.checkpoints.folder import output_folder
 from encoder.errors import ArgumentError, CorpusError
 from retriever.cli.options import AsJson
-from retriever.evaluation.baselines import BASELINES
-from retriever.evaluation.comparing import Test, compare, comparison_markdown
-from retriever.evaluation.plots import plot
-from retriever.evaluation.results import Report, told_apart
 
 __all__ = ["compare_command"]
 
@@ -34,6 +30,10 @@ def compare_command(
 
     Example: latewood compare before.json after.json
     """
+    # These import torch, which help does without.
+    from retriever.evaluation.comparing import Test, compare, comparison_markdown
+    from retriever.evaluation.plots import plot
+
     chosen = next((name for name in get_args(Test) if name == test), None)
     if chosen is None:
         raise ArgumentError(f"test={test!r}; pass one of {', '.join(get_args(Test))}")
@@ -57,6 +57,9 @@ def compare_command(
 
 def _side(argument: str) -> tuple[str, list[dict[str, Any]]]:
     """What to call one side, and the results of its one system."""
+    from retriever.evaluation.baselines import BASELINES
+    from retriever.evaluation.results import Report, told_apart
+
     path, system = argument, ""
     if not Path(argument).exists() and ":" in argument:
         path, _, system = argument.rpartition(":")

@@ -3,26 +3,21 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder import Encoder
-from encoder.checkpoints.loading import Checkpoint
 from encoder.errors import ArgumentError
 from encoder.progress import progress_shown
-from encoder.training.classify import ClassifyConfig, train_classifier
-from encoder.training.distill import DistillConfig, distill
-from encoder.training.distributed import process_group, say
-from encoder.training.mlm import MlmConfig, train_mlm
-from encoder.training.objective import RetrievalConfig
-from encoder.training.retrieval import train_retrieval
-from encoder.training.tiling import average_checkpoints
+from encoder.training.configs import ClassifyConfig, DistillConfig, MlmConfig, RetrievalConfig
 from retriever.cli.flags import flags
 from retriever.cli.options import ModelOptions
-from retriever.evaluation import EvaluationSet, evaluate_exact
 from retriever.mining import MiningConfig, mine_file
 
+if TYPE_CHECKING:
+    from encoder.checkpoints.loading import Checkpoint
+
+# Each command imports what trains by itself, for that imports torch, which help does without.
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Train encoders.")
@@ -67,6 +62,9 @@ def distill_command(
 
     Example: latewood train distill abstracts.jsonl.gz code.jsonl.gz:0.25 --out models/mine --run runs/mine
     """
+    from encoder.training.distill import distill
+    from encoder.training.distributed import process_group, say
+
     with process_group(threads) as device:
         found = distill(sources, out, run, config, device=device)
         say(
@@ -138,12 +136,18 @@ def _train(
     evaluate_on: Path | None,
     threads: int,
 ) -> None:
+    from encoder.training.distributed import process_group, say
+    from encoder.training.retrieval import train_retrieval
+
     with process_group(threads) as device:
         evaluate: Callable[[Checkpoint], dict[str, float]] | None = None
         if evaluate_on is not None:
+            from encoder import Encoder
+            from retriever.evaluation import EvaluationSet, evaluate_exact
+
             data = EvaluationSet.load(evaluate_on, "test")
 
-            def evaluate(checkpoint: Checkpoint) -> dict[str, float]:
+            def evaluate(checkpoint: "Checkpoint") -> dict[str, float]:
                 # float32: another precision would round the weights that are being trained.
                 encoder = Encoder(checkpoint, name=config.model, device=device, precision="fp32")
                 return evaluate_exact(data, encoder, pooled=config.similarity == "pooled")
@@ -170,6 +174,9 @@ def mlm_command(
 
     Example: latewood train mlm texts.jsonl.gz --tokenizer tokenizer.json --size tiny --out models/p --run runs/p
     """
+    from encoder.training.distributed import process_group, say
+    from encoder.training.mlm import train_mlm
+
     with process_group(threads) as device:
         found = train_mlm(sources, out, run, config, device=device)
         losses = "no text held out"
@@ -189,6 +196,8 @@ def average_command(
 
     Example: latewood train average runs/p/checkpoints/* --out models/averaged
     """
+    from encoder.training.tiling import average_checkpoints
+
     average_checkpoints(folders, out)
     typer.echo(f"{out}: the mean of {len(folders)} checkpoints")
 
@@ -209,6 +218,9 @@ def classify_command(
 
     Example: latewood train classify mnli.jsonl --eval dev.jsonl --model models/p --out models/mnli --run runs/mnli
     """
+    from encoder.training.classify import train_classifier
+    from encoder.training.distributed import process_group, say
+
     with process_group(threads) as device:
         found = train_classifier(train, dev, out, run, config, device=device)
         say(

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 import encoder.training.classify as classify
 import encoder.training.mlm as mlm
 from encoder.errors import ArgumentError, CorpusError
-from encoder.training.classify import ClassifyConfig, classification_loss, train_classifier
+from encoder.training.classify import classification_loss, train_classifier
+from encoder.training.configs import ClassifyConfig, MlmConfig
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
-from encoder.training.mlm import MlmConfig, plain_tokenizer
+from encoder.training.mlm import plain_tokenizer
 from retriever.cli import app
 from tests.helpers.toy_language import N_WORDS, save_tokenizer
 

@@ -17,12 +17,12 @@ import encoder.training.mlm as mlm
 import encoder.training.objective as objective
 from encoder.checkpoints.loading import Checkpoint, save_checkpoint
 from encoder.model.late_interaction import LateInteractionModel
-from encoder.training.classify import ClassifyConfig, train_classifier
-from encoder.training.distill import DistillConfig, distill
+from encoder.training.classify import train_classifier
+from encoder.training.configs import ClassifyConfig, DistillConfig, MlmConfig, RetrievalConfig
+from encoder.training.distill import distill
 from encoder.training.distributed import process_group, rank
 from encoder.training.losses import contrastive_loss
-from encoder.training.mlm import MlmConfig, train_mlm
-from encoder.training.objective import RetrievalConfig
+from encoder.training.mlm import train_mlm
 from encoder.training.retrieval import train_retrieval
 from tests.helpers.toy_language import N_WORDS, SPECIALS, save_tokenizer, text, write_corpus
 

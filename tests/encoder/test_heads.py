@@ -10,7 +10,8 @@ from encoder.errors import CheckpointError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import Classifier, MaskedLanguageModel, load_heads, read_config, save_heads
 from encoder.model.packing import pack
-from encoder.training.mlm import SIZES, plain_tokenizer
+from encoder.training.configs import SIZES
+from encoder.training.mlm import plain_tokenizer
 from tests.helpers.checkpoints import byte_level, save_tokenizer
 
 LENGTHS = [3, 150, 40]

@@ -15,7 +15,8 @@ from encoder.checkpoints.folder import read_json
 from encoder.errors import ArgumentError, CheckpointError, CorpusError
 from encoder.model.config import EncoderConfig
 from encoder.model.heads import MaskedLanguageModel
-from encoder.training.mlm import MlmConfig, mask_tokens, mlm_loss, open_model, plain_tokenizer, train_mlm
+from encoder.training.configs import MlmConfig
+from encoder.training.mlm import mask_tokens, mlm_loss, open_model, plain_tokenizer, train_mlm
 from encoder.training.tiling import average_checkpoints, tile_model, tile_tensor
 from retriever.cli import app
 from tests.helpers.toy_language import N_WORDS, save_tokenizer, write_corpus

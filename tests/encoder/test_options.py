@@ -10,10 +10,7 @@ import pytest
 
 from encoder.errors import ArgumentError
 from encoder.options import check, option, updated
-from encoder.training.classify import ClassifyConfig
-from encoder.training.distill import DistillConfig
-from encoder.training.mlm import SIZES, MlmConfig
-from encoder.training.objective import RetrievalConfig
+from encoder.training.configs import SIZES, ClassifyConfig, DistillConfig, MlmConfig, RetrievalConfig
 from retriever.mining import MiningConfig
 
 CONFIGS = [

@@ -22,6 +22,7 @@ from encoder.model.config import DenseConfig, EncoderConfig
 from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.tokenizer import LateTokenizer, TokenizerSettings
+from encoder.training.configs import RetrievalConfig
 from encoder.training.losses import (
     contrastive_loss,
     kl_loss,
@@ -31,7 +32,7 @@ from encoder.training.losses import (
     same_text_mask,
     standardised,
 )
-from encoder.training.objective import RetrievalConfig, RetrievalLoss
+from encoder.training.objective import RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.retrieval import train_retrieval
 from encoder.training.topics import Topics

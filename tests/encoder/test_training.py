@@ -14,8 +14,9 @@ import encoder.training.distill as distillation
 from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError
 from encoder.model.packing import pack
+from encoder.training.configs import DistillConfig
 from encoder.training.data import Chunks, read_texts
-from encoder.training.distill import DistillConfig, distill
+from encoder.training.distill import distill
 from encoder.training.loop import warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, principal_directions

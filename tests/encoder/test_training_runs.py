@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 import encoder.training.mlm as mlm
 from encoder.checkpoints.folder import read_json
 from encoder.errors import ArgumentError, CheckpointError, CorpusError
-from encoder.training.classify import ClassifyConfig, train_classifier
-from encoder.training.distill import DistillConfig, distill
+from encoder.training.classify import train_classifier
+from encoder.training.configs import ClassifyConfig, DistillConfig, MlmConfig, RetrievalConfig
+from encoder.training.distill import distill
 from encoder.training.interrupts import Interrupts
 from encoder.training.loop import TrainingRun, claim_run, digests
-from encoder.training.mlm import MlmConfig, open_model, train_mlm
-from encoder.training.objective import RetrievalConfig
+from encoder.training.mlm import open_model, train_mlm
 from encoder.training.retrieval import train_retrieval
 from tests.helpers.checkpoints import WORDS, bert, modernbert, pylate
 from tests.helpers.toy_language import save_tokenizer, text
