@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from encoder.arguments import as_integer
+from encoder.arguments import as_encoder, as_integer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing.coding.sizes import choose_m
@@ -65,6 +65,8 @@ class IndexSettings:
         cls, encoder: DocumentEncoder | None, dim: int | None, settings: dict[str, Any]
     ) -> "IndexSettings":
         """For a new index: what its vectors are made by, and what a user passed of the rest."""
+        if encoder is not None:
+            as_encoder(encoder, "encode_documents", "dim", "fingerprint", "load_arguments")
         known = {f.name for f in fields(cls)} - {"dim", "m", "encoder", "encoder_fingerprint"}
         if unknown := sorted(settings.keys() - known):
             raise ArgumentError(
@@ -98,6 +100,7 @@ class IndexSettings:
             raise EncoderMismatchError(
                 f"{folder} was created without an encoder; open it without one and use add_embeddings"
             )
+        as_encoder(encoder, "encode_documents", "fingerprint")
         name = self.encoder_name
         if encoder.fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(

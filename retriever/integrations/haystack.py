@@ -126,12 +126,7 @@ class LatewoodDocumentStore:
         """What it writes to and searches."""
         with self._opening:
             if self._store is None:
-                encoder = self.encoder
-                if isinstance(encoder, str):
-                    from encoder import Encoder  # imports torch
-
-                    encoder = Encoder.load(encoder)
-                self._store = Store.open(self.path, encoder, **(self.settings or {}))
+                self._store = Store.open(self.path, self.encoder, **(self.settings or {}))
             return self._store
 
     def close(self) -> None:

@@ -115,14 +115,14 @@ class LatewoodVectorStore(VectorStore):
     def __init__(
         self,
         path: str | Path,
-        encoder: IndexEncoder | None = None,
+        encoder: IndexEncoder | str | Path | None = None,
         *,
         options: SearchOptions | None = None,
         **settings: Any,
     ) -> None:
-        """path: an index folder, made where there is none. encoder: None for the one that made the index, or the
-        bundled model. options: what a search does where it is not told otherwise; its k is LangChain's, 4.
-        settings: of a new index, such as `window` (IndexSettings).
+        """path: an index folder, made if there is none. encoder: a name or folder, or itself; None for the one that
+        made the index, or the bundled model. options: what a search does where it is not told otherwise; its k is
+        LangChain's, 4. settings: of a new index, such as `window` (IndexSettings).
         """
         self.options = options or SearchOptions()
         self.store = Store.open(path, encoder, **settings)

@@ -111,15 +111,15 @@ class LatewoodVectorStore(BasePydanticVectorStore):
     def __init__(
         self,
         path: str | Path,
-        encoder: IndexEncoder | None = None,
+        encoder: IndexEncoder | str | Path | None = None,
         *,
         options: SearchOptions | None = None,
         settings: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> None:
-        """path: an index folder, made where there is none. encoder: None for the one that made the index, or the
-        bundled model. options: what a search does where a query does not say otherwise. settings: of a new index, such
-        as {"window": 512} (IndexSettings). fields: those that `to_dict` gives.
+        """path: an index folder, made if there is none. encoder: a name or folder, or itself; None for the one that
+        made the index, or the bundled model. options: what a search does where a query does not say otherwise.
+        settings: of a new index, such as {"window": 512} (IndexSettings). fields: those that `to_dict` gives.
         """
         fields |= {"path": str(path), "settings": dict(settings or {})}
         super().__init__(**fields)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import absolute, as_integer, as_number, shown
+from encoder.arguments import absolute, as_encoder, as_integer, as_number, shown
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.options import updated
 from indexing import Document, Index, Snapshot
@@ -80,13 +80,22 @@ class Store:
         )
 
     @classmethod
-    def open(cls, path: str | Path, encoder: IndexEncoder | None = None, **settings: Any) -> "Store":
+    def open(
+        cls, path: str | Path, encoder: IndexEncoder | str | Path | None = None, **settings: Any
+    ) -> "Store":
         """Open an index folder for writing, or make one.
 
-        encoder: for a new index the bundled model where None. settings: of a new index, such as `window`; an index
-        that is there must have them. Raises IndexLockedError where another process writes to it.
+        encoder: a name or folder is loaded; None for the one that made the index, or for a new index the bundled
+        model. settings: of a new index, such as `window`; an index that is there must have them. Raises
+        IndexLockedError where another process writes to it.
         """
         folder = absolute(path).resolve()
+        if isinstance(encoder, str | Path):
+            from encoder import Encoder  # imports torch
+
+            encoder = Encoder.load(encoder)
+        elif encoder is not None:
+            as_encoder(encoder, "encode_documents", "encode_queries")
         with _opening:
             opened = _opened.get(folder)
             if opened is None or opened.identity != _identity(folder):  # or the folder has been made anew

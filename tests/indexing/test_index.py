@@ -577,6 +577,16 @@ def test_any_history_equals_a_dict(
 # Opening ----------------------------------------------------------------------------------------------------
 
 
+def test_what_is_no_encoder_says_how_to_load_one(path: Path, encoder: FakeEncoder) -> None:
+    with pytest.raises(ArgumentError, match=r"encoder is 'x' \(str\); pass Encoder.load\('x'\)"):
+        Index.create(path, "x")  # type: ignore[arg-type]
+    assert not path.exists()
+    Index.create(path, encoder).close()
+    for wrong in ("x", 5):
+        with pytest.raises(ArgumentError, match=f"encoder is {wrong!r} .*; pass "):
+            Index.open(path, wrong, writable=True)  # type: ignore[arg-type]
+
+
 def test_one_writer(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder) as index:
         index.add([record(0, "w1")])

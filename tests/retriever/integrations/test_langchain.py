@@ -298,6 +298,10 @@ def test_deleting(tmp_path):
             (lambda: store.similarity_search("w1", colour=1), "colour is no option of SearchOptions"),
             (lambda: LatewoodVectorStore.from_texts(["w1"], None), "from_texts has no path"),
             (
+                lambda: LatewoodVectorStore(tmp_path / "y", 5),
+                r"encoder is 5 \(int\); pass one with encode_documents",
+            ),
+            (
                 lambda: LatewoodVectorStore(tmp_path / "x", window=7),
                 "was made with window='auto', not 7; leave it out",
             ),
