@@ -9,6 +9,7 @@ import * as hits from "./hits.js";
 import { MatchMap } from "./map.js";
 
 const TYPING = 140; // ms without a key before what was typed is searched for
+const WATCHING = 2000; // ms after which it is looked again how much is encoded
 const SETTLED = 2000; // ms after which typing on is a step of its own for the back button
 
 const map = new MatchMap();
@@ -19,9 +20,11 @@ let indexes = [];
 let found = null; // the last answer
 let asking = new AbortController();
 let timer = 0;
+let watching = 0;
 let typedAt = 0; // 0: what is typed next is another query
 
 const index = () => indexes.find(({ name }) => name === state.index) ?? indexes[0];
+const here = () => `indexes/${encodeURIComponent(index().name)}`; // its path
 
 // From one state to the next ---------------------------------------------------------------------------------------
 
@@ -70,7 +73,6 @@ async function search() {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const path = `indexes/${encodeURIComponent(index().name)}`;
   const busy = (is) => byId("results").setAttribute("aria-busy", String(is));
   byId("alert").replaceChildren();
   busy(state.q.trim() !== "");
@@ -78,8 +80,8 @@ async function search() {
   try {
     const filter = filters.expression(state, index().metadata_keys);
     const body = { query: state.q, k: state.k, mode: state.mode, filter, explain: true, text: false };
-    const asked = ask(`${path}/search`, { body, signal, busy: (line) => byId("status").replaceChildren(line) });
-    answered(await asked.catch((error) => nothingYet(error, path, signal)));
+    const asked = ask(`${here()}/search`, { body, signal, busy: (line) => byId("status").replaceChildren(line) });
+    answered(await asked.catch((error) => nothingYet(error, signal)));
   } catch (error) {
     if (error.name !== "AbortError") answered({ hits: [] }); // what is still there answers another query
     throw error;
@@ -90,9 +92,9 @@ async function search() {
 }
 
 /** An answer without hits where nothing is encoded yet, which the server refuses to search; else the error. */
-async function nothingYet(error, path, signal) {
+async function nothingYet(error, signal) {
   if (error.status !== 422 || state.mode === "lexical") throw error;
-  const { documents: all, unencoded } = await ask(path, { signal });
+  const { documents: all, unencoded } = await ask(here(), { signal });
   if (!all || unencoded < all) throw error;
   return { hits: [], documents: all, unencoded, mode: state.mode };
 }
@@ -100,7 +102,7 @@ async function nothingYet(error, path, signal) {
 async function openDocument() {
   const id = state.doc;
   try {
-    const document = await ask(`indexes/${encodeURIComponent(index().name)}/documents/${encodeURIComponent(id)}`);
+    const document = await ask(`${here()}/documents/${encodeURIComponent(id)}`);
     if (state.doc !== id) return; // closed before it came
     const hit = found?.hits.find(({ doc_id: one }) => one === id);
     documents.show(document, { hit, query: state.q, close: closeDocument });
@@ -130,6 +132,17 @@ function answered(answer) {
     : `${counted(some.length, "hit")} in ${counted(all, "document")} · ${Math.ceil((seconds.encode + seconds.search) * 1000)} ms`;
   const remark = !answer ? about() : some.length ? [progress(answer)] : all === undefined ? [] : [emptiness(answer)];
   byId("remark").replaceChildren(...remark.filter(Boolean));
+  clearTimeout(watching);
+  if (document.querySelector("#remark .encoded")) watching = setTimeout(watch, WATCHING, here());
+}
+
+/** Go on telling how much is encoded, while it grows. */
+async function watch(path) {
+  const now = await ask(path).catch(() => null);
+  const shown = document.querySelector("#remark .encoded");
+  if (!now || !shown || path !== here()) return;
+  shown.replaceWith(progress(now) ?? "");
+  if (now.unencoded) watching = setTimeout(watch, WATCHING, path);
 }
 
 /** How much of the index vectors find, unless it is all. */

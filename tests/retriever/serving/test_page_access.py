@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from indexing import Index
 from tests.helpers.browser import Page, serving
 from tests.helpers.page_corpus import EVIL, FISH, WALL, expected_matches
 
@@ -117,6 +118,20 @@ def test_how_much_is_encoded_is_told(page):
     page.one("#modes [value=lexical]").click()
     page.until(lambda: page.titles()[:1] == ["cod"])
     assert "found by their words alone" in page.text("#remark")
+
+
+def test_what_is_encoded_meanwhile_is_told_without_a_search(page, browser, encoder, tmp_path):
+    with Index.create(tmp_path / "i", encoder) as index:
+        index.add([{"doc_id": "cod", "text": "Cod is a fish."}])
+        index.add([{"doc_id": "hake", "text": "Hake is a fish, too."}], encode=False)
+        with serving({"growing": tmp_path / "i"}) as growing:
+            page.own.add(urlsplit(growing.url).netloc)
+            page = Page(browser, growing.url)
+            page.open("?q=fish")
+            page.until(lambda: "1 of 2 documents are encoded" in page.text("#remark"))
+            index.encode()
+            page.until(lambda: page.text("#remark") == "")
+            assert (page.ids(), page.sent("/search")) == (["cod"], 1)
 
 
 @pytest.mark.parametrize(
