@@ -1,8 +1,11 @@
 """Full text: SQLite's FTS5 over words that are cut here, so that code is found by its parts; ranking by BM25.
 
 The table is contentless: its rows have the numbers of documents that have a text, and live and die with them.
+BM25 is FTS5's but for the weight of a word: FTS5 gives none to a word that more than half of the documents have, and
+among long documents that is most words. Here it is Lucene's, which is above 0 for every word.
 """
 
+import math
 import re
 import sqlite3
 import unicodedata
@@ -15,8 +18,9 @@ __all__ = [
     "create_table",
     "define_function",
     "delete_texts",
+    "idf_ratio",
     "insert_texts",
-    "match_expression",
+    "queried",
     "quoted",
     "rebuild",
     "split_words",
@@ -39,6 +43,15 @@ _ACCENT = (
 )
 _IGNORED = r"(?V1)[\p{DI}\u0640--\u200B]"  # U+200B is a space that is not seen
 _CACHED = 64  # characters of a run
+# Snowball's English stop words, as far as they are one word here (snowballstem.org/algorithms/english/stop.txt). Texts
+# keep them; a query is not ranked by them. In other languages BM25's own weights have to do.
+_STOP = """i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers
+herself it its itself they them their theirs themselves what which who whom this that these those am is are
+was were be been being have has had having do does did doing would should could ought a an the and but if or
+because as until while of at by for with about against between into through during before after above below
+to from up down in out on off over under again further then once here there when where why how all any both
+each few more most other some such no nor not only own same so than too very"""
+_STOP_WORDS = frozenset(_STOP.split())
 _FUNCTION = "latewood_words"
 
 
@@ -146,13 +159,17 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def match_expression(query: str) -> str | None:
-    """An FTS5 query for passages with any of a text's words; None where it has none.
+def queried(query: str) -> list[str]:
+    """The words of a text as FTS5 queries, each once, without stop words unless there are no others.
 
-    Words are quoted: nothing in a query is an operator.
+    Words are quoted: nothing in a text is an operator.
+
+    >>> queried("where is the max_line?")
+    ['"max_line"', '"max"', '"line"']
     """
-    terms = (quoted(word) for run in _runs(query) for word in _asked(run))
-    return " OR ".join(dict.fromkeys(terms)) or None
+    words = [word for run in _runs(query) for word in _asked(run)]
+    telling = [word for word in words if word not in _STOP_WORDS] or words
+    return list(dict.fromkeys(map(quoted, telling)))
 
 
 def _asked(run: str) -> tuple[str, ...]:
@@ -169,6 +186,12 @@ def quoted(word: str) -> str:
         words += _asked(run) if _is_unspaced(run) else _asked(run)[:1]
     alone = len(words) == 1 and len(_pieces(words[0])) == 1 and _is_unspaced(words[0])
     return f'"{" ".join(words)}"' + ("*" if alone else "")  # words have no quotation marks
+
+
+def idf_ratio(n: int, having: int) -> float:
+    """The weight of a word that `having` of n documents have, over the one that FTS5's bm25 has multiplied by."""
+    theirs = math.log((n - having + 0.5) / (having + 0.5))
+    return math.log(1 + (n - having + 0.5) / (having + 0.5)) / (theirs if theirs > 0 else 1e-6)
 
 
 def create_table(connection: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from indexing.storage.database import connect_reader
 from indexing.storage.dates import define_functions
 from indexing.storage.durable import FileRecord
 from indexing.storage.filters import Filter, parse_filter
+from indexing.storage.fulltext import idf_ratio
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import FORMAT_VERSION, DocumentRow, SegmentRow, State
 
@@ -152,14 +154,17 @@ class Reader:
 
     # Words ---------------------------------------------------------------------------------------------------
 
-    def lexical(self, match: str, n: int) -> tuple[Numbers, npt.NDArray[np.float64]]:
-        """Documents and BM25 of the n best for an FTS5 query, best first, equal ones in no order."""
-        sql = (
-            "SELECT rowid, -bm25(fulltext) AS score FROM fulltext WHERE fulltext MATCH ? "
-            "ORDER BY score DESC LIMIT ?"
-        )
-        rows = self.rows(sql, [match, n])
-        return np.array([d for d, _ in rows], np.int64), np.array([s for _, s in rows], np.float64)
+    def lexical(self, words: Iterable[str]) -> tuple[Numbers, npt.NDArray[np.float64]]:
+        """Documents that any of the words finds, FTS5 queries as `queried` makes them, ascending, and their BM25."""
+        sql = "SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?"
+        found = [np.zeros(0, [("document", np.int64), ("score", np.float64)])]
+        for word in words:
+            if rows := self.rows(sql, [word]):
+                found.append(np.array(rows, found[0].dtype))
+                found[-1]["score"] *= idf_ratio(self._n_texts, len(rows))
+        each = np.concatenate(found)
+        documents, at = np.unique(each["document"], return_inverse=True)
+        return documents, np.bincount(at, each["score"], len(documents))
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""
@@ -170,6 +175,10 @@ class Reader:
         told = self.rows("PRAGMA integrity_check(1)")[0][0]
         if told != "ok":
             raise damaged(self.path, told)
+
+    @cached_property
+    def _n_texts(self) -> int:
+        return int(self.rows("SELECT count(*) FROM fulltext_docsize")[0][0])
 
     # Inside --------------------------------------------------------------------------------------------------
 

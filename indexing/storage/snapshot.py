@@ -18,7 +18,7 @@ from indexing.coding.vocabulary import owners_file
 from indexing.settings import IndexSettings, TunedSearch
 from indexing.storage.database import shorten_log
 from indexing.storage.filters import Filter, parse_key
-from indexing.storage.fulltext import match_expression, quoted
+from indexing.storage.fulltext import queried, quoted
 from indexing.storage.reader import Document, Numbers, Reader
 from indexing.storage.refusals import refusals
 from indexing.storage.segment import Segment
@@ -180,24 +180,18 @@ class Snapshot(Closing):
     def lexical(self, text: str, n: int, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
         """Numbers and BM25 of the n best documents with any of a text's words, best first, equal ones by doc_id
         (docs/guides/filters.md)."""
-        match = match_expression(text)
-        if match is None:
-            return np.zeros(0, np.int64), np.zeros(0, np.float64)
-        wanted = max(1, min(n, len(self))) + 1
-        while True:
-            found, scores = self.reader.lexical(match, wanted)
-            complete, last = len(found) < wanted, scores[-1:]
-            if selection.documents is not None:
-                fine = np.isin(found, selection.documents)
-                found, scores = found[fine], scores[fine]
-            # All that score as the last of the n, for of these the least doc_ids are taken.
-            if complete or (len(found) >= n and scores[n - 1] > last):
-                tied = scores >= scores[:n][-1:]
-                found, scores = found[tied], scores[tied]
-                names = self.reader.doc_ids(found.tolist())
-                order = sorted(range(len(found)), key=lambda i: (-scores[i], names[int(found[i])]))[:n]
-                return found[order], scores[order]
-            wanted *= 8  # the filter leaves out some of them, or more are equal
+        found, scores = self.reader.lexical(queried(text))
+        if selection.documents is not None:
+            fine = np.isin(found, selection.documents)
+            found, scores = found[fine], scores[fine]
+        if (
+            len(found) > n
+        ):  # with all that score as the last of the n, for of these the least doc_ids are taken
+            fine = scores >= np.partition(scores, -n)[-n]
+            found, scores = found[fine], scores[fine]
+        names = self.reader.doc_ids(found.tolist())
+        order = sorted(range(len(found)), key=lambda i: (-scores[i], names[int(found[i])]))[:n]
+        return found[order], scores[order]
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """How many documents have each word, by its stem as in full text."""

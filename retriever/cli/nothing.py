@@ -15,5 +15,5 @@ def why_nothing(snapshot: Snapshot, options: SearchOptions) -> str:
         return "the filter matches nothing"
     those = "document" if options.filter is None else "document that meets the filter"
     if options.mode == "lexical":
-        return f"no {those} has a word of the query"
+        return f"no {those} has a word of the query, stop words aside"
     return f"nothing is encoded: no {those} has token vectors"

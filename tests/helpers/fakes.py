@@ -1,8 +1,10 @@
 """For the tests of indexes: an encoder whose vectors come from a hash of each word, and a dict as oracle."""
 
 import hashlib
+import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ __all__ = [
     "FakeEncoder",
     "FakeTokenizer",
     "assert_equals",
+    "bm25",
     "contents",
     "corpus",
     "passages",
@@ -165,3 +168,18 @@ def assert_equals(
             # Few distinct words: a codec, too, gives each of them back but for float16's rounding.
             expected = np.array([encoder.word(word) for word in text[start:end].split()]).reshape(-1, DIM)
             np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-3)
+
+
+def bm25(query: str, texts: dict[str, str]) -> dict[str, float]:
+    """{doc_id: score} of the texts that have a word of the query, by Lucene's formula (k1 1.2, b 0.75)."""
+    words = {doc_id: text.split() for doc_id, text in texts.items()}
+    mean = sum(map(len, words.values())) / max(len(words), 1)
+    scores: Counter[str] = Counter()
+    for word in set(query.split()):
+        having = [doc_id for doc_id in words if word in words[doc_id]]
+        idf = math.log(1 + (len(words) - len(having) + 0.5) / (len(having) + 0.5))
+        for doc_id in having:
+            tf = words[doc_id].count(word)
+            norm = 1.2 * (1 - 0.75 + 0.75 * len(words[doc_id]) / mean)
+            scores[doc_id] += idf * tf * 2.2 / (tf + norm)
+    return scores

@@ -16,9 +16,8 @@ import indexing.writing.rewriting
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import AddReport, Index, Snapshot
 from indexing.reading.windows import Windows
-from indexing.storage import fulltext
 from retriever import Scoring, Searcher
-from tests.helpers.fakes import DIM, WORDS, FakeEncoder, passages, record, stored
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, bm25, passages, record, stored
 
 PLAIN = Scoring(idf=False, sharpness=0.0)
 LENGTH = 6  # words that the encoder of these tests reads
@@ -104,15 +103,8 @@ class Model:
         }
 
     def lexical(self) -> list[tuple[str, float]]:
-        """By full text that was made at once."""
-        db = sqlite3.connect(":memory:")
-        fulltext.create_table(db)
-        ids = list(self.documents)
-        fulltext.insert_texts(db, ((i, self.documents[doc_id][1]) for i, doc_id in enumerate(ids)))
-        sql = "SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?"
-        found = [(ids[i], score) for i, score in db.execute(sql, [fulltext.match_expression(QUERY)])]
-        db.close()
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+        found = bm25(QUERY, {doc_id: document[1] for doc_id, document in self.documents.items()})
+        return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def apply(index: Index, model: Model, operation: str, argument: Any) -> None:

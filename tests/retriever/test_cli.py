@@ -176,12 +176,15 @@ def test_where_nothing_is_found_it_is_said_why(index, tmp_path):
 
     nowhere = "path = 'nowhere.py'"
     assert told(index, "zebra", "--filter", nowhere) == "no hits: the filter matches nothing\n"
-    assert told(index, "zebra", "--mode", "lexical") == "no hits: no document has a word of the query\n"
+    assert (
+        told(index, "zebra", "--mode", "lexical")
+        == "no hits: no document has a word of the query, stop words aside\n"
+    )
     both = told(index, "zebra", "--mode", "lexical", "--filter", "path = 'net.py'")
-    assert both == "no hits: no document that meets the filter has a word of the query\n"
+    assert both == "no hits: no document that meets the filter has a word of the query, stop words aside\n"
     assert (
         told(index, "zebra", "--code", "--mode", "lexical")
-        == "no hits: no document has a word of the query\n"
+        == "no hits: no document has a word of the query, stop words aside\n"
     )
     assert told(index, "zebra", "--code", "--filter", nowhere) == "no hits: the filter matches nothing\n"
     assert "no document is in that language" in told(index, "zebra", "--lang", "rust")

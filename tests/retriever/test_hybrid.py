@@ -15,29 +15,21 @@ from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.storage import tables
-from indexing.storage.fulltext import _ASCII_PART, _PART, match_expression, split_words, word_spans
+from indexing.storage.fulltext import (
+    _ASCII_PART,
+    _PART,
+    create_table,
+    insert_texts,
+    queried,
+    split_words,
+    word_spans,
+)
 from indexing.storage.reader import Reader
 from indexing.storage.store import Store
 from indexing.storage.tables import Change, DocumentRow, State
 from retriever import Searcher
 from retriever.ranking.fusion import reciprocal_rank_fusion
-from tests.helpers.fakes import DIM, WORDS, FakeEncoder, corpus, record
-
-
-def bm25(query, texts):
-    """{doc_id: score} of the texts that have a word of the query, by FTS5's formula (k1 1.2, b 0.75)."""
-    words = {doc_id: text.split() for doc_id, text in texts.items()}
-    mean = sum(map(len, words.values())) / max(len(words), 1)
-    scores = Counter()
-    for word in set(query.split()):
-        having = [doc_id for doc_id in words if word in words[doc_id]]
-        idf = math.log((len(words) - len(having) + 0.5) / (len(having) + 0.5))
-        idf = idf if idf > 0 else 1e-6
-        for doc_id in having:
-            tf = words[doc_id].count(word)
-            norm = 1.2 * (1 - 0.75 + 0.75 * len(words[doc_id]) / mean)
-            scores[doc_id] += idf * tf * 2.2 / (tf + norm)
-    return scores
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, bm25, corpus, record
 
 
 def assert_ranked(hits, expected, k):
@@ -181,13 +173,40 @@ def test_one_character_finds_the_words_it_is_in(sentences):
 def test_no_query_is_an_fts5_expression(tmp_path_factory, query):
     """Whatever a query holds, it is read as words, and those that are stored are found."""
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE VIRTUAL TABLE t USING fts5(words, tokenize = 'ascii')")
-    connection.execute("INSERT INTO t VALUES (?)", [split_words(query)])
-    match = match_expression(query)
-    if match is not None:
-        connection.execute("SELECT rowid FROM t WHERE t MATCH ?", [match]).fetchall()
-    if "w1" in query.split():
-        assert len(connection.execute("SELECT rowid FROM t WHERE t MATCH ?", [match]).fetchall()) == 1
+    create_table(connection)
+    insert_texts(connection, [(1, query)])
+    sql = "SELECT rowid FROM fulltext WHERE fulltext MATCH ?"
+    found = [connection.execute(sql, [word]).fetchall() for word in queried(query)]
+    assert found == [[(1,)]] * len(found)
+    assert len(found) >= ("w1" in query.split())
+
+
+def test_words_that_most_documents_have_count(tmp_path):
+    """Among long documents most words are of this kind; FTS5's own bm25 gives them nothing."""
+    texts = {f"d{i}": f"w1 w{i % 2 + 2} " * (i + 1) + "w9 " * 9 for i in range(9)} | {"d9": "w2 w4"}
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add({"doc_id": doc_id, "text": text} for doc_id, text in texts.items())
+    with Searcher.open(tmp_path / "x") as searcher:
+        for query in ("w1", "w2 w1", "w9", "w3 w4 w9"):
+            assert_ranked(searcher.search(query, mode="lexical"), bm25(query, texts), 10)
+        assert searcher.search("w1", mode="lexical")[0].doc_id == "d8"
+
+
+def test_stop_words_are_asked_only_where_there_are_no_others(tmp_path):
+    assert queried("Where is the Max_Line, if not here?") == ['"max_line"', '"max"', '"line"']
+    assert queried("is_valid or not") == ['"is_valid"', '"valid"']
+    assert queried("To be or not to be!") == ['"to"', '"be"', '"or"', '"not"']
+    texts = {"a": "to be is to do", "b": "the the the the where", "c": "a question"}
+    with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
+        index.add({"doc_id": doc_id, "text": text} for doc_id, text in texts.items())
+    with Searcher.open(tmp_path / "x") as searcher:
+        for query, found in (("where is the question?", "c"), ("to be, or not to be", "a"), ("the", "b")):
+            assert_ranked(
+                searcher.search(query, mode="lexical"),
+                bm25("question" if found == "c" else query.replace(",", ""), texts),
+                1,
+            )
+            assert [hit.doc_id for hit in searcher.search(query, mode="lexical")] == [found]
 
 
 def test_long_queries(tmp_path):
@@ -267,7 +286,7 @@ def test_a_commit_that_fails_leaves_the_words_too(tmp_path):
 
     def found():
         reader = Reader(path)
-        documents = sorted(reader.lexical('"common"', 10)[0].tolist())
+        documents = reader.lexical(['"common"'])[0].tolist()
         reader.close()
         return documents
 
