@@ -1,8 +1,9 @@
 """How code is ranked beyond MaxSim and words: small rules, each with its weight, added to one score; files, not chunks.
 
-score = late + WORDS * lexical + the sum of weight * rule, where late and lexical run from 0 to 1 over what was found.
-A file counts as its best chunk, and a little more for each further one that is good. Weights were chosen on
-tests/data/code_questions (docs/guides/search-code.md).
+score = late + WORDS * words_weight * lexical + the sum of weight * rule, where late and lexical run from 0 to 1 over
+what was found, and words weigh more in a longer question, as in mode "hybrid" (ranking/fusion.py); where words are all
+there is, they weigh 1. A file counts as its best chunk, and a little more for each further one that is good. Weights
+were chosen on tests/data/code_questions (docs/guides/search-code.md).
 """
 
 import re
@@ -12,10 +13,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from indexing.storage.fulltext import split_words
+from retriever.ranking.fusion import words_weight
 
 __all__ = ["RULES", "Candidate", "Question", "Ranked", "by_file", "combined"]
 
-WORDS = 0.3  # of the lexical score, beside late's
+WORDS = 0.3  # of the lexical score of a question of ten words, beside late's
 DECAY = 0.7  # of each further chunk of a file
 FURTHER = 3  # chunks of a file that count, beside the best
 SHARE = 0.3  # of the sum of further chunks
@@ -123,7 +125,7 @@ def is_prose(question: Question, found: Candidate) -> float:
 
 RULES: dict[str, tuple[Callable[[Question, Candidate], float], float]] = {
     "defines the name": (defines, 0.8),
-    "is named for it": (named_for, 0.15),
+    "is named for it": (named_for, 0.08),
     "file name": (file_name, 0.15),
     "folder names": (folder_names, 0.05),
     "is a test": (is_test, -0.4),
@@ -144,9 +146,10 @@ def combined(question: Question, found: Sequence[Candidate]) -> list[Ranked]:
     """All candidates with their scores, best first, equal ones by doc_id."""
     late = _scaled([one.late for one in found])
     highest = max((one.lexical or 0.0 for one in found), default=0.0) or 1.0
-    ranked = []
+    alone = all(one.late is None for one in found)
+    words, ranked = 1.0 if alone else WORDS * words_weight(question.text), []
     for one, nearness in zip(found, late, strict=True):
-        reasons = {"meaning": nearness, "words": WORDS * (one.lexical or 0.0) / highest}
+        reasons = {"meaning": nearness, "words": words * (one.lexical or 0.0) / highest}
         for name, (rule, weight) in RULES.items():
             if value := rule(question, one):
                 reasons[name] = weight * value

@@ -1,19 +1,28 @@
 """Several rankings → one."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fusion_depth", "reciprocal_rank_fusion"]
+from indexing.storage.fulltext import queried
+
+__all__ = ["fusion_depth", "reciprocal_rank_fusion", "words_weight"]
 
 CONSTANT = 60  # of the paper: how little the first few ranks differ
+TYPICAL = 10  # words of a query for which weights are given
 FUSED = 100  # hits of each ranking that are fused, or k if that is more
 
 
 def fusion_depth(k: int, ncandidates: int | None, nrerank: int | None) -> int:
     """How many hits of each ranking a hybrid search for k fuses; no more than the user lets it look at."""
     return max(k, min(FUSED, FUSED if nrerank is None else nrerank, ncandidates or FUSED))
+
+
+def words_weight(query: str) -> float:
+    """How much words count for a query: as the square root of their number, 1 for ten of them."""
+    return math.sqrt(len(queried(query)) / TYPICAL)
 
 
 def reciprocal_rank_fusion(
