@@ -32,7 +32,7 @@ class SearchOptions:
     by: By = option("document", "What is ranked: documents, each by its best passage, or passages.")
     mode: Mode = option("late", "Rank by token embeddings (late), by words (lexical), or by both (hybrid).")
     weights: tuple[float, float] | None = option(
-        None, "Of late and of lexical in mode hybrid; equal if not given."
+        None, "Of late and of lexical in mode hybrid; 1 and 0.25 if not given."
     )
     filter: str | None = option(
         None, "Only documents whose metadata meet this, as in: lang = 'py' and stars >= 10."

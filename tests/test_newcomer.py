@@ -18,7 +18,7 @@ QUESTIONS = {
     "Where are compressed vectors turned back into floats?": {"Segment.decode", "Codec.decode"},
     "How does it make sure that only one process writes to an index?": {"WriterLock", "WriterLock.__init__"},
     "Where are .gitignore files read?": {"_Ignore", "_Ignore.read", "_ignored", "_ignores_above"},
-    "How are the rankings of BM25 and of vectors merged?": {"reciprocal_rank_fusion"},
+    "How are the rankings of BM25 and of vectors merged?": {"fused"},
     "Where is a markdown document split at its headings?": {"chunk_markdown", "_headings"},
     "How is a filter expression parsed into SQL?": {"parse_filter", "_Parser", "_Parser.filter", "Filter"},
     "Which texts go together into a batch by length?": {"length_sorted_batches", "pack", "PackedBatch"},

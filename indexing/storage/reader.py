@@ -131,6 +131,11 @@ class Reader:
             )
             yield from self._in(sql, doc_ids)
 
+    def waiting(self, numbers: Iterable[int]) -> Numbers:
+        """Those of the documents whose vectors are still to come."""
+        rows = self._in("SELECT document FROM unencoded WHERE document IN ({})", list(numbers))
+        return np.array([number for (number,) in rows], np.int64)
+
     def matching(self, condition: Filter) -> Numbers:
         """Documents that meet a condition, ascending."""
         sql = f"SELECT document FROM documents WHERE {condition.sql} ORDER BY document"
@@ -164,7 +169,7 @@ class Reader:
                 found[-1]["score"] *= idf_ratio(self._n_texts, len(rows))
         each = np.concatenate(found)
         documents, at = np.unique(each["document"], return_inverse=True)
-        return documents, np.bincount(at, each["score"], len(documents))
+        return documents, np.bincount(at, each["score"], len(documents)).astype(np.float64)
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""

@@ -177,21 +177,18 @@ class Snapshot(Closing):
         pairs = zip(self.segments, self.lives, strict=True)
         return Selection([live & np.isin(s.owners, documents) for s, live in pairs], documents)
 
-    def lexical(self, text: str, n: int, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
-        """Numbers and BM25 of the n best documents with any of a text's words, best first, equal ones by doc_id
-        (docs/guides/filters.md)."""
+    def lexical(self, text: str, selection: Selection) -> tuple[Numbers, npt.NDArray[np.float64]]:
+        """Numbers and BM25 of the documents with any of a text's words, in the order of numbers
+        (docs/guides/hybrid.md)."""
         found, scores = self.reader.lexical(queried(text))
-        if selection.documents is not None:
-            fine = np.isin(found, selection.documents)
-            found, scores = found[fine], scores[fine]
-        if (
-            len(found) > n
-        ):  # with all that score as the last of the n, for of these the least doc_ids are taken
-            fine = scores >= np.partition(scores, -n)[-n]
-            found, scores = found[fine], scores[fine]
-        names = self.reader.doc_ids(found.tolist())
-        order = sorted(range(len(found)), key=lambda i: (-scores[i], names[int(found[i])]))[:n]
-        return found[order], scores[order]
+        if selection.documents is None:
+            return found, scores
+        fine = np.isin(found, selection.documents)
+        return found[fine], scores[fine]
+
+    def unencoded(self, numbers: Numbers) -> Numbers:
+        """Those of the documents whose vectors are still to come."""
+        return self.reader.waiting(numbers.tolist())
 
     def document_frequencies(self, words: Sequence[str]) -> list[int]:
         """How many documents have each word, by its stem as in full text."""

@@ -1,23 +1,28 @@
-"""Several rankings → one."""
+"""Scores by token embeddings and by words → one."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from indexing.storage.fulltext import queried
 
-__all__ = ["fusion_depth", "reciprocal_rank_fusion", "words_weight"]
+__all__ = ["WEIGHTS", "fused", "fusion_depth", "words_weight"]
 
-CONSTANT = 60  # of the paper: how little the first few ranks differ
+WEIGHTS = (
+    1.0,
+    0.25,
+)  # of late and of words, chosen by cross-validation over collections (docs/guides/hybrid.md)
 TYPICAL = 10  # words of a query for which weights are given
-FUSED = 100  # hits of each ranking that are fused, or k if that is more
+FURTHER = 20  # documents of each ranking that are looked at beyond the k
+
+Scores = npt.NDArray[np.floating[Any]]
 
 
 def fusion_depth(k: int, ncandidates: int | None, nrerank: int | None) -> int:
-    """How many hits of each ranking a hybrid search for k fuses; no more than the user lets it look at."""
-    return max(k, min(FUSED, FUSED if nrerank is None else nrerank, ncandidates or FUSED))
+    """How many documents of each ranking a hybrid search for k fuses; no more than the user lets it look at."""
+    return max(k, min(k + FURTHER, nrerank or k + FURTHER, ncandidates or k + FURTHER))
 
 
 def words_weight(query: str) -> float:
@@ -25,17 +30,22 @@ def words_weight(query: str) -> float:
     return math.sqrt(len(queried(query)) / TYPICAL)
 
 
-def reciprocal_rank_fusion(
-    rankings: Sequence[npt.NDArray[np.int64]], weights: Sequence[float], k: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Pids and scores of the k best over rankings of pids, best first; equal scores in the order of pids.
+def fused(
+    late: Scores, lexical: Scores, waiting: npt.NDArray[np.bool_], weights: tuple[float, float]
+) -> Scores:
+    """The sum of weight * score over the best such score, for each document: (n,).
 
-    A score is the sum of weight / (60 + rank) over the rankings that have the pid, ranks from 1 (Cormack,
-    Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet", SIGIR 2009).
+    late: MaxSim, NaN where it is not known; such a document was not among the best, and counts as the last of them.
+    lexical: BM25, 0 without a word of the query. waiting: documents that have no vectors yet; the n-th by words counts
+    as near as the n-th by late.
     """
-    pids = np.unique(np.concatenate(rankings))
-    scores = np.zeros(len(pids))
-    for ranking, weight in zip(rankings, weights, strict=True):
-        scores[np.searchsorted(pids, ranking)] += weight / (CONSTANT + 1 + np.arange(len(ranking)))
-    order = np.argsort(-scores, kind="stable")[:k]
-    return pids[order], scores[order]
+    share = lexical / (lexical.max(initial=0.0) or 1.0)
+    ranked = np.sort(late[np.isfinite(late)])[::-1]
+    if not len(ranked):
+        return weights[0] * share * waiting + weights[1] * share
+    place = np.minimum(np.searchsorted(np.sort(-lexical), -lexical), len(ranked) - 1)
+    late = np.where(np.isfinite(late), late, np.where(waiting, ranked[place], ranked[-1]))
+    # late / best, but for a best score that is not above 0, where a quotient has no order
+    nearness = 1 + (late - ranked[0]) / (abs(ranked[0]) or 1.0)
+    found: Scores = weights[0] * nearness + weights[1] * share
+    return found

@@ -16,7 +16,7 @@ from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live, Selection, Snapshot
 from retriever.options import SearchOptions
 from retriever.ranking.documents import best_of_each
-from retriever.ranking.fusion import fusion_depth, reciprocal_rank_fusion
+from retriever.ranking.fusion import WEIGHTS, fused, fusion_depth, words_weight
 from retriever.ranking.knobs import SearchSettings, choose
 from retriever.ranking.scoring import score_compressed, score_flat, top
 
@@ -103,7 +103,7 @@ class Ranker:
 
     def rank(self, text: str | None, vectors: Vectors | None, plan: Plan) -> list[Found]:
         """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim)."""
-        options, now = plan.options, self.snapshot
+        options = plan.options
         if options.mode == "lexical":
             assert text is not None
             return self._by_words(text, options.k, plan.selection)
@@ -112,20 +112,39 @@ class Ranker:
         if options.mode == "late":
             return late
         assert text is not None
-        lexical = self._by_words(text, plan.depth, plan.selection)
-        pids = {found.document: found.pid for found in late}
-        names = now.doc_ids({found.document for found in [*late, *lexical]})
-        fused = reciprocal_rank_fusion(
-            [np.array([found.document for found in one], np.int64) for one in (late, lexical)],
-            options.weights or (1.0, 1.0),
-            2 * plan.depth,  # all of them, so that doc_id also decides between equal ones at the cut
+        return self._fused(text, late, plan)
+
+    def _fused(self, text: str, late: list[Found], plan: Plan) -> list[Found]:
+        now = self.snapshot
+        matching, scores = now.lexical(text, plan.selection)  # ascending
+        by_late = {one.document: one for one in late}
+        documents = np.union1d(list(by_late), top(matching, scores, plan.depth)[0]).astype(np.int64)
+        nearness = np.array([by_late[d].score if d in by_late else np.nan for d in documents.tolist()])
+        lexical = np.zeros(len(documents))
+        _, at, of = np.intersect1d(documents, matching, assume_unique=True, return_indices=True)
+        lexical[at] = scores[of]
+        late_weight, words = plan.options.weights or WEIGHTS
+        waiting = (
+            np.isin(documents, now.unencoded(documents))
+            if now.n_unencoded
+            else np.zeros(len(documents), np.bool_)
         )
-        order = sorted(zip(*fused, strict=True), key=lambda pair: (-pair[1], names[int(pair[0])]))
-        return [Found(float(s), int(d), pids.get(int(d))) for d, s in order[: options.k]]
+        sums = fused(nearness, lexical, waiting, (late_weight, words * words_weight(text)))
+        found = [
+            Found(float(score), int(d), by_late[d].pid if d in by_late else None)
+            for score, d in zip(sums, documents.tolist(), strict=True)
+        ]
+        return self._best(found, plan.options.k)
 
     def _by_words(self, text: str, k: int, selection: Selection) -> list[Found]:
-        documents, scores = self.snapshot.lexical(text, k, selection)
-        return [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
+        documents, scores = top(*self.snapshot.lexical(text, selection), k)
+        found = [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
+        return self._best(found, k)
+
+    def _best(self, found: list[Found], k: int) -> list[Found]:
+        """The k best, equal scores in the order of doc_id."""
+        names = self.snapshot.doc_ids(one.document for one in found)
+        return sorted(found, key=lambda one: (-one.score, names[one.document]))[:k]
 
     def _ordered(self, ranking: Ranking, k: int) -> list[Found]:
         """The k best passages, equal scores in the order of doc_id."""

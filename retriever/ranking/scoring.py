@@ -35,10 +35,11 @@ def score_compressed(
 
 def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:
     """The k best, best first, and all that score as the last of them does; equal ones in the order of pids."""
+    if k < len(scores):
+        kept = scores >= np.partition(scores, -k)[-k]
+        pids, scores = pids[kept], scores[kept]
     order = np.lexsort((pids, -scores))
-    ranked = -scores[order]
-    n = k if k >= len(ranked) else int(np.searchsorted(ranked, ranked[k - 1], side="right"))
-    return pids[order[:n]], scores[order[:n]]
+    return pids[order], scores[order]
 
 
 def score_flat(query: npt.NDArray[np.float32], segment: Segment, sharpness: float = 0.0) -> Scores:

@@ -227,7 +227,7 @@ def test_a_replaced_document_is_wholly_the_old_or_wholly_the_new(tmp_path: Path)
             with reader.snapshot() as now:
                 for doc_id, own in VERSIONS.items():
                     for text in own:
-                        found, _ = now.lexical(text.split()[0], 10, now.select())
+                        found, _ = now.lexical(text.split()[0], now.select())
                         named = list(now.doc_ids(found.tolist()).values())
                         assert named == ([doc_id] if texts[doc_id] == text else []), f"instant {n}"
         looked_at += 1

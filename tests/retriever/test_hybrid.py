@@ -3,7 +3,6 @@
 import math
 import sqlite3
 import unicodedata
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -28,8 +27,8 @@ from indexing.storage.reader import Reader
 from indexing.storage.store import Store
 from indexing.storage.tables import Change, DocumentRow, State
 from retriever import Searcher
-from retriever.ranking.fusion import reciprocal_rank_fusion
-from tests.helpers.fakes import DIM, WORDS, FakeEncoder, bm25, corpus, record
+from retriever.ranking.fusion import fused, words_weight
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, bm25, corpus, fusion, record
 
 
 def assert_ranked(hits, expected, k):
@@ -383,34 +382,68 @@ def test_of_equal_scores_the_least_doc_ids_are_among_the_k(tmp_path, mode):
 
 
 def test_hybrid_is_the_fusion_of_both(searcher):
-    queries = {"a": "w1 w2", "b": "w7 w8 w9 w10"}
-    rankings = [
-        {
-            qid: [h.doc_id for h in hits]
-            for qid, hits in searcher.search_many(queries, k=100, mode=mode).items()
-        }
-        for mode in ("late", "lexical")
-    ]
-    for weights in (None, (1.0, 1.0), (0.3, 2.0), (1.0, 0.0)):
-        found = searcher.search_many(queries, k=20, mode="hybrid", weights=weights)
-        for qid in queries:
-            expected = Counter()
-            for ranking, weight in zip(rankings, weights or (1, 1), strict=True):
-                for rank, doc_id in enumerate(ranking[qid], 1):
-                    expected[doc_id] += weight / (60 + rank)
-            assert_ranked(found[qid], expected, 20)
-            assert searcher.search(queries[qid], k=20, mode="hybrid", weights=weights) == found[qid]
+    """Each score over the best of its kind, words weighing as the square root of their number."""
+    queries = {"a": "w1 w2", "b": "w7 w8 w9 w10", "c": "w3 w3", "d": "absent"}
+    for weights in (None, (1.0, 1.0), (0.3, 2.0), (1.0, 0.0), (0.0, 1.0)):
+        hits = searcher.search_many(queries, k=20, mode="hybrid", weights=weights)
+        for qid, query in queries.items():
+            late = {hit.doc_id: hit.score for hit in searcher.search(query, k=40, mode="late")}
+            words = bm25(query, TEXTS)
+            last = sorted(words.values(), reverse=True)[:40][-1:] or [0]
+            words = {
+                doc_id: score for doc_id, score in words.items() if doc_id in late or score >= last[0] - 1e-9
+            }
+            expected = fusion(late, words, query, weights or (1, 0.25))
+            assert_ranked(hits[qid], expected, 20)
+            assert searcher.search(query, k=20, mode="hybrid", weights=weights) == hits[qid]
             if weights == (1.0, 0.0):
-                assert [hit.doc_id for hit in found[qid]] == rankings[0][qid][:20]
+                assert [hit.doc_id for hit in hits[qid]] == list(late)[:20]
+            if weights == (0.0, 1.0) and words:
+                lexical = [hit.doc_id for hit in searcher.search(query, k=20, mode="lexical")]
+                assert [hit.doc_id for hit in hits[qid]][: len(lexical)] == lexical
 
 
-def test_fusion_of_rankings_that_share_nothing_or_are_empty():
-    none = np.zeros(0, np.int64)
-    pids, scores = reciprocal_rank_fusion([np.array([9, 4]), np.array([2])], (1.0, 1.0), 10)
-    assert pids.tolist() == [2, 9, 4]
-    np.testing.assert_allclose(scores, [1 / 61, 1 / 61, 1 / 62])
-    assert reciprocal_rank_fusion([none, none], (1.0, 1.0), 10)[0].tolist() == []
-    assert reciprocal_rank_fusion([none, np.array([5, 3])], (1.0, 1.0), 1)[0].tolist() == [5]
+def test_fusion_by_hand():
+    nan, none = math.nan, np.zeros(0)
+    late, lexical = np.array([4.0, 3.0, nan, nan, nan]), np.array([0.0, 2.0, 1.0, 8.0, 4.0])
+    waiting = np.array([False, False, False, True, True])
+    np.testing.assert_allclose(
+        fused(late, lexical, waiting, (1.0, 0.5)),
+        [1, 0.75 + 0.125, 0.75 + 0.0625, 1 + 0.5, 0.75 + 0.25],
+    )
+    # Scores below 0 and at 0 keep their order; a document without tokens is the last.
+    both = np.array([False, False, False])
+    found = fused(np.array([-1.0, -2.0, -np.inf]), np.zeros(3), both, (1.0, 1.0))
+    np.testing.assert_allclose(found, [1, 0, 0])
+    np.testing.assert_allclose(fused(np.array([0.0, -2.0]), np.zeros(2), both[:2], (1.0, 1.0)), [1, -1])
+    # Nothing is encoded: words alone.
+    np.testing.assert_allclose(
+        fused(np.full(2, nan), np.array([1.0, 2.0]), np.array([True, True]), (1.0, 0.5)), [0.75, 1.5]
+    )
+    assert len(fused(none, none, none.astype(bool), (1.0, 1.0))) == 0
+
+
+def test_words_weigh_by_their_number():
+    assert words_weight("one of ten, two of ten") == pytest.approx(math.sqrt(3 / 10))
+    assert words_weight(" ".join(f"word{i}" for i in range(40))) == 2
+    assert words_weight("?") == 0
+
+
+def test_what_is_not_encoded_yet_is_found_by_its_words(tmp_path):
+    encoder = FakeEncoder(DIM)
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add([record(i, f"w{i % 4} w{i % 3 + 4}") for i in range(40)])
+        index.add([record(50, "w9 w1 w10"), record(51, "w9 w8")], encode=False)
+        with Searcher.open(tmp_path / "x", encoder) as searcher:
+            hits = searcher.search("w10 w9", k=5, mode="hybrid")
+            assert hits[0].doc_id == "d50"
+            assert hits[0].score == pytest.approx(1 + 0.25 * math.sqrt(0.2))
+            assert "d51" in {hit.doc_id for hit in hits[:3]}
+            assert hits.unencoded == 2
+        index.encode()
+        with Searcher.open(tmp_path / "x", encoder) as searcher:
+            assert searcher.search("w10 w9", k=5, mode="hybrid")[0].doc_id == "d50"
+            assert not searcher.search("w10 w9", mode="hybrid").unencoded
 
 
 def test_lexical_needs_no_encoder(tmp_path):
