@@ -112,29 +112,29 @@ class Ranker:
         if options.mode == "late":
             return late
         assert text is not None
-        return self._fused(text, late, plan)
+        of_late, of_words = options.weights or WEIGHTS
+        words = self.snapshot.lexical(text, plan.selection)
+        return self.fused(late, words, (of_late, of_words * words_weight(text)), options.k)
 
-    def _fused(self, text: str, late: list[Found], plan: Plan) -> list[Found]:
-        now = self.snapshot
-        matching, scores = now.lexical(text, plan.selection)  # ascending
-        by_late = {one.document: one for one in late}
-        documents = np.union1d(list(by_late), top(matching, scores, plan.depth)[0]).astype(np.int64)
+    def fused(self, late: list[Found], words: Ranking, weights: tuple[float, float], k: int) -> list[Found]:
+        """The k best by both rankings. late: as deep as `Plan.depth`. words: all documents that have one, ascending."""
+        now, by_late = self.snapshot, {one.document: one for one in late}
+        best = top(*words, max(k, len(late)))[0]
+        documents = np.union1d(list(by_late), best).astype(np.int64)
         nearness = np.array([by_late[d].score if d in by_late else np.nan for d in documents.tolist()])
         lexical = np.zeros(len(documents))
-        _, at, of = np.intersect1d(documents, matching, assume_unique=True, return_indices=True)
-        lexical[at] = scores[of]
-        late_weight, words = plan.options.weights or WEIGHTS
+        _, at, of = np.intersect1d(documents, words[0], assume_unique=True, return_indices=True)
+        lexical[at] = words[1][of]
         waiting = (
             np.isin(documents, now.unencoded(documents))
             if now.n_unencoded
             else np.zeros(len(documents), np.bool_)
         )
-        sums = fused(nearness, lexical, waiting, (late_weight, words * words_weight(text)))
         found = [
             Found(float(score), int(d), by_late[d].pid if d in by_late else None)
-            for score, d in zip(sums, documents.tolist(), strict=True)
+            for score, d in zip(fused(nearness, lexical, waiting, weights), documents.tolist(), strict=True)
         ]
-        return self._best(found, plan.options.k)
+        return self._best(found, k)
 
     def _by_words(self, text: str, k: int, selection: Selection) -> list[Found]:
         documents, scores = top(*self.snapshot.lexical(text, selection), k)
