@@ -26,6 +26,8 @@ __all__ = ["Document", "Numbers", "Reader"]
 
 Numbers = npt.NDArray[np.int64]
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
+POSTING = np.dtype([("document", np.int64), ("score", np.float64)])
+POSTINGS_KEPT, WORDS_KEPT = 1 << 20, 4096  # 16 MiB; a search for frequent words takes a third of the time
 PAGE = 256  # documents read at a time by those that stream them
 
 
@@ -46,6 +48,8 @@ class Reader:
         where the system refuses to read it."""
         self.path = path
         self._lock = threading.RLock()
+        self._known: dict[str, npt.NDArray[Any]] = {}  # word → postings
+        self._room = POSTINGS_KEPT
         try:
             self._db = connect_reader(path)
             define_functions(self._db)
@@ -161,15 +165,22 @@ class Reader:
 
     def lexical(self, words: Iterable[str]) -> tuple[Numbers, npt.NDArray[np.float64]]:
         """Documents that any of the words finds, FTS5 queries as `queried` makes them, ascending, and their BM25."""
-        sql = "SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?"
-        found = [np.zeros(0, [("document", np.int64), ("score", np.float64)])]
-        for word in words:
-            if rows := self.rows(sql, [word]):
-                found.append(np.array(rows, found[0].dtype))
-                found[-1]["score"] *= idf_ratio(self._n_texts, len(rows))
-        each = np.concatenate(found)
+        each = np.concatenate([np.zeros(0, POSTING), *map(self._postings, words)])
         documents, at = np.unique(each["document"], return_inverse=True)
         return documents, np.bincount(at, each["score"], len(documents)).astype(np.float64)
+
+    def _postings(self, word: str) -> npt.NDArray[Any]:
+        """The documents of one word and their BM25, an array of POSTING. The first words that are asked are kept."""
+        if (known := self._known.get(word)) is not None:
+            return known
+        rows = self.rows("SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?", [word])
+        found = np.array(rows, POSTING)
+        if rows:
+            found["score"] *= idf_ratio(self._n_texts, len(rows))
+        if self._room >= len(rows) and len(self._known) < WORDS_KEPT:
+            self._known[word] = found
+            self._room -= len(rows)
+        return found
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""
