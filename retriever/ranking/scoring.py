@@ -1,7 +1,7 @@
 """MaxSim over stored vectors: what decides the order of hits."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ __all__ = ["score_compressed", "score_flat", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
+AnyScores = npt.NDArray[np.floating[Any]]
 
 TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
 
@@ -33,7 +34,7 @@ def score_compressed(
     return residual_maxsim(tables, segments[0].residual_codes.shape[1], parts)
 
 
-def top(pids: Passages, scores: Scores, k: int) -> tuple[Passages, Scores]:
+def top(pids: Passages, scores: AnyScores, k: int) -> tuple[Passages, AnyScores]:
     """The k best, best first, and all that score as the last of them does; equal ones in the order of pids."""
     if k < len(scores):
         kept = scores >= np.partition(scores, -k)[-k]

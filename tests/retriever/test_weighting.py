@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from encoder.maxsim import SHARPNESS
 from encoder.tokenizer import Token
 from indexing import Index
-from indexing.storage.fulltext import queried, split_words, word_spans
+from indexing.storage.fulltext import _STOP_WORDS, queried, split_words, word_spans
 from retriever import Scoring, Searcher
 from retriever.ranking.weighting import idf_weights
 from tests.encoder.test_maxsim import counted
@@ -98,14 +98,14 @@ def test_spans_are_of_the_text_as_it_was_written():
     ]
 
 
-CHARACTERS = [*"xBé_ ﬁｆＱ日ไの한ß.2\u200b", "e\u0301", "हि", "ไม้", "2\u20e3"]
+CHARACTERS = [*"aBé_ ﬁｆＡ日ไの한ß.2\u200b", "e\u0301", "हि", "ไม้", "2\u20e3"]
 
 
 @given(st.lists(st.sampled_from(CHARACTERS), max_size=12).map("".join))
 def test_spans_and_full_text_have_the_same_words(text):
     own = {split_words(text[start:stop]) for start, stop in word_spans(text)}
     asked = queried(text)
-    words = {f'"{word}"' for some in own for word in some.split()[:1]}
+    words = {f'"{word}"' for some in own for word in some.split()[:1] if word not in _STOP_WORDS}
     assert words <= {word.replace("*", "") for word in asked}
     assert bool(own) == bool(asked)
 
