@@ -16,7 +16,6 @@ from encoder.errors import ArgumentError
 
 __all__ = [
     "absolute",
-    "as_encoder",
     "as_integer",
     "as_iterable",
     "as_list",
@@ -110,17 +109,6 @@ def as_vectors(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.
     if not np.isfinite(vectors).all():
         raise ArgumentError(f"{name} has a value that is not finite; check the encoder that made it")
     return vectors
-
-
-def as_encoder(value: R, *methods: str) -> R:
-    """What has these methods; a name or a path is refused with how to load it."""
-    for method in methods:
-        if not hasattr(value, method):
-            load = (
-                f"Encoder.load({value!r})" if isinstance(value, str | os.PathLike) else f"one with {method}"
-            )
-            raise ArgumentError(f"encoder is {shown(value)} ({type(value).__name__}); pass {load}")
-    return value
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from encoder.closing import Closing
 from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
+from encoder.others import as_encoder
 from encoder.progress import Progress, Told
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.storage import tables
@@ -103,6 +104,7 @@ class Index(Closing):
         folder = absolute(path)
         if (encoder is None) == (dim is None):
             raise ArgumentError("pass an encoder, or dim=... for vectors of your own")
+        encoder = None if encoder is None else as_encoder(encoder, "encode_documents")
         fixed = IndexSettings.made(encoder, dim, settings)
         if encoder is not None:
             windows_of(encoder, fixed)
@@ -148,6 +150,7 @@ class Index(Closing):
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
         """
+        encoder = None if encoder is None else as_encoder(encoder, "encode_documents")
         folder = absolute(path)
         if not (folder / DATABASE).is_file():
             raise IndexFormatError(

@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import as_encoder, as_integer, as_strings, as_vectors, known_keywords
+from encoder.arguments import as_integer, as_strings, as_vectors, known_keywords
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS, check_sharpness, maxsim_arrays
+from encoder.others import as_encoder
 
 __all__ = ["Ranked", "rerank", "rerank_embeddings"]
 
@@ -47,7 +48,7 @@ def rerank(
     """
     if not isinstance(query, str):
         raise ArgumentError(f"query is {type(query).__name__}; pass a string")
-    as_encoder(encoder, "encode_queries", "encode_documents")
+    encoder = as_encoder(encoder, "encode_queries", "encode_documents")
     given = as_strings(texts, "texts")
     vectors, passages = encoder.encode_queries([query])[0], encoder.encode_documents(given)
     return rerank_embeddings(vectors, passages, k=k, sharpness=sharpness)

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder import TokenEmbeddings
-from encoder.arguments import as_encoder, as_list, as_strings, as_vectors, shown
+from encoder.arguments import as_list, as_strings, as_vectors, shown
 from encoder.closing import Closing
 from encoder.errors import ArgumentError, EncoderMismatchError, LatewoodError
 from encoder.maxsim import check_sharpness, maxsim_arrays
 from encoder.options import updated
+from encoder.others import as_encoder
 from encoder.progress import Progress, Told
 from indexing import Document, Snapshot
 from indexing.coding.codec import Codec
@@ -107,7 +108,8 @@ class Searcher(Closing):
         self.scoring = scoring
         self._device = device
         # The encoder, when there is one; shared with what `still` gives.
-        self._loaded = [] if encoder is None else [as_encoder(encoder, "encode_queries")]
+        encoder = None if encoder is None else as_encoder(encoder, "encode_queries")
+        self._loaded = [] if encoder is None else [encoder]
         self._loading = threading.Lock()
         self._own = not isinstance(index, Snapshot)
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()

@@ -17,6 +17,8 @@ import examples.rag_langchain
 import examples.rag_llamaindex
 import examples.search_code
 import examples.search_texts
+import examples.st_evaluator
+import examples.st_model_in_index
 import examples.train_small
 from tests.helpers.pages import blocks, run_commands, run_page
 
@@ -96,6 +98,20 @@ def test_example_search_texts(tmp_path):
     answers = examples.search_texts.main(tmp_path / "x")
     assert answers[:2] == ["heart", "bank"]
     assert set(answers[2:]) == {"heart", "compiler"}
+
+
+def test_example_st_model_in_index(tmp_path):
+    assert examples.st_model_in_index.main(tmp_path)[::2] == ["bank", "heart"]
+
+
+def test_example_st_evaluator(tmp_path):
+    """The same figures as by their brute force."""
+    theirs, ours = examples.st_evaluator.main(tmp_path)
+    assert len(theirs) > 10
+    assert {name.partition("_")[2]: value for name, value in ours.items()} == {
+        name.partition("_")[2]: pytest.approx(value, abs=1e-9) for name, value in theirs.items()
+    }
+    assert all(ours[name] > 0.9 for name in ours if "ndcg" in name)
 
 
 def test_example_own_vectors(tmp_path):

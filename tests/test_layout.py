@@ -33,6 +33,7 @@ LAYERS = {
         arguments closing devices reading threads
         progress
         embeddings maxsim jsonl options pooling tokenizer
+        others
         model checkpoints.folder checkpoints.places
         checkpoints.formats checkpoints.hf checkpoints.parts
         checkpoints.tokenizer_files asking base model.late_interaction

@@ -14,8 +14,9 @@ from retriever.hits import Hit
 
 __all__ = ["METRICS", "Ranking", "checked_run", "evaluate", "evaluate_queries", "mean", "trec_order"]
 
-Ranking: TypeAlias = Mapping[str, float] | Sequence[str] | Sequence[Hit]
-"""What a query found: {doc_id: score}, or best first doc_ids, or hits as a search gives them."""
+Ranking: TypeAlias = Mapping[str, float] | Sequence[str] | Sequence[Hit] | Sequence[Mapping[str, Any]]
+"""What a query found: {doc_id: score}, or best first doc_ids, or hits as a search gives them, or {"id", "score"} as
+PyLate's retrieve and rank give them."""
 
 _MEASURES = (nDCG @ 10, R @ 100, RR @ 10)
 METRICS = tuple(str(measure) for measure in _MEASURES)
@@ -52,6 +53,11 @@ def _scores(name: str, found: Any) -> dict[str, float]:
                 raise ArgumentError(f"{name}[{doc!r}] is {score!r:.60}; pass a number")
         return dict(found)
     ranking = as_list(found, name, "doc_ids or hits, best first, or {doc_id: score}")
+    if ranking and all(isinstance(hit, Mapping) and {"id", "score"} <= hit.keys() for hit in ranking):
+        given = {hit["id"]: hit["score"] for hit in ranking}
+        if len(given) == len(ranking):  # else it is said below which comes twice
+            return _scores(name, given)
+        ranking = [hit["id"] for hit in ranking]
     hits = all(isinstance(hit, Hit) for hit in ranking)
     ids = [hit.doc_id for hit in ranking] if hits else as_strings(ranking, name)
     if len(set(ids)) < len(ids):

@@ -8,8 +8,9 @@ import anyio.from_thread
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import as_encoder, did_you_mean, shown
+from encoder.arguments import did_you_mean, shown
 from encoder.embeddings import TokenEmbeddings
+from encoder.others import as_encoder
 from encoder.tokenizer import LateTokenizer
 from retriever.reranking import rerank_embeddings
 from retriever.serving.errors import ProblemError

@@ -28,6 +28,17 @@ from retriever.hits import Hit
 DATA = Path(__file__).parent.parent / "data"
 FROZEN_MEANS = {"nDCG@10": "0.2000", "R@100": "0.7892", "RR@10": "0.3519"}
 
+
+def test_what_pylate_returns_is_a_run() -> None:
+    qrels = {"q": {"a": 1, "b": 2}}
+    found = [{"id": "b", "score": 3.5}, {"id": "c", "score": 3.0}, {"id": "a", "score": 1.0}]
+    assert evaluate(qrels, {"q": found}) == evaluate(qrels, {"q": {"b": 3.5, "c": 3.0, "a": 1.0}})
+    with pytest.raises(ArgumentError, match=r"run\['q'\] has document 'b' twice"):
+        evaluate(qrels, {"q": [*found, found[0]]})
+    with pytest.raises(ArgumentError, match=r"run\['q'\]\['b'\] is 'x'; pass a number"):
+        evaluate(qrels, {"q": [{"id": "b", "score": "x"}]})
+
+
 # Data sets
 
 
