@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from encoder.arguments import as_encoder, as_integer
+from encoder.arguments import as_integer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
+from encoder.others import as_encoder
 from indexing.coding.sizes import choose_m
 
 __all__ = ["DocumentEncoder", "IndexSettings", "TunedSearch"]

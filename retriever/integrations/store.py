@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import absolute, as_encoder, as_integer, as_number, shown
+from encoder.arguments import absolute, as_integer, as_number, shown
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.options import updated
+from encoder.others import as_encoder
 from indexing import Document, Index, Snapshot
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
