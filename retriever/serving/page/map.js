@@ -12,7 +12,7 @@ const plain = (token) => (token ?? "?").replace(/^(##|[Ġ▁])(?=.)/u, "");
 const isMarker = (token) => /^(\[.+\]|<.+>)$/.test(token ?? "");
 
 export class MatchMap {
-  #cards = []; // {hit, explanation, note, bar} of each hit
+  #cards = []; // {hit, card, note, bar} of each hit that has an explanation
   #tokens = [];
   #held = null; // the token that was clicked on
   #now = null;
@@ -20,6 +20,7 @@ export class MatchMap {
   constructor() {
     this.bar = byId("tokens");
     document.addEventListener("pointerover", ({ target }) => this.#over(target));
+    byId("document").addEventListener("focusin", ({ target }) => this.#over(target));
   }
 
   /** Show the tokens of what was found; cards: [{hit, card, note, bar}]. */

@@ -39,6 +39,9 @@ def test_the_keyboard_alone_suffices(page, searcher):
     second = page.ids()[1]
     page.press(Keys.ENTER)
     page.until(lambda: page.text("dialog h2") == second)
+    page.tab_to(".matches button:nth-child(3)")
+    pointed = page.all("dialog mark.pointed")
+    assert [mark.text for mark in pointed] == [page.text(".matches button:nth-child(3) b:last-of-type")]
     page.press(Keys.ESCAPE)
     page.until(lambda: not page.all("dialog[open]"))
     assert page.focused(".hit:nth-child(2) h2 a")
