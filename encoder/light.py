@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LightEncoder", "NeedsTorchError", "encoder_for_searching"]
 
 HELD = {"F16", "F32", "F64"}  # numbers of a safetensors file that numpy knows too
+TOKENS = "embeddings.tok_embeddings.weight"  # most of a small model, and few rows of it are read
 
 Floats = npt.NDArray[np.float32]
 
@@ -145,7 +146,7 @@ def _say_once(text: str) -> None:
 
 
 def _read_arrays(path: Path) -> dict[str, Floats]:
-    """All arrays of a safetensors file, as float32."""
+    """All arrays of a safetensors file, as float32; token embeddings in float16 as they lie."""
     if path.suffix == ".bin":
         raise NeedsTorchError(f"{path.name} is no safetensors file")
     from safetensors import safe_open
@@ -159,7 +160,9 @@ def _read_arrays(path: Path) -> dict[str, Floats]:
                     f"{path.name} holds {', '.join(sorted(kinds - HELD))}, which numpy has not"
                 )
             for name in file.keys():  # noqa: SIM118
-                arrays[name] = file.get_tensor(name).astype(np.float32, copy=False)
+                array = file.get_tensor(name)
+                half = name.endswith(TOKENS) and array.dtype == np.float16
+                arrays[name] = array if half else array.astype(np.float32, copy=False)
     except NeedsTorchError:
         raise
     except Exception as error:  # of safetensors and of the system
@@ -174,8 +177,8 @@ def _read_arrays(path: Path) -> dict[str, Floats]:
 
 def _grow(config: EncoderConfig, weights: dict[str, Floats], size: int) -> EncoderConfig:
     """Rows for marker tokens that the checkpoint does not have yet; the configuration that counts them."""
-    old = weights["embeddings.tok_embeddings.weight"]
-    if size <= len(old):
+    if size <= len(weights[TOKENS]):
         return config
-    weights["embeddings.tok_embeddings.weight"] = np.concatenate([old, new_rows(old, size)])
+    old = weights[TOKENS].astype(np.float32, copy=False)
+    weights[TOKENS] = np.concatenate([old, new_rows(old, size)])
     return replace(config, vocab_size=size)

@@ -27,7 +27,8 @@ DENSE_WINDOWS = 4  # up to so many windows a local layer's product is made whole
 
 
 class LightModel:
-    """weights, head: float32, named as Hugging Face does; shapes as `EncoderConfig.shapes` and `DenseConfig.shapes`."""
+    """weights, head: float32, token embeddings maybe float16, named as Hugging Face does; shapes as
+    `EncoderConfig.shapes` and `DenseConfig.shapes`."""
 
     def __init__(self, config: EncoderConfig, weights: Mapping[str, Floats], head: Sequence[Dense]) -> None:
         self.config = config
@@ -53,7 +54,7 @@ class LightModel:
             theta: rope_tables(positions, config.head_dim, theta)
             for theta in (config.global_rope_theta, config.local_rope_theta)
         }
-        x: Floats = self.weights["embeddings.tok_embeddings.weight"][tokens]  # (T, d)
+        x: Floats = self.weights["embeddings.tok_embeddings.weight"][tokens].astype(np.float32)  # (T, d)
         self._norm("embeddings.norm", x, x)
         normed = np.empty_like(x)
         qkv = np.empty((len(x), 3 * config.hidden_size), np.float32)

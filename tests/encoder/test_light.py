@@ -23,6 +23,7 @@ from encoder.model.config import ACTIVATIONS
 from tests.helpers import checkpoints
 
 ROOT = Path(__file__).parent.parent.parent
+BUNDLED_FOLDER = ROOT / "encoder" / "models" / "latewood-mini"
 CLOSE = 1e-4  # in every component of a unit vector
 
 
@@ -266,3 +267,19 @@ def test_encoding_takes_one_thread_of_numpy_and_gives_the_others_back(monkeypatc
     assert during
     assert set(during) == {1}
     assert set(after) == {2}
+
+
+def test_weights_saved_in_float16_and_in_float32_are_known_by_one_fingerprint(tmp_path):
+    """And a float32 that float16 does not hold by another."""
+    found = []
+    for name, kind, change in (("a", np.float16, 0), ("b", np.float32, 0), ("c", np.float32, 1e-5)):
+        shutil.copytree(BUNDLED_FOLDER, tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        arrays = {key: array.astype(kind) for key, array in weights.items()}
+        arrays["final_norm.weight"][0] += change
+        save_file(arrays, tmp_path / name / "model.safetensors")
+        light = LightEncoder.load(tmp_path / name)
+        assert light.fingerprint == Encoder.load(tmp_path / name).fingerprint
+        found.append((light.fingerprint, light.encode_queries(["hearts and banks"]).vectors))
+    assert found[0][0] == found[1][0] != found[2][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
