@@ -7,7 +7,7 @@ from encoder.errors import ArgumentError
 from indexing.settings import TunedSearch
 from retriever.options import SearchOptions
 
-__all__ = ["SearchSettings", "choose"]
+__all__ = ["SearchSettings", "Size", "choose"]
 
 COARSE = 256  # tokens a centroid
 
@@ -21,16 +21,34 @@ class SearchSettings:
     nrerank: int
 
 
-def choose(
-    options: SearchOptions, k: int, *, nlist: int | None, n: int, tokens: int, tuned: TunedSearch | None
-) -> SearchSettings:
-    """What a search for k hits uses. nlist: None while all is flat. n, tokens: documents (or passages, where these are
-    ranked) and vectors of the index. Raises ArgumentError for what cannot work.
+@dataclass(frozen=True)
+class Size:
+    """Of an index. ranked: documents, or passages where these are ranked. nlist: None while all is flat."""
+
+    ranked: int
+    passages: int
+    tokens: int
+    nlist: int | None
+
+    @property
+    def share(self) -> int:
+        """Tokens a centroid."""
+        return 0 if self.nlist is None else self.tokens // self.nlist
+
+    @property
+    def each(self) -> float:
+        """Passages of what is ranked."""
+        return max(1.0, self.passages / max(self.ranked, 1))
+
+
+def choose(options: SearchOptions, k: int, size: Size, tuned: TunedSearch | None) -> SearchSettings:
+    """What a search for k hits uses. Raises ArgumentError for what cannot work.
 
     tuned: takes the place of the defaults for every k up to the one it was measured at.
     """
+    nlist = size.nlist
     lists = 1 if nlist is None else nlist
-    default = _default(k, n, 0 if nlist is None else tokens // nlist)
+    default = _default(k, size)
     if tuned is not None and k <= tuned.k:
         default = SearchSettings(tuned.nprobe, tuned.ncandidates, tuned.nrerank)
     nprobe, ncandidates, nrerank = options.nprobe, options.ncandidates, options.nrerank
@@ -50,16 +68,18 @@ def choose(
     return chosen
 
 
-def _default(k: int, n: int, share: int) -> SearchSettings:
-    """By measurement on nfcorpus, cranfield and codedoc_python: docs/internals/search.md.
+def _default(k: int, size: Size) -> SearchSettings:
+    """By measurement on nfcorpus, cranfield, codedoc_python and, of long documents, qmsum_summ:
+    docs/internals/search.md, docs/lab/2026-11-29-long-documents.md.
 
-    share: tokens a centroid. Where it is large, fewer lists hold as many passages, but centroids alone rank them
-    worse, so that more must be scored on their residuals.
+    Where there are many tokens a centroid, fewer lists hold as many passages, but centroids alone rank them worse, so
+    that more must be scored on their residuals. Where a document has several passages, fewer are as much work.
     """
     nprobe = max(16, min(32, k // 3), k // 8)
-    nrerank = max(128, 4 * k, min(512, share))
+    nrerank = max(64, 4 * k, math.ceil(max(128, min(512, size.share)) / size.each))
+    candidates = math.ceil(max(512, 8 * math.isqrt(size.passages)) / size.each)
     return SearchSettings(
-        nprobe=nprobe if share <= COARSE else nprobe // 2,
-        ncandidates=max(512, 10 * k, 8 * math.isqrt(n), 2 * nrerank),
+        nprobe=nprobe if size.share <= COARSE else nprobe // 2,
+        ncandidates=max(candidates, 10 * k, 2 * nrerank),
         nrerank=nrerank,
     )

@@ -17,7 +17,7 @@ from indexing.storage.snapshot import Live, Selection, Snapshot
 from retriever.options import SearchOptions
 from retriever.ranking.documents import best_of_each
 from retriever.ranking.fusion import WEIGHTS, fused, fusion_depth, words_weight
-from retriever.ranking.knobs import SearchSettings, choose
+from retriever.ranking.knobs import SearchSettings, Size, choose
 from retriever.ranking.scoring import score_compressed, score_flat, top
 
 if TYPE_CHECKING:
@@ -92,14 +92,9 @@ class Ranker:
         """What a search for k hits uses."""
         now = self.snapshot
         fold = options.by == "document" and not now.one_each
-        return choose(
-            options,
-            k,
-            nlist=None if now.codec is None else now.codec.nlist,
-            n=len(now) - now.n_unencoded if fold else now.n_passages,
-            tokens=now.n_tokens,
-            tuned=now.tuned_search,
-        )
+        ranked = len(now) - now.n_unencoded if fold else now.n_passages
+        size = Size(ranked, now.n_passages, now.n_tokens, None if now.codec is None else now.codec.nlist)
+        return choose(options, k, size, now.tuned_search)
 
     def rank(self, text: str | None, vectors: Vectors | None, plan: Plan) -> list[Found]:
         """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim)."""

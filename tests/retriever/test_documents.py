@@ -89,7 +89,13 @@ def test_candidates_count_documents(long_index: Path, nrerank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"nrerank": 40, "ncandidates": 100, "nprobe": 8}, {"filter": "n < 3"}, {"by": "passage"}]
+    "options",
+    [
+        {"nrerank": 128, "ncandidates": 512},
+        {"nrerank": 40, "ncandidates": 100, "nprobe": 8},
+        {"filter": "n < 3"},
+        {"by": "passage"},
+    ],
 )
 def test_a_device_agrees_with_the_processor(long_index: Path, options: dict[str, object]) -> None:
     encoder = new_encoder()
