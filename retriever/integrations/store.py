@@ -96,7 +96,7 @@ class Store:
 
             encoder = Encoder.load(encoder)
         elif encoder is not None:
-            as_encoder(encoder, "encode_documents", "encode_queries")
+            encoder = as_encoder(encoder, "encode_documents", "encode_queries")
         with _opening:
             opened = _opened.get(folder)
             if opened is None or opened.identity != _identity(folder):  # or the folder has been made anew

@@ -1,16 +1,21 @@
-"""The mteb adapter: its protocol by hand, and, where mteb is installed, a local task through mteb itself."""
+"""mteb: our adapter by hand and by a local task through mteb itself; its tasks by name."""
 
+import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.maxsim import SHARPNESS
-from retriever.evaluation import evaluate
+from retriever.cli import app
+from retriever.evaluation import METRICS, evaluate
 from retriever.evaluation.mteb_adapter import MtebSearch
+from retriever.evaluation.published import GROUPS
 from retriever.ranking.weighting import idf_weights
 from tests.encoder.test_maxsim import counted
 
@@ -80,13 +85,11 @@ def test_queries_are_joined_as_mteb_joins_them(bundled: Encoder) -> None:
     assert run["z"] == run["w"]
 
 
-@pytest.mark.filterwarnings("ignore")  # other people's, on import and in passing
-def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
-    mteb = pytest.importorskip("mteb")
+def local_task() -> Any:
+    """A task of mteb's own class, whose data are the four documents above."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.models import SearchProtocol
 
     class Local(AbsTaskRetrieval):
         ignore_identical_ids = True
@@ -117,9 +120,17 @@ def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
             self.dataset = {"default": {"test": {**split, "relevant_docs": dict(JUDGED), "top_ranked": None}}}
             self.data_loaded = True
 
+    return Local()
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's, on import and in passing
+def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
+    import mteb
+    from mteb.models import SearchProtocol
+
     with MtebSearch(bundled) as model, warnings.catch_warnings():
         assert isinstance(model, SearchProtocol)
-        found = mteb.evaluate(model, Local(), cache=None, show_progress_bar=False)
+        found = mteb.evaluate(model, local_task(), cache=None, show_progress_bar=False)
         model.index(CORPUS, **TASK)
         run = model.search(QUERIES, top_k=1000, **TASK)
     (scores,) = found.task_results[0].scores["test"]
@@ -130,3 +141,42 @@ def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
     assert scores["ndcg_at_10"] > 0.9
     assert found.model_name == "latewood/latewood-mini"
     assert found.model_revision == bundled.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_command_measures_a_task_by_name(
+    bundled: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mteb's own loading of a task, but for the download; then the same from the cache, without mteb."""
+    import mteb
+
+    monkeypatch.setattr(mteb, "get_task", lambda name, **options: local_task())
+    command = ["evaluate", "mteb:LocalRetrieval", "--cache", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["dataset"], found["documents"], found["queries"]) == ("mteb-localretrieval", 4, 2)
+    with MtebSearch(bundled) as model:
+        named = TASK | {"task_metadata": SimpleNamespace(name="LocalRetrieval")}
+        model.index(CORPUS, **named)
+        expected = evaluate(JUDGED, model.search(QUERIES, top_k=100, **named))
+    assert {name: found[name] for name in METRICS} == pytest.approx(expected, abs=1e-4)
+    again = json.loads(
+        CliRunner().invoke(app, ["evaluate", str(tmp_path / "mteb-localretrieval"), "--json"]).stdout
+    )
+    assert [again[name] for name in METRICS] == [found[name] for name in METRICS]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_named_set_is_a_task_of_mteb() -> None:
+    """With the subset and the split that are measured."""
+    import mteb
+
+    tasks = {
+        name: mteb.get_task(name).metadata for name in {one.task for own in GROUPS.values() for one in own}
+    }
+    assert len(tasks) > 50
+    for one in (one for own in GROUPS.values() for one in own):
+        assert one.split in tasks[one.task].eval_splits, one
+        assert one.subset == "default" or one.subset in tasks[one.task].hf_subsets, one
