@@ -18,6 +18,8 @@ __all__ = ["BATCH_TOKENS", "Batching", "Job", "Vectors", "encode_texts", "vector
 
 BATCH_TOKENS = 4096  # a budget of tokens, not of texts: memory and speed follow tokens
 BLOCK_TEXTS = 512  # tokenised at a time, while the block before them is encoded
+MOST_TEXTS = 4096
+SHORT = 32  # tokens of a text, for which a block fills a batch
 
 Vectors = list[npt.NDArray[np.float32]]
 
@@ -75,7 +77,9 @@ def encode_texts(
 
     def jobs() -> Iterator[Job]:
         nonlocal truncated
-        for start, block in _tokenised(tokenise, texts):
+        # On a GPU a batch takes more texts; lengths are sorted within a block.
+        block_texts = max(BLOCK_TEXTS, min(batch_tokens // SHORT, MOST_TEXTS))
+        for start, block in _tokenised(tokenise, texts, block_texts):
             truncated += block.truncated
             n_tokens = [len(ids) for ids in block.ids]
             # So that there is a batch for each thread where the texts are few.
@@ -95,18 +99,18 @@ def encode_texts(
 
 
 def _tokenised(
-    tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Sequence[str]
+    tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Sequence[str], block_texts: int
 ) -> Iterator[tuple[int, TokenizedTexts]]:
     """Blocks of texts with where they start, each tokenised while its caller works on the one before."""
-    starts = range(0, len(texts), BLOCK_TEXTS)
+    starts = range(0, len(texts), block_texts)
     if len(starts) <= 1:
         yield from ((start, tokenise(texts)) for start in starts)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as thread:
-        ahead = thread.submit(tokenise, texts[:BLOCK_TEXTS])
+        ahead = thread.submit(tokenise, texts[:block_texts])
         for start in starts:
             block = ahead.result()
-            ahead = thread.submit(tokenise, texts[start + BLOCK_TEXTS : start + 2 * BLOCK_TEXTS])
+            ahead = thread.submit(tokenise, texts[start + block_texts : start + 2 * block_texts])
             yield start, block
 
 

@@ -18,6 +18,7 @@ from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.model.precision import apply_precision, default_precision
+from encoder.on_device import DeviceRunner
 from encoder.options import updated
 from encoder.pooling import check_pool_factor
 from encoder.progress import Told
@@ -56,6 +57,7 @@ class Encoder(BaseEncoder):
         self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
         self.precision = precision or default_precision(self.device)
         self.model = apply_precision(checkpoint.model, self.precision, self.device)
+        self.on_device = None if self.device.type == "cpu" else DeviceRunner(self.model, self.device)
         self._workers: WorkerPool | None = None
 
     @classmethod
@@ -140,20 +142,20 @@ class Encoder(BaseEncoder):
         return self.model.dim
 
     def encode_documents(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
+        self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens.
 
         texts: any iterable of strings; a generator is read to its end first.
-        batch_tokens: at most so many tokens are computed together; a processor works on as many batches at a time as
-            torch has threads (docs/internals/encoder.md).
+        batch_tokens: at most so many tokens are computed together: by default 4,096 on a processor, which works on as
+            many batches at a time as torch has threads, and what its memory takes on a GPU (docs/internals/encoder.md).
         vectors (total_tokens, dim) float32, offsets (n + 1,) int64, truncated: how many were cut.
         With a pool_factor there are fewer vectors than tokens.
         """
         return self._encode(self.tokenizer.documents, texts, batch_tokens, progress, documents=True)
 
     def encode_queries(
-        self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
+        self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given; with expansion where the model was trained with it."""
         return self._encode(self.tokenizer.queries, texts, batch_tokens, progress, documents=False)
@@ -162,12 +164,14 @@ class Encoder(BaseEncoder):
         self,
         tokenise: Callable[[Sequence[str]], TokenizedTexts],
         texts: Iterable[str],
-        batch_tokens: int,
+        batch_tokens: int | None,
         progress: Told | None,
         *,
         documents: bool,
     ) -> TokenEmbeddings:
         workers = self._workers if documents else None
+        if batch_tokens is None:
+            batch_tokens = BATCH_TOKENS if self.on_device is None else self.on_device.batch_tokens
         batching = Batching(
             batch_tokens,
             workers.batches_at_once if workers is not None else batches_at_once(self.device),
@@ -175,7 +179,12 @@ class Encoder(BaseEncoder):
             self.dim,
             progress,
         )
-        run = partial(run_jobs, self.model, self.device) if workers is None else workers.run
+        if workers is not None:
+            run = workers.run
+        elif self.on_device is not None:
+            run = self.on_device.run
+        else:
+            run = partial(run_jobs, self.model, self.device)
         return encode_texts(tokenise, texts, batching, run)
 
 

@@ -22,6 +22,7 @@ from encoder.devices import as_device
 from encoder.errors import LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
+from encoder.on_device import DeviceRunner
 from encoder.threads import computing_threads
 
 __all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
@@ -49,8 +50,8 @@ def batches_at_once(device: torch.device) -> int:
 def run_jobs(
     model: LateInteractionModel, device: torch.device, jobs: Iterable[Job]
 ) -> Iterator[tuple[Job, Vectors]]:
-    """Each job with its result, in order. On a processor each is computed by one thread (encoder/threads.py), but for
-    a job that comes alone and is large: torch's threads share that one."""
+    """Each job with its result, in order, on a processor: each is computed by one thread (encoder/threads.py), but for
+    a job that comes alone and is large: torch's threads share that one. Elsewhere: on_device.py."""
     run = partial(run_job, model, device)
     threads = batches_at_once(device)
     jobs = iter(jobs)
@@ -106,6 +107,7 @@ class LoadedEncoder(Protocol):
 
     model: LateInteractionModel
     device: torch.device
+    on_device: DeviceRunner | None
 
 
 class WorkerPool:
@@ -177,4 +179,6 @@ def _end_with_parent() -> None:
 
 def _run(jobs: list[Job]) -> list[Vectors]:
     encoder = _worker["encoder"]
+    if encoder.on_device is not None:
+        return [vectors for _, vectors in encoder.on_device.run(jobs)]
     return [vectors for _, vectors in run_jobs(encoder.model, encoder.device, jobs)]

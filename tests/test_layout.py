@@ -30,7 +30,7 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors hiding
-        arguments closing devices reading threads
+        arguments closing compiling devices reading threads
         progress
         embeddings maxsim jsonl options pooling tokenizer
         others
@@ -39,6 +39,7 @@ LAYERS = {
         checkpoints.tokenizer_files asking base model.late_interaction
         checkpoints
         batches model.heads
+        on_device
         workers
         encode
         light checkpoints.doctor training

@@ -5,16 +5,14 @@ Parameter names are Hugging Face's, so a published state dict loads as it is.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.model.attention import AttentionPlan, varlen_attention
 from encoder.model.config import EncoderConfig
+from encoder.model.fused import add_norm, geglu, rotate_queries_and_keys
 from encoder.model.packing import PackedBatch
 
 __all__ = ["ModernBert"]
-
-ROTATED_ROWS = 256
 
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
@@ -54,11 +52,7 @@ class MLP(nn.Module):
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated, gate = self.Wi(x).chunk(2, dim=-1)  # (T, intermediate) each
-        activated = F.gelu(activated)
-        # Without gradients the product may overwrite: one pass over memory less.
-        gated = activated * gate if torch.is_grad_enabled() else activated.mul_(gate)
-        return self.Wo(gated)  # type: ignore[no-any-return]
+        return self.Wo(geglu(self.Wi(x)))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
@@ -71,9 +65,17 @@ class Layer(nn.Module):
         self.mlp_norm = layer_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), rope, plan)
-        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+    def forward(
+        self, x: Tensor, delta: Tensor | None, rope: tuple[Tensor, Tensor], plan: AttentionPlan
+    ) -> tuple[Tensor, Tensor]:
+        """The sum so far and what the layer before adds to it, None at first → the same for the layer after: a sum
+        is made where it is normed."""
+        if delta is None:
+            normed = self.attn_norm(x)
+        else:
+            x, normed = add_norm(x, delta, self.attn_norm)  # type: ignore[arg-type]
+        x, normed = add_norm(x, self.attn(normed, rope, plan), self.mlp_norm)
+        return x, self.mlp(normed)
 
 
 class ModernBert(nn.Module):
@@ -95,10 +97,10 @@ class ModernBert(nn.Module):
             True: rope_tables(positions, config.head_dim, config.global_rope_theta),
             False: rope_tables(positions, config.head_dim, config.local_rope_theta),
         }
-        x = self.embeddings(batch.input_ids)
+        x, delta = self.embeddings(batch.input_ids), None
         for i, layer in enumerate(self.layers):
-            x = layer(x, ropes[config.is_global(i)], plan)
-        return self.final_norm(x)  # type: ignore[no-any-return]
+            x, delta = layer(x, delta, ropes[config.is_global(i)], plan)
+        return self.final_norm(x) if delta is None else add_norm(x, delta, self.final_norm)[1]
 
     @torch.no_grad()
     def initialise(self, std: float = 0.02, generator: torch.Generator | None = None) -> None:
@@ -119,26 +121,3 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor,
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[:, None].float() * (1.0 / theta**exponent)
     return angles.cos(), angles.sin()
-
-
-def rotate_queries_and_keys(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021), halves form: pairs are (i, i + D / 2). (T, 3, H, D) → the same.
-
-    Angles and products are float32. Without gradients float32 input is rotated where it lies, some tokens
-    at a time: on a CPU the copies, and what does not stay in its cache, cost more than the arithmetic.
-    """
-    cos, sin = cos[:, None, None], sin[:, None, None]  # (T, 1, 1, D / 2)
-    if not torch.is_grad_enabled() and qkv.dtype == torch.float32:
-        rows = len(qkv) if qkv.is_cuda else ROTATED_ROWS
-        for start in range(0, len(qkv), rows):
-            at = slice(start, start + rows)
-            x1, x2 = qkv[at, :2].chunk(2, dim=-1)  # (rows, 2, H, D / 2), views
-            c, s = cos[at], sin[at]
-            first = (x1 * c).addcmul_(x2, s, value=-1.0)
-            x2.mul_(c).addcmul_(x1, s)
-            x1.copy_(first)
-        return qkv
-    qk, v = qkv[:, :2].float(), qkv[:, 2:]
-    x1, x2 = qk.chunk(2, dim=-1)
-    rotated = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
-    return torch.cat((rotated.to(qkv.dtype), v), dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,14 @@ class PackedBatch:
     lengths: tuple[int, ...]
     n_keys: tuple[int, ...]
 
-    @property
+    @cached_property
     def cu_seqlens(self) -> Tensor:
         """(n + 1,) int32 cumulative lengths, as flash-attn wants them."""
         import torch
 
         return torch.tensor([0, *self.lengths]).cumsum(0).int().to(self.input_ids.device)
 
-    @property
+    @cached_property
     def positions(self) -> Tensor:
         """(total_tokens,) int64, each token's place in its own sequence."""
         import torch
@@ -45,7 +46,18 @@ class PackedBatch:
         return torch.cat([torch.arange(n) for n in self.lengths]).to(self.input_ids.device)
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        return PackedBatch(self.input_ids.to(device), self.lengths, self.n_keys)
+        """The same there. All its tensors go to a GPU in one copy, which nothing waits for."""
+        import torch
+
+        device = torch.device(device)
+        if device.type != "cuda":
+            return PackedBatch(self.input_ids.to(device), self.lengths, self.n_keys)
+        parts = self.input_ids, self.positions, self.cu_seqlens.long()
+        there = torch.cat(parts).pin_memory().to(device, non_blocking=True)
+        ids, positions, cu_seqlens = torch.split(there, [len(part) for part in parts])
+        batch = PackedBatch(ids, self.lengths, self.n_keys)
+        vars(batch).update(positions=positions, cu_seqlens=cu_seqlens.int())  # a cached_property's place
+        return batch
 
 
 def pack(sequences: Sequence[Sequence[int]], n_keys: Sequence[int] | None = None) -> PackedBatch:

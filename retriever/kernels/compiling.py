@@ -5,7 +5,6 @@ import importlib
 import itertools
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar, cast
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from encoder.compiling import working
 from encoder.threads import thread_count
 
 __all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "types", "usable"]
@@ -50,17 +50,8 @@ def usable(fast: F, plain: F, example: Callable[[], tuple[Any, ...]]) -> F:
     """`fast`, if this machine compiles it, which a call with `example()` shows."""
     if _config.DISABLE_JIT:
         return plain
-    try:
-        fast(*example())
-    except Exception as error:  # whatever numba and LLVM may say
-        reason = str(error).partition("\n")[0]
-        warnings.warn(
-            f"vector kernels could not be compiled ({reason}); search takes plain ones, several times slower",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return plain
-    return fast
+    line = "vector kernels could not be compiled ({reason}); search takes plain ones, several times slower"
+    return working(fast, plain, example, line)
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

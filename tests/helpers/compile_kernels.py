@@ -4,6 +4,7 @@ The real host function runs on the processor's tensors. A stand-in driver names 
 and cubin, with the signature and the specialisations that the actual arguments give, and launches nothing.
 """
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from encoder.model import triton_fused
 from retriever.kernels import triton_codes
 from retriever.kernels.torch_codes import Codes, Tables
+from tests.helpers.fused_kernels import SHAPES, cases
 
 
 class NoGpu:
@@ -30,9 +33,12 @@ class NoGpu:
 
 
 class CompileOnly:
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-        self.built: list[Any] = []
+    """Stands in for a kernel of a module, so that its host function builds and launches nothing."""
+
+    def __init__(self, module: Any, name: str, built: list[Any]) -> None:
+        self.kernel = getattr(module, name)
+        self.built = built
+        setattr(module, name, self)
 
     def __getitem__(self, grid: tuple[int]) -> Any:
         def build(*args: Any, **named: Any) -> None:
@@ -41,10 +47,25 @@ class CompileOnly:
         return build
 
 
-def main(capability: int) -> None:
+def main(capability: int, fused: Any) -> None:
     driver.set_active(NoGpu(capability))
-    kernel = CompileOnly(triton_codes._residual_maxsim)
-    triton_codes._residual_maxsim = kernel
+    for kind, built in (("fused", build_fused(fused)), ("maxsim", build_maxsim())):
+        for one in built:
+            assert f"sm_{capability}" in one.asm["ptx"]
+            assert one.asm["cubin"].startswith(b"\x7fELF")
+            narrow, wide = one.asm["ptx"].count("ld.global.b32"), one.asm["ptx"].count("ld.global.v")
+            # Rows of whole vectors of 4 floats, not single ones.
+            assert kind != "maxsim" or wide >= 8
+            print(
+                f"sm_{capability}: {one.metadata.name}, {len(one.asm['cubin']):,} bytes, "
+                f"loads {narrow} narrow, {wide} wide"
+            )
+        print("compiled", kind, len(built))
+
+
+def build_maxsim() -> list[Any]:
+    built: list[Any] = []
+    CompileOnly(triton_codes, "_residual_maxsim", built)
     for n_query, m, sharpness in ((1, 8, 0.0), (7, 16, 2.5), (40, 16, 0.0), (40, 16, 2.5)):
         tables = Tables(
             torch.zeros(4, n_query),
@@ -55,15 +76,29 @@ def main(capability: int) -> None:
         )
         ids, codes = torch.zeros(5, dtype=torch.int32), torch.zeros(5, m + 1, dtype=torch.uint8)
         triton_codes.residual_maxsim(tables, Codes(ids, codes, torch.tensor([0, 5])), torch.tensor([0]))
-    for one in kernel.built:
-        assert f"sm_{capability}" in one.asm["ptx"]
-        assert one.asm["cubin"].startswith(b"\x7fELF")
-        # Rows of whole vectors of 4 floats, not single ones.
-        narrow, wide = one.asm["ptx"].count("ld.global.b32"), one.asm["ptx"].count("ld.global.v")
-        assert wide >= 8
-        print(f"sm_{capability}: {len(one.asm['cubin']):,} bytes, loads {narrow} narrow, {wide} wide")
-    print("compiled", len(kernel.built))
+    return built
+
+
+def build_fused(module: Any) -> list[Any]:
+    built: list[Any] = []
+    for name in ("_rotate", "_geglu", "_add_norm"):
+        CompileOnly(module, name, built)
+    for name, given in cases((torch.bfloat16,)):
+        getattr(module, name)(*given)
+    for name, given in cases((torch.float16, torch.float32), shapes=SHAPES[:1]):
+        getattr(module, name)(*given)
+    return built
+
+
+def load(path: str) -> Any:
+    """A module from a file of its own, in place of the encoder's."""
+    spec = importlib.util.spec_from_file_location("altered", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), load(sys.argv[2]) if len(sys.argv) > 2 else triton_fused)

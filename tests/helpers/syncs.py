@@ -57,10 +57,11 @@ class _Copies(TorchFunctionMode):
 
 
 @contextmanager
-def no_sync(copies: int = 0) -> Iterator[None]:
-    """Raises SyncError where torch would wait for a device, but for `copies` copies of tensors from there."""
+def no_sync(copies: int | None = 0) -> Iterator["_Copies"]:
+    """Raises SyncError where torch would wait for a device, but for `copies` copies of tensors from there; None for
+    any number, which is counted."""
     counted = _Copies()
     with counted, _NoWaits():
-        yield
-    if counted.made != copies:
+        yield counted
+    if copies is not None and counted.made != copies:
         raise SyncError(f"{counted.made} tensors were copied from the device, not {copies}")

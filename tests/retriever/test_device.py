@@ -127,11 +127,12 @@ def test_the_triton_kernel_is_maxsim_on_decoded_vectors():
 @pytest.mark.slow
 @triton
 @pytest.mark.parametrize("capability", [80, 90, 100])
-def test_the_triton_kernel_compiles_for_gpus(capability, tmp_path):
+def test_all_triton_kernels_compile_for_gpus(capability, tmp_path):
     done = run_python(
         "-W", "error", "-m", "tests.helpers.compile_kernels", str(capability), TRITON_CACHE_DIR=str(tmp_path)
     )
-    assert done.stdout.splitlines()[-1:] == ["compiled 4"], done.stderr
+    lines = done.stdout.splitlines()
+    assert {"compiled fused 24", "compiled maxsim 4"} <= set(lines), done.stderr
 
 
 def arguments(random, n_query=3, device="cpu"):
