@@ -93,7 +93,9 @@ def worker_devices(device: str | torch.device | None, workers: int | None) -> li
     """
     if workers is not None:
         workers = as_integer(workers, "workers", least=1)
-    if device is not None:
+    if (
+        device is not None and str(device) != "cuda"
+    ):  # which stands for all, and is looked at where it is used
         as_device(device)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     n_gpus = torch.cuda.device_count() if place.type == "cuda" and place.index is None else 0
