@@ -52,21 +52,23 @@ def max_sum(
 ) -> Tensor:
     """The reduction of MaxSim: max over a passage's tokens, then sum over query tokens.
 
-    similarity: (total_tokens, n_query) of every passage token with every query token; offsets: (n + 1,).
-    norms: (n_query,), the query vectors' lengths, which sharpness needs.
-    Returns (n,); -inf for a passage without tokens.
+    similarity: (total_tokens, ..., n_query) of every passage token with every query token, maybe of several queries;
+    offsets: (n + 1,). norms: (..., n_query), the query vectors' lengths, which sharpness needs.
+    Returns (n, ...); -inf for a passage without tokens.
     """
     import torch
 
     lengths = offsets.diff()
+    there = (lengths > 0).reshape(-1, *[1] * (similarity.ndim - 2))
     if similarity.numel() == 0:  # segment_reduce knows no empty input
-        return torch.where(lengths > 0, 0.0, -torch.inf)
-    best = torch.segment_reduce(similarity, "max", lengths=lengths, initial=-torch.inf)  # (n, n_query)
+        return torch.where(there, 0.0, -torch.inf).expand(-1, *similarity.shape[1:-1])
+    # unsafe: its check of the lengths would wait for the device.
+    best = torch.segment_reduce(similarity, "max", lengths=lengths, initial=-torch.inf, unsafe=True)
     if norms is not None:
-        best = sharpened(best, norms, sharpness)
-    scores = best.sum(1)
+        best = sharpened(best, norms, sharpness)  # (n, ..., n_query)
+    scores = best.sum(-1)
     # With no query tokens the sum is over nothing; an empty passage is no better for that.
-    return torch.where(lengths > 0, scores, scores.new_full((), -torch.inf))
+    return torch.where(there, scores, scores.new_full((), -torch.inf))
 
 
 def sharpened(best: Tensor, norms: Tensor, sharpness: float) -> Tensor:

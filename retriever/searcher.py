@@ -416,6 +416,8 @@ def _each(
     ranker: Ranker, rank: Callable[[_Asked], list[Found]], queries: Sequence[_Asked]
 ) -> Iterable[list[Found]]:
     """rank(query) for each: side by side where the kernels do the work, else torch shares out each one."""
+    if ranker.device is not None:
+        return ranker.rank_together(queries)
     if len(queries) == 1 or ranker.serial:
         return map(rank, queries)
     from retriever.kernels import each_on_a_thread  # imports numba

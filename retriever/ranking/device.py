@@ -1,5 +1,7 @@
-"""The stages of a search in torch, on a device that holds all codes. Not run on a GPU: docs/internals/search.md."""
+"""The stages of a search in torch, on a device that holds all codes. Nothing waits for it but one copy of what a batch
+of queries found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +15,7 @@ from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from indexing import Snapshot
 from indexing.storage.segment import Segment
-from retriever.kernels.torch_codes import Codes, Tables, over_passages, residual_scores
-from retriever.ranking.knobs import SearchSettings
+from retriever.kernels.torch_codes import Codes, Scan, Tables, over_passages, residual_scores
 
 if TYPE_CHECKING:
     from retriever.ranking.ranker import Plan
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
 __all__ = ["DeviceIndex"]
 
 Ranking = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+Query = npt.NDArray[np.float32]
 SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk of tokens
+AT_ONCE = 64  # queries of a launch
+TABLE_BYTES = 1 << 28  # of their scores with centroids and residuals
+TIES = 64  # more passages than asked for that are brought back, for those that score alike
+NOTHING = torch.finfo(
+    torch.float32
+).min  # of a passage without tokens, in place of -inf: what is not worth it
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A segment on the device. offsets: (n_passages + 1,). owners: (n_passages,), the number of each passage's
-    document. Either vectors (n_tokens, dim) float16, or ids (n_tokens,) int32 and codes (n_tokens, code_bytes)
-    uint8."""
+    """A segment on the device. offsets: (n_passages + 1,). Either vectors (n_tokens, dim) float16, or ids (n_tokens,)
+    int32 and codes (n_tokens, code_bytes) uint8."""
 
     offsets: Tensor
-    owners: Tensor
     vectors: Tensor | None
     ids: Tensor | None
     codes: Tensor | None
@@ -64,110 +70,223 @@ class DeviceIndex:
             self._centroids = torch.tensor(codec.centroids, device=device)
             self._scales = torch.tensor(codec.scales, device=device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
+            self._rotation = torch.tensor(codec.rotation, device=device)
         self._here: dict[Segment, Part] = {
             segment: here.get(segment) or self._part(segment) for segment in snapshot.segments
         }
         self._parts = list(self._here.values())
-        self._starts = snapshot.starts
+        self._segments, self._starts, self._lives = snapshot.segments, snapshot.starts, snapshot.lives
+        self._all = self._scans(self._lives)
 
-    def search(self, query: npt.NDArray[np.float32], plan: "Plan", fold: bool) -> Ranking:
-        """Pids, ascending, and scores of the passages worth it; all there are where plan.settings is None."""
-        q = torch.from_numpy(query).to(self.device)
-        norms, sharpness = q.norm(dim=1), plan.sharpness
-        alive = [torch.from_numpy(np.array(live)).to(self.device) for live in plan.selection.lives]
-        codec = self.codec
-        centroids = residuals = scales = torch.zeros(0, device=self.device)
-        if codec is not None:
-            scales = self._scales
-            turned = torch.from_numpy(codec.rotated(query)).to(self.device)
-            centroids = self._centroids @ turned.T  # (nlist, n_query)
-            by_part = turned.reshape(len(q), codec.m, -1)  # (n_query, m, dim / m)
-            residuals = torch.einsum("mcd,qmd->mcq", self._pq_centroids, by_part)  # (m, 256, n_query)
+    def search(self, query: Query, plan: "Plan", fold: bool) -> Ranking:
+        """As `search_many`, for one."""
+        return self.search_many([query], plan, fold)[0]
+
+    def search_many(self, queries: Sequence[Query], plan: "Plan", fold: bool) -> list[Ranking]:
+        """Pids and scores of the plan's depth best passages for each query, and of more that score as the last does;
+        with `fold` the best of each document's.
+
+        queries: (n_query, dim) each; AT_ONCE of them, or fewer where their tables are large, are one launch, whose
+        results are copied back together; nothing else waits.
+        """
+        lives = plan.selection.lives
+        scans = self._all if lives is self._lives else self._scans(lives)
+        found: list[Ranking] = []
+        step = self._at_once(max(map(len, queries), default=0))
+        for start in range(0, len(queries), step):
+            some = queries[start : start + step]
+            pids, scores = self._scored(some, plan, scans, fold)
+            found += self._best(pids, scores, plan.depth)
+        return found
+
+    def scores(self, query: Query, plan: "Plan") -> npt.NDArray[np.float32]:
+        """Of every passage that the plan selects, in the order of pids: (n,)."""
+        scans = self._scans(plan.selection.lives)
+        _, scores = self._scored([query], plan, scans, fold=False)
+        return _as_maxsim(scores[0].cpu().numpy())
+
+    def _at_once(self, n_query: int) -> int:
+        """Queries whose tables are made together."""
+        rows = 0 if self.codec is None else self.codec.nlist + self.codec.m * 256
+        return max(1, min(AT_ONCE, TABLE_BYTES // max(4 * rows * n_query, 1)))
+
+    def _scored(
+        self, queries: Sequence[Query], plan: "Plan", scans: "Scans", fold: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Pids (n,) and scores (batch, n) of the passages of `scans`; -inf for what is not worth it."""
+        n_query = max(map(len, queries))
+        padded = np.zeros((len(queries), n_query, queries[0].shape[1]), np.float32)
+        for row, query in zip(padded, queries, strict=True):
+            row[: len(query)] = query  # a vector of zeros adds nothing to a score
+        q = torch.from_numpy(padded).to(self.device)  # (batch, n_query, dim)
+        norms, sharpness = q.norm(dim=2), plan.sharpness
+        tables, worth = None, None
+        if self.codec is not None:
+            turned = q @ self._rotation
+            centroids = torch.einsum("cd,bqd->cbq", self._centroids, turned)  # (nlist, batch, n_query)
+            by_part = torch.unflatten(turned, 2, (self.codec.m, -1))  # (batch, n_query, m, dim / m)
+            residuals = torch.einsum("mcd,bqmd->mcbq", self._pq_centroids, by_part)
+            tables = Tables(centroids, residuals, self._scales, norms, sharpness)
             if plan.settings is not None:
-                self._prune(sharpened(centroids, norms, sharpness), plan.settings, plan.depth, alive, fold)
-        pids, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-        for start, part, live in zip(self._starts, self._parts, alive, strict=False):
-            local = torch.nonzero(live)[:, 0]
+                worth = self._worth(sharpened(centroids, norms, sharpness), plan, scans, fold)
+        scored, start = [norms.new_zeros(len(queries), 0)], 0
+        for part, scan in zip(self._parts, scans.each, strict=True):
             if part.vectors is not None:
                 values = over_passages(
-                    partial(_products, q, part.vectors), part.offsets, local, norms, sharpness
+                    partial(_products, q, part.vectors), part.offsets, scan, norms, sharpness
                 )
+                values = values.clamp_min(NOTHING)
             else:
+                assert tables is not None
                 assert part.ids is not None
                 assert part.codes is not None
-                tables = Tables(centroids, residuals, scales, norms, sharpness)
-                values = residual_scores(tables, Codes(part.ids, part.codes, part.offsets), local)
-            pids.append(int(start) + local.cpu().numpy())
-            scores.append(values.cpu().numpy())
-        return np.concatenate(pids), np.concatenate(scores)
+                own = None if worth is None else worth[:, start : start + len(scan)]
+                codes = Codes(part.ids, part.codes, part.offsets)
+                values = residual_scores(tables, codes, scan, own).clamp_min(NOTHING)
+                if own is not None:
+                    values = values.masked_fill(~own, -torch.inf)
+                start += len(scan)
+            scored.append(values)
+        scores = torch.cat(scored, dim=1)
+        return scans.pids, self._folded(scores, scans) if fold else scores
 
-    def _prune(
-        self, centroids: Tensor, settings: SearchSettings, least: int, alive: list[Tensor], fold: bool
-    ) -> None:
-        """Which compressed passages to rerank: candidates.candidates, without lists; the others go from `alive`.
+    def _folded(self, scores: Tensor, scans: "Scans") -> Tensor:
+        """The same with -inf for all but the first of the best passages of each document."""
+        of = scans.documents.expand(len(scores), -1)
+        best = scores.new_full((len(scores), scans.n_documents), -torch.inf).scatter_reduce_(
+            1, of, scores, "amax"
+        )
+        place = torch.arange(scores.shape[1], device=self.device).expand_as(of)
+        last = torch.full_like(of, scores.shape[1])
+        first = last[:, : scans.n_documents].scatter_reduce(
+            1, of, torch.where(scores == best.gather(1, of), place, last), "amin"
+        )
+        return torch.where(place == first.gather(1, of), scores, -torch.inf)
+
+    def _best(self, pids: Tensor, scores: Tensor, depth: int) -> list[Ranking]:
+        """Each query's `depth` best, ascending pids, and all that score as the last does."""
+        n = min(depth + TIES, scores.shape[1])
+        while True:
+            top = scores.topk(n, dim=1)
+            # Numbers up to 2^53 and float32 are exact in float64: one copy brings both.
+            both = torch.stack([pids[top.indices].double(), top.values.double()]).cpu().numpy()
+            # Where more score alike than were asked for, which is rare, all are looked at.
+            last = both[1][:, -1:]
+            if n == scores.shape[1] or ((last == -np.inf) | (both[1][:, depth - 1 : depth] > last)).all():
+                break
+            n = scores.shape[1]
+        found: list[Ranking] = []
+        for own_pids, own in zip(both[0].astype(np.int64), both[1].astype(np.float32), strict=True):
+            there = own > -np.inf
+            order = np.argsort(own_pids[there])
+            found.append((own_pids[there][order], _as_maxsim(own[there][order])))
+        return found
+
+    def _worth(self, centroids: Tensor, plan: "Plan", scans: "Scans", fold: bool) -> Tensor:
+        """Which passages of compressed segments to rerank, (batch, n): candidates.candidates, without lists.
 
         A list is looked up by comparing: each passage's best centroid score for a query token, which counts no
-        less than the worst one probed, is what the union of lists would add up to.
+        less than the worst one probed, is what the union of lists would add up to. centroids: (nlist, batch, n_query).
         """
-        coded = [i for i, part in enumerate(self._parts) if part.ids is not None]
-        locals_ = {i: torch.nonzero(alive[i])[:, 0] for i in coded}
+        settings, batch = plan.settings, centroids.shape[1]
+        assert settings is not None
+        pairs = [
+            (part, scan) for part, scan in zip(self._parts, scans.each, strict=True) if part.vectors is None
+        ]
 
         def ranked(table: Tensor) -> Tensor:
-            """MaxSim of coded segments' live passages by a table (nlist, n_query) or (nlist, 1), end to end."""
-            return torch.cat([_by_centroid(table, self._parts[i], locals_[i]) for i in coded])
+            """MaxSim of the passages by a table of centroids' scores."""
+            ones = table.new_ones(table.shape[1:])
+            scored = [_by_centroid(table, part, scan, ones) for part, scan in pairs]
+            return torch.cat([table.new_zeros(batch, 0), *scored], dim=1)
 
-        def owners() -> Tensor:
-            """A number for each live passage, equal for those that count as one."""
-            runs = [self._parts[i].owners[locals_[i]] for i in coded]
-            return torch.cat(runs) if fold else torch.arange(sum(map(len, runs)), device=self.device)
+        of, n_documents = scans.coded_documents(fold)
 
-        def keep(scores: Tensor, n: int) -> None:
-            """The best n documents' passages, and those that score as they do."""
-            _, dense = torch.unique_consecutive(owners(), return_inverse=True)
-            best = torch.full((int(dense.max()) + 1,), -torch.inf, device=self.device)
-            best.scatter_reduce_(0, dense, scores, "amax")
-            if n < len(best):
-                kept = torch.split(scores >= best.topk(n).values[-1], [len(locals_[i]) for i in coded])
-                for i, mask in zip(coded, kept, strict=True):
-                    locals_[i] = locals_[i][mask]
+        def best_of_each(scores: Tensor) -> Tensor:
+            empty = scores.new_full((batch, n_documents), -torch.inf)
+            return empty.scatter_reduce_(1, of.expand(batch, -1), scores, "amax")
 
-        def count(found: Tensor | None = None) -> int:
-            every = owners() if found is None else owners()[found]
-            return len(torch.unique_consecutive(every))
+        def among(scores: Tensor, n: int) -> Tensor:
+            """Passages that score no less than the n-th best document."""
+            return scores >= best_of_each(scores).topk(min(n, n_documents), dim=1).values[:, -1:]
 
-        if count() > settings.ncandidates:
-            floor = centroids.topk(settings.nprobe, dim=0).values[-1]  # (n_query,)
-            probed = (centroids >= floor).any(dim=1, keepdim=True).float()  # (nlist, 1)
-            found = ranked(probed) > 0
-            if (n_found := count(found)) >= least:
-                scores = ranked(centroids.maximum(floor)).masked_fill(~found, -torch.inf)
-                keep(scores, min(n_found, settings.ncandidates))
-        if count() > settings.nrerank:
-            keep(ranked(centroids), settings.nrerank)
-        for i in coded:
-            alive[i] = torch.zeros_like(alive[i])
-            alive[i][locals_[i]] = True
+        worth = torch.ones(batch, of.shape[1], dtype=torch.bool, device=self.device)
+        if n_documents > settings.ncandidates:
+            floor = centroids.topk(settings.nprobe, dim=0).values[-1]  # (batch, n_query)
+            probed = (centroids >= floor).any(dim=2, keepdim=True).float()  # (nlist, batch, 1)
+            listed = ranked(probed) > 0
+            enough = (best_of_each(listed.float()) > 0).sum(dim=1, keepdim=True) >= plan.depth
+            scores = ranked(centroids.maximum(floor)).masked_fill(~listed, -torch.inf)
+            worth = torch.where(enough, listed & among(scores, settings.ncandidates), worth)
+        if n_documents > settings.nrerank:
+            scores = ranked(centroids).masked_fill(~worth, -torch.inf)
+            worth = worth & among(scores, settings.nrerank)
+        return worth
+
+    def _scans(self, lives: Sequence[npt.NDArray[np.bool_]]) -> "Scans":
+        return Scans(self._segments, self._starts, lives, self.device)
 
     def _part(self, segment: Segment) -> Part:
         offsets = torch.tensor(np.asarray(segment.offsets), device=self.device)
-        # A document's passages lie in one segment, so its number tells it from those of any other.
-        owners = torch.tensor(np.asarray(segment.owners), device=self.device)
         if segment.kind == "flat":
             vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
-            return Part(offsets, owners, vectors, None, None)
+            return Part(offsets, vectors, None, None)
         ids = torch.tensor(segment.centroid_ids.astype(np.int32), device=self.device)
         codes = torch.tensor(np.ascontiguousarray(segment.residual_codes), device=self.device)
-        return Part(offsets, owners, None, ids, codes)
+        return Part(offsets, None, ids, codes)
 
 
-def _products(query: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
-    return vectors[tokens].float() @ query.T
+class Scans:
+    """The passages that a search may find, of all segments. each: of every segment. pids: (n,), ascending. documents:
+    (1, n) numbers below n_documents, equal for those that count as one."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        starts: npt.NDArray[np.int64],
+        lives: Sequence[npt.NDArray[np.bool_]],
+        device: torch.device,
+    ) -> None:
+        some = [np.flatnonzero(live) for live in lives]
+        offsets = [np.asarray(segment.offsets) for segment in segments]
+        self.each = [Scan(own, stored, device) for own, stored in zip(some, offsets, strict=True)]
+        none = np.zeros(0, np.int64)
+        self.pids = torch.from_numpy(
+            np.concatenate([none, *(int(start) + own for start, own in zip(starts, some, strict=False))])
+        ).to(device)
+        self._owners = [np.asarray(segment.owners)[own] for segment, own in zip(segments, some, strict=True)]
+        self._coded = [segment.kind != "flat" for segment in segments]
+        self.documents, self.n_documents = self._numbered(self._owners, device)
+        self._device = device
+
+    def coded_documents(self, fold: bool) -> tuple[Tensor, int]:
+        """As `documents`, of compressed segments alone; without `fold` each passage counts for itself."""
+        owners = [own for own, coded in zip(self._owners, self._coded, strict=True) if coded]
+        if not fold:
+            n = sum(map(len, owners))
+            return torch.arange(n, device=self._device)[None], n
+        return self._numbered(owners, self._device)
+
+    @staticmethod
+    def _numbered(owners: Sequence[npt.NDArray[np.int64]], device: torch.device) -> tuple[Tensor, int]:
+        numbers, dense = np.unique(np.concatenate([np.zeros(0, np.int64), *owners]), return_inverse=True)
+        return torch.from_numpy(dense.reshape(1, -1)).to(device), len(numbers)
 
 
-def _by_centroid(table: Tensor, part: Part, passages: Tensor) -> Tensor:
+def _as_maxsim(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """-inf again for passages without tokens."""
+    return np.where(scores > NOTHING, scores, np.float32(-np.inf))
+
+
+def _products(queries: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
+    """(batch, n_query, dim) → (n_tokens, batch, n_query)."""
+    return torch.einsum("td,bqd->tbq", vectors[tokens].float(), queries)
+
+
+def _by_centroid(table: Tensor, part: Part, scan: Scan, norms: Tensor) -> Tensor:
     ids = part.ids
     assert ids is not None
-    return over_passages(lambda tokens: table[ids[tokens].long()], part.offsets, passages)
+    return over_passages(lambda tokens: table[ids[tokens].long()], part.offsets, scan, norms)
 
 
 def _bytes(segment: Segment) -> int:

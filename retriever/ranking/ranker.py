@@ -96,14 +96,32 @@ class Ranker:
         size = Size(ranked, now.n_passages, now.n_tokens, None if now.codec is None else now.codec.nlist)
         return choose(options, k, size, now.tuned_search)
 
-    def rank(self, text: str | None, vectors: Vectors | None, plan: Plan) -> list[Found]:
-        """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim)."""
+    def rank_together(self, asked: Sequence[tuple[str | None, Vectors | None, Plan]]) -> list[list[Found]]:
+        """`rank` for each, on a device those of one plan together."""
+        assert self.device is not None
+        together: dict[int, list[int]] = {}
+        for i, (_, vectors, plan) in enumerate(asked):
+            if vectors is not None:
+                together.setdefault(id(plan), []).append(i)
+        late: dict[int, Ranking] = {}
+        for own in together.values():
+            plan, dim = asked[own[0]][2], self.snapshot.settings.dim
+            queries = [as_vectors(asked[i][1], "query", dim) for i in own]
+            found = self.device.search_many(queries, plan, self._folds(plan))
+            late |= {i: self._best(one, plan) for i, one in zip(own, found, strict=True)}
+        return [self.rank(*one, late.get(i)) for i, one in enumerate(asked)]
+
+    def rank(
+        self, text: str | None, vectors: Vectors | None, plan: Plan, found: Ranking | None = None
+    ) -> list[Found]:
+        """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim). found: what `_late`
+        gives, where it is there already."""
         options = plan.options
         if options.mode == "lexical":
             assert text is not None
             return self._by_words(text, options.k, plan.selection)
         assert vectors is not None
-        late = self._ordered(self._late(vectors, plan), plan.depth)
+        late = self._ordered(self._late(vectors, plan) if found is None else found, plan.depth)
         if options.mode == "late":
             return late
         assert text is not None
@@ -154,15 +172,17 @@ class Ranker:
     def _late(self, query: Vectors, plan: Plan) -> Ranking:
         """Pids and scores of the depth best, best first, and of more that score as the last of them does; with
         by="document" one of each document."""
-        now = self.snapshot
-        query = as_vectors(query, "query", now.settings.dim)
-        fold = plan.options.by == "document" and not now.one_each
-        if self.device is not None:
-            pids, scores = self.device.search(query, plan, fold)
-        else:
-            pids, scores = self._scored(query, plan, fold)
-        if fold:
-            best = best_of_each(now.owners(pids), scores)
+        query = as_vectors(query, "query", self.snapshot.settings.dim)
+        search = self._scored if self.device is None else self.device.search
+        return self._best(search(query, plan, self._folds(plan)), plan)
+
+    def _folds(self, plan: Plan) -> bool:
+        return plan.options.by == "document" and not self.snapshot.one_each
+
+    def _best(self, ranking: Ranking, plan: Plan) -> Ranking:
+        pids, scores = ranking
+        if self._folds(plan):
+            best = best_of_each(self.snapshot.owners(pids), scores)
             pids, scores = pids[best], scores[best]
         return top(pids, scores, plan.depth)
 
@@ -222,8 +242,9 @@ class Ranker:
             live[pids[(pids >= start) & (pids < start + segment.n_passages)] - start] = True
             lives.append(live)
         plan = Plan(SearchOptions(by="passage"), 1, None, Selection(lives), sharpness)
-        scored = self._scored if self.device is None else self.device.search
-        return scored(query, plan, False)[1]
+        if self.device is not None:
+            return self.device.scores(query, plan)
+        return self._scored(query, plan, False)[1]
 
     def _count(self, selection: Selection, lives: Sequence[Live], fold: bool) -> int:
         """How many documents, or passages, the compressed segments may offer, or a few more."""

@@ -5,16 +5,18 @@ and cubin, with the signature and the specialisations that the actual arguments 
 """
 
 import importlib.util
+import itertools
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from encoder.model import triton_fused
 from retriever.kernels import triton_codes
-from retriever.kernels.torch_codes import Codes, Tables
+from retriever.kernels.torch_codes import Codes, Scan, Tables
 from tests.helpers.fused_kernels import SHAPES, cases
 
 
@@ -66,16 +68,20 @@ def main(capability: int, fused: Any) -> None:
 def build_maxsim() -> list[Any]:
     built: list[Any] = []
     CompileOnly(triton_codes, "_residual_maxsim", built)
-    for n_query, m, sharpness in ((1, 8, 0.0), (7, 16, 2.5), (40, 16, 0.0), (40, 16, 2.5)):
+    scan = Scan(np.zeros(1, np.int64), np.array([0, 5]), torch.device("cpu"))
+    for (n_query, m, sharpness), batch in itertools.product(
+        ((1, 8, 0.0), (7, 16, 2.5), (40, 16, 0.0), (40, 16, 2.5)), (1, 64)
+    ):
         tables = Tables(
-            torch.zeros(4, n_query),
-            torch.zeros(m, 256, n_query),
+            torch.zeros(4, batch, n_query),
+            torch.zeros(m, 256, batch, n_query),
             torch.zeros(256),
-            torch.zeros(n_query),
+            torch.zeros(batch, n_query),
             sharpness,
         )
         ids, codes = torch.zeros(5, dtype=torch.int32), torch.zeros(5, m + 1, dtype=torch.uint8)
-        triton_codes.residual_maxsim(tables, Codes(ids, codes, torch.tensor([0, 5])), torch.tensor([0]))
+        worth = None if batch == 1 else torch.ones(batch, 1, dtype=torch.bool)
+        triton_codes.residual_maxsim(tables, Codes(ids, codes, torch.tensor([0, 5])), scan, worth)
     return built
 
 

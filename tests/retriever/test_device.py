@@ -10,34 +10,44 @@ import numpy as np
 import pytest
 import torch
 
-from encoder import TokenEmbeddings
+from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
-from retriever import Searcher
+from retriever import Searcher, SearchOptions
 from retriever.kernels import torch_codes
-from retriever.kernels.torch_codes import Codes, Tables
+from retriever.kernels.torch_codes import Codes, Scan, Tables
+from retriever.ranking import device as on_device
+from tests.helpers.syncs import no_sync
 from tests.retriever.test_searcher import DIM, assert_same, brute_force, build, unit
 
 TRITON = """
 import numpy as np, torch
 from tests.retriever.test_kernels import by_reference, make
 from indexing.coding.sizes import id_bytes
-from retriever.kernels.torch_codes import Codes, Tables, residual_scores
+from retriever.kernels.torch_codes import Codes, Scan, Tables, residual_scores
 from retriever.kernels.triton_codes import residual_maxsim
 for n_query, lengths, m in ((1, [3, 0, 1], 8), (7, [0, 65, 200], 16), (40, [64, 5], 32)):
     made = query, codec, ids, packed, offsets = make(0, n_query=n_query, lengths=lengths, m=m)
-    q = torch.from_numpy(codec.rotated(query))
-    centroids = torch.from_numpy(np.array(codec.centroids)) @ q.T
-    parts = q.reshape(n_query, m, -1)
-    residuals = torch.einsum("mcd,qmd->mcq", torch.from_numpy(np.array(codec.pq_centroids)), parts)
+    # A batch of two: the query, and one of its tokens, which is padded with zeros.
+    short = np.concatenate([query[:1], np.zeros_like(query[1:])])
+    both = [query, short]
+    q = torch.from_numpy(np.stack([codec.rotated(one) for one in both]))
+    centroids = torch.einsum("cd,bqd->cbq", torch.from_numpy(np.array(codec.centroids)), q)
+    parts = q.reshape(2, n_query, m, -1)
+    residuals = torch.einsum("mcd,bqmd->mcbq", torch.from_numpy(np.array(codec.pq_centroids)), parts)
     codes = torch.from_numpy(np.ascontiguousarray(packed[:, id_bytes(codec.nlist):]))
-    asked = torch.arange(len(lengths)).flip(0)
+    asked = Scan(np.arange(len(lengths))[::-1].copy(), offsets, torch.device("cpu"))
+    worth = torch.tensor([[True] * len(lengths), [False, *[True] * (len(lengths) - 1)]])
     scales = torch.from_numpy(np.array(codec.scales))
     stored = Codes(torch.from_numpy(ids.astype(np.int32)), codes, torch.from_numpy(offsets))
     for kernel in (residual_maxsim, residual_scores):
         for sharpness in (0.0, 2.0):
-            found = kernel(Tables(centroids, residuals, scales, q.norm(dim=1), sharpness), stored, asked)
-            np.testing.assert_allclose(found.numpy()[::-1], by_reference(*made, sharpness), atol=1e-4)
+            tables = Tables(centroids, residuals, scales, q.norm(dim=2), sharpness)
+            expected = np.stack([by_reference(one, *made[1:], sharpness)[::-1] for one in (query, query[:1])])
+            found = kernel(tables, stored, asked).numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            found = kernel(tables, stored, asked, worth).numpy()
+            np.testing.assert_allclose(found[worth], expected[worth], atol=1e-4)
 print("equal")
 """
 
@@ -60,7 +70,7 @@ def folder(request, tmp_path_factory):
 @pytest.mark.parametrize("sharpness", [0.0, 2.0])
 @pytest.mark.parametrize("n_query", [1, 7, 40])
 def test_a_device_scores_every_passage(folder, n_query, sharpness, monkeypatch):
-    monkeypatch.setattr(torch_codes, "TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(torch_codes, "SCORES_AT_ONCE", 100 * n_query)
     query = unit(np.random.default_rng(n_query), n_query)
     with Searcher.open(folder, device="cpu") as searcher:
         expected = brute_force(searcher.snapshot, query, sharpness)
@@ -83,6 +93,65 @@ def test_a_device_prunes_as_the_processor_does(folder, sharpness):
             exact = brute_force(there.snapshot, query, sharpness)
             np.testing.assert_allclose([h.score for h in found], [exact[h.doc_id] for h in found], atol=1e-3)
         assert same >= 0.95 * total
+
+
+@pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
+@pytest.mark.parametrize("table_bytes", [1, 1 << 28])
+def test_a_batch_finds_what_each_query_finds_alone(folder, monkeypatch, knobs, table_bytes):
+    monkeypatch.setattr(on_device, "TABLE_BYTES", table_bytes)
+    random = np.random.default_rng(3)
+    queries = [unit(random, n) for n in (8, 1, 30, 5)]
+    with Searcher.open(folder, device="cpu") as searcher:
+        ranker = searcher._ranker
+        plan = ranker.plan(SearchOptions(k=10, **knobs), 2.0)
+        together = ranker.rank_together([(None, query, plan) for query in queries])
+        for query, found in zip(queries, together, strict=True):
+            alone = ranker.rank(None, query, plan)
+            assert [hit.document for hit in found] == [hit.document for hit in alone]
+            np.testing.assert_allclose([h.score for h in found], [h.score for h in alone], atol=1e-4)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_batch_of_queries_waits_once(folder, knobs, fold):
+    random = np.random.default_rng(3)
+    queries = [unit(random, n) for n in (8, 1, 30, 5)]
+    with Searcher.open(folder, device="cpu") as searcher:
+        index = searcher._ranker.device
+        plan = searcher._ranker.plan(SearchOptions(k=10, **knobs), 2.0)
+        with no_sync(copies=1):
+            found = index.search_many(queries, plan, fold)
+        assert [len(pids) >= 10 for pids, _ in found] == [True] * 4
+
+
+def test_all_that_score_alike_are_looked_at(tmp_path, monkeypatch):
+    """More passages tie than are brought back at first: their order is by doc_id all the same."""
+    monkeypatch.setattr(on_device, "TIES", 3)
+    random = np.random.default_rng(0)
+    same = unit(random, 4)
+    with Index.create(tmp_path / "x", dim=DIM) as index:
+        vectors = TokenEmbeddings.from_list([same] * 50, DIM)
+        index.add_embeddings([f"p{i:02}" for i in reversed(range(50))], vectors)
+        with Searcher(index, device="cpu") as searcher:
+            assert [h.doc_id for h in searcher.search_embeddings(same, k=5)] == [f"p{i:02}" for i in range(5)]
+
+
+def test_documents_of_several_passages_are_found_by_their_best(tmp_path):
+    texts = [
+        {"doc_id": f"d{i}", "text": f"{word} " * 30 + "heart " * (i == 3)} for i, word in enumerate("abcdef")
+    ]
+    with Index.create(tmp_path / "x", Encoder.load(), window=16) as index:
+        index.add(texts)
+        assert index.n_passages > 2 * len(texts)
+        with Searcher(index) as here, Searcher(index, device="cpu") as there:
+            for by in ("document", "passage"):
+                expected, found = here.search("heart", k=8, by=by), there.search("heart", k=8, by=by)
+                assert [(h.doc_id, h.passage) for h in found] == [(h.doc_id, h.passage) for h in expected]
+                np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-2)
+            assert [hits[0].doc_id for hits in there.search_many({1: "heart", 2: "c c"}).values()] == [
+                "d3",
+                "d2",
+            ]
 
 
 def test_filters_and_new_commits_reach_the_device(tmp_path):
@@ -132,16 +201,22 @@ def test_all_triton_kernels_compile_for_gpus(capability, tmp_path):
         "-W", "error", "-m", "tests.helpers.compile_kernels", str(capability), TRITON_CACHE_DIR=str(tmp_path)
     )
     lines = done.stdout.splitlines()
-    assert {"compiled fused 24", "compiled maxsim 4"} <= set(lines), done.stderr
+    assert {"compiled fused 24", "compiled maxsim 8"} <= set(lines), done.stderr
 
 
 def arguments(random, n_query=3, device="cpu"):
     ids = torch.tensor([0, 3, 1, 1, 2], dtype=torch.int32)
     codes = torch.from_numpy(random.integers(0, 256, (5, 3), dtype=np.uint8))
-    tables = torch.randn(4, n_query), torch.randn(2, 256, n_query), torch.rand(256), torch.ones(n_query)
+    tables = (
+        torch.randn(4, 2, n_query),
+        torch.randn(2, 256, 2, n_query),
+        torch.rand(256),
+        torch.ones(2, n_query),
+    )
     stored = ids, codes, torch.tensor([0, 2, 5])
     tables, stored = ([tensor.to(device) for tensor in tensors] for tensors in (tables, stored))
-    return Tables(*tables, 2.0), Codes(*stored), torch.tensor([1, 0], device=device)
+    scan = Scan(np.array([1, 0]), np.array([0, 2, 5]), torch.device(device))
+    return Tables(*tables, 2.0), Codes(*stored), scan
 
 
 @triton
@@ -188,7 +263,7 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     monkeypatch.setattr(triton_codes, "_residual_maxsim", Recorder())
     with FakeTensorMode(allow_non_fake_inputs=True):
         out = triton_codes.residual_maxsim(*arguments(np.random.default_rng(0), device="cuda:1"))
-    assert launched == [((2,), "cuda:1", (4, 16))]
+    assert launched == [((2, 2), "cuda:1", (4, 2, 16))]
     assert out.device == torch.device("cuda:1")
 
 
