@@ -7,7 +7,7 @@ from encoder.errors import ArgumentError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_device"]
+__all__ = ["as_device", "parse_device"]
 
 
 def as_device(device: "str | torch.device") -> "torch.device":
@@ -16,9 +16,23 @@ def as_device(device: "str | torch.device") -> "torch.device":
     import torch  # takes seconds, and most who open an index name no device
 
     try:
-        return torch.empty(0, device=torch.device(device)).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # what torch says of one that is not there
-        reason = str(error).partition("\n")[0]
-        raise ArgumentError(
-            f"device={str(device)!r} cannot be used ({reason}); pass one that torch has, or leave it out"
-        ) from None
+        return torch.empty(0, device=parse_device(device)).device
+    except (RuntimeError, AssertionError) as error:  # what torch says of one that is not there
+        raise _refused(device, error) from None
+
+
+def parse_device(device: "str | torch.device") -> "torch.device":
+    """The torch device of that name, whether it is there or not. Raises ArgumentError for what is no name."""
+    import torch
+
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise _refused(device, error) from None
+
+
+def _refused(device: "str | torch.device", error: Exception) -> ArgumentError:
+    reason = str(error).partition("\n")[0]
+    return ArgumentError(
+        f"device={str(device)!r} cannot be used ({reason}); pass one that torch has, or leave it out"
+    )

@@ -85,13 +85,17 @@ class Encoder(BaseEncoder):
         precision: "fp32", "bf16", "fp16" or "int8" (x86 CPUs); None for fp32 on a CPU and bf16 on a GPU. The
             vectors differ a little, and fit the same index (docs/internals/encoder.md).
         workers: processes that share the batches of documents between them, each with the whole model. None
-            for one; where device="cuda" names no GPU, one for each.
+            for one; where device="cuda" or "all" names no GPU, one for each; for device="cuda:0,cuda:1" these.
         Raises CheckpointError for what cannot be read, ArgumentError for lengths out of range.
         """
         asked = updated(Asked(name), asked_for)
         checkpoint = load_checkpoint(asked.folder, projection=asked.projection_path, settings=asked.settings)
         again = asked.again(checkpoint.tokenizer, checkpoint.model.backbone.config.max_positions)
         places = worker_devices(device, workers)
+        for place in places:
+            as_device(place)
+        if device == "all":
+            device = "cuda"
         encoder = cls(
             checkpoint,
             name=again["name"],

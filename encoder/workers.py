@@ -18,8 +18,8 @@ import torch
 
 from encoder.arguments import as_integer
 from encoder.batches import Job, Vectors, vectors_of
-from encoder.devices import as_device
-from encoder.errors import LatewoodError
+from encoder.devices import parse_device
+from encoder.errors import ArgumentError, LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
 from encoder.on_device import DeviceRunner
@@ -89,15 +89,19 @@ def _in_order(
 def worker_devices(device: str | torch.device | None, workers: int | None) -> list[str]:
     """The device of each process; [] or one entry where this process does the work itself.
 
-    "cuda" without a number means every GPU, in turn. Raises ArgumentError for a device that is not there.
+    "cuda" without a number, or "all", means every GPU, in turn; "cuda:0,cuda:1" these. Raises ArgumentError for what is
+    no device's name.
     """
     if workers is not None:
         workers = as_integer(workers, "workers", least=1)
-    if (
-        device is not None and str(device) != "cuda"
-    ):  # which stands for all, and is looked at where it is used
-        as_device(device)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    several = [name.strip() for name in str(device or "").split(",")]
+    if len(several) > 1:
+        if workers not in (None, len(several)):
+            raise ArgumentError(f"workers={workers} with {len(several)} devices; leave workers out")
+        return [str(parse_device(name)) for name in several]
+    if device == "all":
+        device = "cuda"
+    place = parse_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     n_gpus = torch.cuda.device_count() if place.type == "cuda" and place.index is None else 0
     if workers is None:
         workers = n_gpus if device is not None else 1

@@ -7,6 +7,7 @@ sequences at a time; a local layer cuts long sequences into chunks of w queries 
 around them, so that its cost grows with the length and not with its square.
 """
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from encoder.model.packing import PackedBatch
 
-__all__ = ["AttentionPlan", "varlen_attention"]
+__all__ = ["AttentionPlan", "branch", "varlen_attention"]
 
 # Up to this many windows one dense product is as cheap as the three calls of a chunked sequence.
 DENSE_WINDOWS = 4
@@ -188,6 +189,22 @@ def gpu_kernel(*, local: bool) -> Kernel | None:
     if local and "window_size" not in inspect.signature(varlen_attn).parameters:
         return None
     return torch_kernel(varlen_attn)
+
+
+def branch(device: torch.device) -> str:
+    """Which of these attention takes on a device in half precision, and why, for `latewood doctor --device`."""
+    if device.type != "cuda":
+        return f"SDPA: the packed kernels are for GPUs, and {device} is none"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_GPU:
+        return f"SDPA: compute capability {capability[0]}.{capability[1]} is below 8.0"
+    if importlib.util.find_spec("flash_attn") is not None:
+        return "flash-attn, which is installed"
+    if gpu_kernel(local=True) is not None:
+        return "torch's varlen_attn: flash-attn is not installed"
+    if gpu_kernel(local=False) is not None:
+        return "torch's varlen_attn in global layers, SDPA in local ones: this torch's knows no windows"
+    return "SDPA: flash-attn is not installed, and this torch has no varlen_attn"
 
 
 def flash_kernel(function: Callable[..., Any]) -> Kernel:

@@ -11,6 +11,7 @@ __all__ = ["PRECISIONS", "Int8Linear", "apply_precision", "default_precision"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 Model = TypeVar("Model", bound=nn.Module)
+OLDEST_BF16 = (8, 0)  # Ampere
 TINY = 1e-12  # keeps the scale of a row of zeros above zero
 
 
@@ -44,8 +45,11 @@ class Int8Linear(nn.Module):
 
 
 def default_precision(device: torch.device) -> str:
-    """Half precision pays on a GPU, whose packed attention kernels know nothing else; on a CPU float32."""
-    return "bf16" if device.type == "cuda" else "fp32"
+    """Half precision pays on a GPU, whose packed attention kernels know nothing else: bf16, or fp16 where it is too
+    old for that; on a CPU float32."""
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= OLDEST_BF16 else "fp16"
 
 
 def apply_precision(model: Model, precision: str, device: torch.device) -> Model:

@@ -56,7 +56,10 @@ class ModelOptions:
     workers: int | None = option(None, "Encoding processes; one by default, on GPUs one for each.")
     device: str | None = option(
         None,
-        "Where to encode, as in cuda:1, and to build an index; by default a GPU encodes where there is one.",
+        "Where to encode, and to build an index: cuda:1, or several with commas, or all GPUs; by default a GPU encodes "
+        "where there is one.",
+        "--device",
+        "--devices",
     )
 
     def __post_init__(self) -> None:
@@ -73,6 +76,13 @@ class ModelOptions:
             "device": self.device,
         }
         return {name: value for name, value in chosen.items() if value is not None}
+
+    @property
+    def building(self) -> str | None:
+        """The device on which an index is built, of `Index.create`: the first named. None for the processor, on which
+        FAISS is faster than torch."""
+        first = (self.device or "cpu").split(",")[0].strip()
+        return {"cpu": None, "all": "cuda"}.get(first, first)
 
     def load(self, windows: WindowOptions = WindowOptions()) -> "Encoder":
         from encoder import Encoder  # torch takes seconds

@@ -25,10 +25,10 @@ WAIT_SECONDS = 1.0
 
 def open_index(out: Path, model: ModelOptions, windows: WindowOptions, memory: str | None) -> Index:
     """The index there, or a new one, for writing."""
-    # On the processor FAISS builds faster than torch.
-    device = None if model.device == "cpu" else model.device
     if not is_index(out):
-        return Index.create(out, model.load(windows), memory=memory, device=device, **model.windows(windows))
+        return Index.create(
+            out, model.load(windows), memory=memory, device=model.building, **model.windows(windows)
+        )
     index = Index.open(out, writable=True, memory=memory)
     there, asked = index.settings, model.windows(windows)
     if windows != WindowOptions() and (there.window, there.overlap) != tuple(asked.values()):
@@ -40,7 +40,7 @@ def open_index(out: Path, model: ModelOptions, windows: WindowOptions, memory: s
     if model.model == index.encoder_name and not model.arguments(windows):
         return index
     index.close()
-    return Index.open(out, model.load(windows), writable=True, memory=memory, device=device)
+    return Index.open(out, model.load(windows), writable=True, memory=memory, device=model.building)
 
 
 @dataclass(frozen=True)

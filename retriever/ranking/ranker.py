@@ -108,7 +108,7 @@ class Ranker:
             plan, dim = asked[own[0]][2], self.snapshot.settings.dim
             queries = [as_vectors(asked[i][1], "query", dim) for i in own]
             found = self.device.search_many(queries, plan, self._folds(plan))
-            late |= {i: self._best(one, plan) for i, one in zip(own, found, strict=True)}
+            late |= {i: self._cut(one, plan) for i, one in zip(own, found, strict=True)}
         return [self.rank(*one, late.get(i)) for i, one in enumerate(asked)]
 
     def rank(
@@ -174,12 +174,13 @@ class Ranker:
         by="document" one of each document."""
         query = as_vectors(query, "query", self.snapshot.settings.dim)
         search = self._scored if self.device is None else self.device.search
-        return self._best(search(query, plan, self._folds(plan)), plan)
+        return self._cut(search(query, plan, self._folds(plan)), plan)
 
     def _folds(self, plan: Plan) -> bool:
         return plan.options.by == "document" and not self.snapshot.one_each
 
-    def _best(self, ranking: Ranking, plan: Plan) -> Ranking:
+    def _cut(self, ranking: Ranking, plan: Plan) -> Ranking:
+        """The depth best passages, or one of each document, and more that score as the last does."""
         pids, scores = ranking
         if self._folds(plan):
             best = best_of_each(self.snapshot.owners(pids), scores)

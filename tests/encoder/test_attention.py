@@ -1,6 +1,7 @@
 """Packed attention against a dense masked softmax, and the GPU kernels' arguments against a stand-in."""
 
 import functools
+import importlib.util
 import inspect
 import sys
 
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from encoder.model.attention import (
     AttentionPlan,
+    branch,
     flash_kernel,
     gpu_kernel,
     sdpa_varlen,
@@ -19,6 +21,7 @@ from encoder.model.attention import (
     varlen_attention,
 )
 from encoder.model.packing import pack
+from encoder.model.precision import default_precision
 
 HEADS, DIM = 2, 8
 
@@ -199,6 +202,29 @@ def test_a_gpu_that_the_kernels_are_not_made_for_takes_the_portable_branch(kerne
         cu_seqlens = torch.empty(3, dtype=torch.int32, device="cuda")
     plan = AttentionPlan(cu_seqlens, 7, (), every_token_seen=True)
     assert varlen_attention(qkv, plan, window) == "portable"
+
+
+def test_the_doctor_knows_which_kernel_is_taken(kernels, monkeypatch):
+    gpu, find = torch.device("cuda:0"), importlib.util.find_spec
+    monkeypatch.setattr(
+        "encoder.model.attention.importlib.util.find_spec",
+        lambda name: None if name == "flash_attn" else find(name),
+    )
+    kernels(7, 5)
+    assert branch(gpu) == "SDPA: compute capability 7.5 is below 8.0"
+    assert default_precision(gpu) == "fp16"
+    kernels(9, 0)
+    assert branch(gpu) == "torch's varlen_attn: flash-attn is not installed"
+    assert default_precision(gpu) == "bf16"
+    monkeypatch.setattr("encoder.model.attention.gpu_kernel", lambda local: None if local else flash_stand_in)
+    assert (
+        branch(gpu)
+        == "torch's varlen_attn in global layers, SDPA in local ones: this torch's knows no windows"
+    )
+    monkeypatch.setattr("encoder.model.attention.gpu_kernel", lambda local: None)
+    assert branch(gpu) == "SDPA: flash-attn is not installed, and this torch has no varlen_attn"
+    monkeypatch.setattr("encoder.model.attention.importlib.util.find_spec", lambda name: object())
+    assert branch(gpu) == "flash-attn, which is installed"
 
 
 def test_stand_in_has_the_parameters_of_flash_attn():

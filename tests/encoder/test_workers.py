@@ -23,7 +23,7 @@ def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
     pylate(tmp_path, document_length=40)
     texts = TEXTS * 5
     one = Encoder.load(tmp_path, device="cpu", pool_factor=2)
-    two = Encoder.load(tmp_path, device="cpu", pool_factor=2, workers=2)
+    two = Encoder.load(tmp_path, device="cpu,cpu", pool_factor=2)
     try:
         expected = one.encode_documents(texts, batch_tokens=64)
         for _ in range(2):  # the processes stay
@@ -129,5 +129,11 @@ def test_where_processes_run(monkeypatch):
     assert worker_devices("cuda:1", None) == []
     assert worker_devices("cuda:1", 2) == ["cuda:1", "cuda:1"]
     assert worker_devices("cpu", 3) == ["cpu", "cpu", "cpu"]
+    assert worker_devices("all", None) == ["cuda:0", "cuda:1"]
+    assert worker_devices("cuda:1, cpu", None) == ["cuda:1", "cpu"]
+    with pytest.raises(ArgumentError, match="workers=3 with 2 devices"):
+        worker_devices("cuda:1,cpu", 3)
+    with pytest.raises(ArgumentError, match="device='gpu' cannot be used"):
+        worker_devices("cpu,gpu", None)
     with pytest.raises(ArgumentError, match="workers=0"):
         worker_devices("cpu", 0)

@@ -132,6 +132,24 @@ def test_info(index):
     assert "bytes_per_token" in plain
 
 
+@pytest.mark.slow
+def test_several_devices_give_one_index(code, index, tmp_path):
+    made = run("index", code, "--out", tmp_path / "x", "--devices", "cpu,cpu")
+    assert made.exit_code == 0, made.output
+    with Index.open(tmp_path / "x") as found, Index.open(index) as expected:
+        assert list(found.ids()) == list(expected.ids())
+        assert found.n_tokens == expected.n_tokens
+    assert run("search", tmp_path / "x", "read a date").output == run("search", index, "read a date").output
+
+
+def test_the_doctor_says_what_a_device_does(monkeypatch):
+    told = json.loads(run("doctor", "--device", "cpu", "--json").output)["facts"]
+    assert told["device"].startswith("cpu, ")
+    assert told["attention"] == "SDPA: the packed kernels are for GPUs, and cpu is none"
+    assert told["encoder's kernels"] == "torch: cpu is no GPU"
+    assert run("doctor", "--device", "cuda:97").exit_code != 0
+
+
 def test_compact_leaves_out_what_was_deleted(tmp_path):
     corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "x"
     corpus.write_text("".join(f'{{"doc_id": "{i}", "text": "passage {i} of a few"}}\n' for i in range(6)))
