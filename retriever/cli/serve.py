@@ -1,5 +1,6 @@
 """`latewood serve`: indexes and folders over HTTP, with a page."""
 
+import math
 import os
 import signal
 import socket
@@ -46,7 +47,14 @@ def serve_command(
     settings = replace(settings, indexes=named_folders(folders), scoring=scoring, limits=limits)
     with _listening(settings) as listening, open_indexes(settings, _tell) as serving:
         app = create_app(settings, serving)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none")
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=math.ceil(limits.timeout),
+        )
         for name, served in serving.items():
             typer.echo(f"{name}: {len(served.snapshot):,} documents")
         host, port = listening.getsockname()[:2]

@@ -18,9 +18,8 @@ from retriever.serving.settings import ServeSettings
 
 __all__ = ["Answer", "Served", "Serving", "open_indexes"]
 
-FEW = (
-    16  # documents of a folder that are encoded at a time: a search that has to wait for them waits a second
-)
+# Documents of a folder that are encoded at a time: a search that has to wait for them waits a second.
+FEW = 16
 KEYS, VALUES = 50, 50  # metadata keys, and values of each, that `info` tells
 
 Asked: TypeAlias = tuple[str, SearchOptions]
@@ -198,6 +197,10 @@ def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: 
         raise ArgumentError(
             f"{place} is a folder, whose documents are its files; serve an index of it (latewood index), "
             "or leave --writable out"
+        )
+    if settings.device is not None:
+        raise ArgumentError(
+            f"{place} is a folder, which is searched on the processor; leave --device out, or serve an index of it"
         )
     folder = stack.enter_context(Folder.open(place, tell, scoring=settings.scoring))
     folder.rest()  # others may search it, and so write to its index, as well

@@ -43,7 +43,7 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI middleware outside all others."""
+    """An ASGI middleware: what it refuses reaches no route."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app = app

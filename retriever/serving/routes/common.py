@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from fastapi import Depends, Path, Request, Response
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from encoder.arguments import did_you_mean, shown
 from encoder.errors import ArgumentError
@@ -90,11 +91,14 @@ async def while_there(
     """What `work` gives, as long as the client is there and the time is not over; then it is cancelled."""
     found: list[Result] = []
     failed: list[Exception] = []
+    gone = False
     async with anyio.create_task_group() as group:
 
         async def cancel_when_gone() -> None:
+            nonlocal gone
             while (await request.receive())["type"] != "http.disconnect":
                 pass
+            gone = True
             group.cancel_scope.cancel()
 
         group.start_soon(cancel_when_gone)
@@ -106,7 +110,9 @@ async def while_there(
         group.cancel_scope.cancel()
     if failed:
         raise failed[0]
-    if not found:  # the client has gone, and reads nothing; or
+    if gone and not found:
+        raise ClientDisconnect
+    if not found:
         raise busy(f"no answer within {seconds:g} s; ask for less at a time, or try again")
     return found[0]
 

@@ -1,7 +1,7 @@
 """`/v1/indexes`: what is served, and searching it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import anyio.from_thread
@@ -103,14 +103,20 @@ class _Search:
         asked = [(text, self.options) for text in self.texts]
         answers = await state.batchers[self.served.name].ask(asked)
         if self.shown.explain or self.options.k * len(asked) > INLINE_HITS:
-            return await state.threads.run(lambda: self._of_documents(answers))
+            return await state.threads.run(
+                lambda: self._of_documents(answers, anyio.from_thread.check_cancelled)
+            )
         return self._of_documents(answers)
 
-    def _of_documents(self, answers: Sequence[Answer]) -> list[ResultJson]:
+    def _of_documents(
+        self, answers: Sequence[Answer], check: Callable[[], None] = lambda: None
+    ) -> list[ResultJson]:
+        """check: is called in between, and may raise."""
         results: list[ResultJson] = []
         for text, (hits, options, seconds) in zip(self.texts, answers, strict=True):
             if isinstance(hits, LatewoodError):
                 raise hits
+            check()
             results.append(
                 {
                     "query": text,

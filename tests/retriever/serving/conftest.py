@@ -34,12 +34,18 @@ def encoder() -> LightEncoder:
     return LightEncoder.load()
 
 
-def make(folder: Path, encoder: Any, texts: dict[str, str] = TEXTS) -> Path:
+def metadata_of(text: str) -> dict[str, Any]:
+    return {"length": len(text), "about": "<i>", "short": len(text) < 45}
+
+
+def make(
+    folder: Path,
+    encoder: Any,
+    texts: dict[str, str] = TEXTS,
+    metadata_of: Callable[[str], dict[str, Any]] = metadata_of,
+) -> Path:
     with Index.create(folder, encoder) as index:
-        index.add(
-            {"doc_id": i, "text": t, "metadata": {"length": len(t), "about": "<i>", "short": len(t) < 45}}
-            for i, t in texts.items()
-        )
+        index.add({"doc_id": i, "text": t, "metadata": metadata_of(t)} for i, t in texts.items())
     return folder
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from encoder.errors import ArgumentError
 from retriever.folders import Folder, cache_of
 from retriever.serving import ServeSettings, create_app
 
@@ -59,6 +60,17 @@ def test_a_folder_is_served_encoded_and_followed(client, source):
     (source / "shop" / "cart.py").unlink()
     soon(lambda: client.get("/v1/indexes/src").json()["documents"] == 42)
     assert "shop/cart.py" not in paths(client, "put a thing into the basket", k=50)
+
+
+def test_a_device_is_not_for_folders(source):
+    from retriever.serving.indexes import open_indexes
+
+    settings = ServeSettings({"src": source}, device="cpu")
+    with (
+        pytest.raises(ArgumentError, match="is searched on the processor; leave --device out"),
+        open_indexes(settings),
+    ):
+        pass
 
 
 def test_others_may_search_the_folder_as_well(client, source):

@@ -85,6 +85,17 @@ def test_a_port_that_is_taken_is_a_line(docs):
     assert "Address already in use; pass another --host or --port" in done.stderr
 
 
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])
+def test_an_extra_that_is_not_installed_is_a_line(docs, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['latewood', 'serve', {str(docs)!r}]\n"
+    code += "from retriever.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"latewood: serve needs {missing}, which is not installed; pip install 'latewood[serve]'\n"
+    )
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_when_what_runs_is_answered(docs, sent, code):
     texts = [f"The heart pumps blood, number {i}. " * 20 for i in range(60)]
