@@ -185,19 +185,20 @@ def same(hits: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bo
 # The clients ------------------------------------------------------------------------------------------------
 
 
-async def load(
-    url: str, texts: list[str], args: argparse.Namespace, pid: int
-) -> tuple[Seen, tuple[int, int]]:
+async def load(url: str, texts: list[str], args: argparse.Namespace, pid: int) -> tuple[Seen, list[int]]:
     seen, until = Seen(), time.monotonic() + args.seconds
     clients = [client(url, texts, i, until, seen) for i in range(args.clients)]
     clients += [slow_client(url, texts, i, until, seen) for i in range(args.slow)]
 
-    async def measured() -> int:
-        await asyncio.sleep(args.seconds / 10)
-        return anonymous_kib(pid)
+    async def measured() -> list[int]:
+        found = []
+        for _ in range(10):
+            await asyncio.sleep(args.seconds / 10)
+            found.append(anonymous_kib(pid) // 1024)
+        return found
 
-    before, *_ = await asyncio.gather(measured(), *clients)
-    return seen, (before, anonymous_kib(pid))
+    memory, *_ = await asyncio.gather(measured(), *clients)
+    return seen, memory
 
 
 def request(query: str, host: str) -> bytes:
@@ -266,7 +267,7 @@ def record(seen: Seen, query: str, status: int, body: bytes) -> None:
         seen.answers.append((query, found["generation"], hits))
 
 
-def figures(seen: Seen, memory: tuple[int, int], seconds: float, in_process: float) -> dict[str, Any]:
+def figures(seen: Seen, memory: list[int], seconds: float, in_process: float) -> dict[str, Any]:
     ms = sorted(seen.ms)
     counts = seen.statuses
     errors = sum(n for status, n in counts.items() if status not in ("200", "503", "slow", "hung"))
@@ -283,9 +284,8 @@ def figures(seen: Seen, memory: tuple[int, int], seconds: float, in_process: flo
         "p99 ms": ms[int(0.99 * len(ms))],
         "p99 of median": ms[int(0.99 * len(ms))] / statistics.median(ms),
         "worst ms": ms[-1],
-        "MiB before": memory[0] / 1024,
-        "MiB after": memory[1] / 1024,
-        "memory": memory[1] / memory[0],
+        "MiB by tenths": memory,
+        "memory": memory[-1] / memory[0],
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
     }
 
