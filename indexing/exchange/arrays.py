@@ -68,8 +68,11 @@ def npy_source(folder: Path) -> VectorSource:
         lambda name, start, stop: np.array(mapped(name)[start:stop]),
     )
     about = folder / "about.json"
-    told = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    return _source("npy", arrays, folder / DOCUMENTS, told)
+    try:
+        told = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorpusError(f"{about} cannot be read ({first_line(error)}); leave it out") from None
+    return _source("npy", arrays, folder / DOCUMENTS, told if isinstance(told, dict) else {})
 
 
 def safetensors_source(path: Path) -> VectorSource:
@@ -153,7 +156,7 @@ def made_by(told: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of ours says of the encoder of its vectors."""
     try:
         encoder = json.loads(told.get("encoder") or "null")
-    except ValueError:
+    except (TypeError, ValueError):
         encoder = None
     named = isinstance(encoder, dict) and isinstance(encoder.get("name"), str)
     return {"encoder": encoder if named else None, "fingerprint": told.get("fingerprint") if named else None}

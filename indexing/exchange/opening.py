@@ -12,6 +12,7 @@ from indexing.exchange.source import VectorSource
 from indexing.exchange.tables import ARROW, PARQUET, file_source, table_source, write_table
 from indexing.index import Index
 from indexing.storage.snapshot import Snapshot
+from indexing.storage.tables import DATABASE
 
 __all__ = ["export_vectors", "open_vectors"]
 
@@ -37,6 +38,10 @@ def open_vectors(source: Any) -> VectorSource:
             return npy_source(path)
         if (found := peer_source(path)) is not None:
             return found
+        if (path / DATABASE).is_file():
+            raise CorpusError(
+                f"{path} is an index of Latewood; search it, or write its vectors by latewood export"
+            )
         raise CorpusError(f"{path} is no folder of vectors; pass {FORMS}")
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; pass {FORMS}")

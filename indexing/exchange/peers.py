@@ -45,10 +45,22 @@ def _read(folder: Path, ids: str, named: Path) -> VectorSource | None:
         read = _xtr_warp
     else:
         read = _fast_plaid
-    if not (named / ids).is_file():
-        return read(folder, None)
-    found = sorted(_pickled_ids(named / ids).items())
-    return read(folder, Documents([doc_id for _, doc_id in found], [[pid] for pid, _ in found]))
+    documents = None
+    if (named / ids).is_file():
+        found = sorted(_pickled_ids(named / ids).items())
+        documents = Documents(np.array([pid for pid, _ in found], np.int64), [doc_id for _, doc_id in found])
+    try:
+        return read(folder, documents)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # JSON of other shapes
+        raise CorpusError(
+            f"{folder} does not hold together ({type(error).__name__}: {first_line(error)}); copy the index again"
+        ) from error
 
 
 # Stanford ColBERT, RAGatouille
@@ -102,7 +114,9 @@ def _ragatouille(folder: Path) -> Documents:
         pids.setdefault(names[pid], []).append(pid)
     known = _json(metadata, dict) if metadata.is_file() else {}
     own = {doc_id: value for doc_id, value in known.items() if isinstance(value, dict)}
-    return Documents(list(pids), list(pids.values()), texts, own)
+    counts = np.array([len(part) for part in pids.values()], np.int64)
+    flat = np.array([pid for part in pids.values() for pid in part], np.int64)
+    return Documents(flat, list(pids), counts, texts, own)
 
 
 # fast-plaid
@@ -131,10 +145,8 @@ def _fast_plaid(folder: Path, documents: Documents | None) -> VectorSource:
     metadata = _fast_plaid_metadata(database) if database.is_file() else {}
     if not metadata:
         return plaid_source("fast-plaid", codec, chunks, None, places=first)
-    names = [str(pid) for pid in range(first)]
     own = {str(pid): value for pid, value in metadata.items()}
-    documents = Documents(names, [[pid] for pid in range(first)], {}, own)
-    return plaid_source("fast-plaid", codec, chunks, documents, places=first)
+    return plaid_source("fast-plaid", codec, chunks, Documents(np.arange(first), metadata=own), places=first)
 
 
 def _merged_rows(folder: Path, name: str) -> dict[str, int]:
@@ -170,34 +182,26 @@ def _xtr_warp(folder: Path, documents: Documents | None) -> VectorSource:
     about = _json(folder / "metadata.json", dict)
     codec = _npy_codec(folder, unit=False)
     deleted = folder / "deleted_pids.npy"
-    gone = set(_npy(deleted).tolist()) if deleted.is_file() else set()
+    gone = _npy(deleted) if deleted.is_file() else np.zeros(0, np.int64)
     chunks: list[Chunk] = []
-    live: list[int] = []
     for i in range(_count(folder, about)):
-        lengths, paths = (
-            _npy(folder / f"doclens.{i}.npy"),
-            [folder / f"{i}.{name}.npy" for name in ("codes", "residuals")],
-        )
-        numbered = folder / f"{i}.passage_ids.npy"
-        pids = (
-            _npy(numbered)
-            if numbered.is_file()
-            else np.arange(len(lengths)) + sum(len(c.pids) for c in chunks)
-        )
+        paths = [folder / f"{i}.{name}.npy" for name in ("codes", "residuals")]
+        numbered, lengths = folder / f"{i}.passage_ids.npy", _npy(folder / f"doclens.{i}.npy")
+        first = sum(len(chunk.pids) for chunk in chunks)
+        pids = _npy(numbered) if numbered.is_file() else np.arange(first, first + len(lengths))
         if lengths.shape != pids.shape or lengths.dtype.kind not in "iu":
             raise CorpusError(
                 f"{numbered} has {len(pids)} numbers for {len(lengths)} passages; copy the index again"
             )
-        chunks.append(
-            Chunk(str(paths[0]), pids.astype(np.int64), lengths.astype(np.int64), _reader(paths, _npy))
-        )
-        live += [pid for pid in pids.tolist() if pid not in gone]
+        own = pids.astype(np.int64), lengths.astype(np.int64)
+        chunks.append(Chunk(str(paths[0]), *own, _reader(paths, _npy)))
     lost = []
     if (folder / "metadata.duckdb").is_file():
         lost.append("metadata.duckdb, which only DuckDB reads: write it as JSON lines, and pass --texts")
     if documents is None:
-        documents = Documents([str(pid) for pid in live], [[pid] for pid in live])
-        places = max(int(about.get("next_passage_id") or 0), max(live, default=-1) + 1)
+        pids = np.concatenate([chunk.pids for chunk in chunks])
+        documents = Documents(pids[~np.isin(pids, gone)])
+        places = max(int(about.get("next_passage_id") or 0), int(pids.max(initial=-1)) + 1)
         return plaid_source("xtr-warp-rs", codec, chunks, documents, places=places, lost=lost)
     return plaid_source("PyLate (WARP)", codec, chunks, documents, lost=lost)
 

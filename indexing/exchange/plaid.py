@@ -79,10 +79,13 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """What a source says of its passages: pids of each document, in order; texts and metadata of pids, or of all."""
+    """What a source says of its passages. pids: their numbers, those of a document one behind another, (n_passages,).
+    doc_ids: None where the numbers are all that there is. counts: passages of each document, (n,); None for one each.
+    texts: by number. metadata: by doc_id."""
 
-    doc_ids: Sequence[str]
-    pids: Sequence[Sequence[int]]
+    pids: Ints
+    doc_ids: Sequence[str] | None = None
+    counts: Ints | None = None
     texts: Mapping[int, str] = field(default_factory=dict)
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -95,49 +98,44 @@ def plaid_source(
     Raises CorpusError, naming the files, where they do not fit each other.
     """
     places = _Places(codec, chunks)
+    given = Documents(places.pids) if documents is None else documents
+    counts = np.ones(len(given.pids), np.int64) if given.counts is None else given.counts
+    own = places.of(given.pids)
+    whole = np.ones(len(counts), np.bool_)
+    whole[np.repeat(np.arange(len(counts)), counts)[own < 0]] = False
     lost = list(about.pop("lost", ()))
-    if documents is None:
-        names = places.pids.tolist()
-        documents = Documents([str(pid) for pid in names], [[pid] for pid in names])
-        about.setdefault("places", int(places.pids.max(initial=-1)) + 1)
-    else:
-        known = [place for place, own in enumerate(documents.pids) if all(places.has(pid) for pid in own)]
-        if more := len(documents.pids) - len(known):
-            lost.append(f"{more:,} documents that the source names and has no vectors of")
-        own_pids = {pid for own in documents.pids for pid in own}
-        if more := sum(pid not in own_pids for pid in places.pids.tolist()):
-            lost.append(
-                f"the vectors of {more:,} passages that belong to no document of the source: it has deleted them"
-            )
-        documents = Documents(
-            [documents.doc_ids[i] for i in known],
-            [documents.pids[i] for i in known],
-            documents.texts,
-            documents.metadata,
+    if more := int((~whole).sum()):
+        lost.append(f"{more:,} documents that the source names and has no vectors of")
+    if more := int((~np.isin(places.pids, given.pids)).sum()):
+        lost.append(
+            f"the vectors of {more:,} passages that belong to no document of the source: it has deleted them"
         )
-    if not len(documents.doc_ids):
-        raise CorpusError(
-            f"{chunks[0].where if chunks else kind} has no documents; pass an index that holds some"
-        )
-    given = documents
+    if not whole.any():
+        raise CorpusError(f"{chunks[0].where} has no documents; pass an index that holds some")
+    own, counts, names = own[np.repeat(whole, counts)], counts[whole], np.flatnonzero(whole)
+    starts = np.concatenate([[0], np.cumsum(counts)])
 
     def batches() -> Iterator[VectorBatch]:
-        found = [places.of(own) for own in given.pids]
-        tokens = np.array([int(places.lengths[own].sum()) for own in found])
-        for first, last in cut(tokens):
-            own = np.concatenate(found[first:last])
-            texts = [_text(given, pids) for pids in given.pids[first:last]]
+        for first, last in cut(np.add.reduceat(places.lengths[own], starts[:-1])):
+            here = own[starts[first] : starts[last]]
+            numbers = [
+                part.tolist()
+                for part in np.split(places.pids[here], starts[first + 1 : last] - starts[first])
+            ]
+            doc_ids = [str(pids[0]) for pids in numbers]
+            if given.doc_ids is not None:
+                doc_ids = [given.doc_ids[i] for i in names[first:last].tolist()]
+            texts = [_text(given, pids) for pids in numbers]
             yield VectorBatch(
-                given.doc_ids[first:last],
-                packed(places.decode(own), places.lengths[own]),
+                doc_ids,
+                packed(places.decode(here), places.lengths[here]),
                 [text for text, _ in texts],
-                [given.metadata.get(doc_id) for doc_id in given.doc_ids[first:last]],
-                np.array([len(own) for own in found[first:last]]),
+                [given.metadata.get(doc_id) for doc_id in doc_ids],
+                counts[first:last],
                 np.array([span for _, spans in texts for span in spans], np.int32).reshape(-1, 2),
             )
 
-    n = len(documents.doc_ids)
-    return VectorSource(kind, codec.centroids.shape[1], batches, n, lost=tuple(lost), **about)
+    return VectorSource(kind, codec.centroids.shape[1], batches, len(counts), lost=tuple(lost), **about)
 
 
 def _text(documents: Documents, pids: Sequence[int]) -> tuple[str | None, list[tuple[int, int]]]:
@@ -165,7 +163,7 @@ class _Places:
             [none, *(chunk.start + np.cumsum(chunk.lengths) - chunk.lengths for chunk in chunks)]
         )
         self.chunk = np.repeat(np.arange(len(chunks)), [len(chunk.pids) for chunk in chunks])
-        self._at = {pid: place for place, pid in enumerate(self.pids.tolist())}
+        self._order = np.argsort(self.pids, kind="stable")
         for chunk in chunks:
             self._check(chunk)
 
@@ -187,11 +185,13 @@ class _Places:
                 f"of {self.codec.row_bytes} bytes; copy the index again"
             )
 
-    def has(self, pid: int) -> bool:
-        return pid in self._at
-
-    def of(self, pids: Sequence[int]) -> Ints:
-        return np.array([self._at[pid] for pid in pids], np.int64)
+    def of(self, pids: Ints) -> Ints:
+        """The place of each, (n,) -> (n,); -1 where there is none."""
+        at = np.searchsorted(self.pids, pids, sorter=self._order)
+        found = (
+            self._order[np.minimum(at, len(self._order) - 1)] if len(self._order) else np.full(len(pids), -1)
+        )
+        return np.where(self.pids[found] == pids, found, -1) if len(self._order) else found
 
     def decode(self, places: Ints) -> npt.NDArray[np.float32]:
         """The vectors of passages, end to end."""

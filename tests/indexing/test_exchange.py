@@ -120,6 +120,13 @@ def test_vectors_and_offsets_alone_are_enough(tmp_path: Path, kind: torch.dtype)
     expected = imported(tmp_path / "a.index", tmp_path / "npy")
     assert imported(tmp_path / "b.index", tmp_path / "x.safetensors") == expected
     assert [len(own[2][0][1]) for own in expected.values()] == [2, 0, 4]
+    for junk in ("{", "[]", '{"encoder": 3}', '{"encoder": "{"}'):
+        (tmp_path / "npy" / "about.json").write_text(junk)
+        if junk == "{":
+            with pytest.raises(CorpusError, match=r"about.json cannot be read .*; leave it out"):
+                open_vectors(tmp_path / "npy")
+        else:
+            assert open_vectors(tmp_path / "npy").encoder is None
     assert expected["2"][2][0][1][-1] == [20, 21, 22, 23]
 
 
@@ -247,6 +254,10 @@ def test_what_is_no_vectors_is_refused_with_what_would_do(tmp_path: Path) -> Non
         open_vectors(tmp_path / "nothing")
     with pytest.raises(CorpusError, match=r"is no folder of vectors; pass .* a folder with vectors.npy"):
         open_vectors(tmp_path)
+    with Index.create(tmp_path / "x.index", dim=4):
+        pass
+    with pytest.raises(CorpusError, match=r"x.index is an index of Latewood; search it"):
+        open_vectors(tmp_path / "x.index")
     (tmp_path / "x.csv").write_text("a")
     with pytest.raises(CorpusError, match=r"x.csv is of no known form"):
         open_vectors(tmp_path / "x.csv")

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from encoder.errors import CorpusError
 from indexing import VectorSource, open_vectors
+from indexing.exchange.source import BATCH_TOKENS
 from tests.helpers.peers import (
     Coded,
     write_fast_plaid,
@@ -234,3 +236,64 @@ def test_codes_that_do_not_fit_are_refused(tmp_path: Path, kind: str) -> None:
             CorpusError, match=r"metadata.json has num_chunks = |doclens.2\.(json|npy) cannot be read"
         ):
             open_vectors(folder)
+
+
+JUNK = [
+    "null",
+    "[]",
+    "{}",
+    "3",
+    '"x"',
+    "[[1]]",
+    '["a"]',
+    "[-1]",
+    "[1e400]",
+    '{"a": 1}',
+    '{"0": {"rows": "x"}}',
+    "[" * 5000,
+]
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, "RAGatouille"])
+def test_json_of_another_shape_is_refused_and_no_traceback(tmp_path: Path, kind: str) -> None:
+    if kind == "RAGatouille":
+        texts = {i: f"p{i}" for i in range(12)}
+        folder = write_ragatouille(tmp_path / "x", coded(), texts, list(texts.values()), {"p1": {"a": 1}})
+    elif kind == "fast-plaid":
+        folder = write_fast_plaid(tmp_path / "x", coded(), metadata=[{"a": i} for i in range(12)])
+        (folder / "metadata.db").write_bytes(b"no database")
+        with pytest.raises(CorpusError, match=r"metadata.db cannot be read"):
+            open_vectors(folder)
+        (folder / "metadata.db").unlink()
+    else:
+        folder = WRITERS[kind](tmp_path / "x", coded())
+    refused = 0
+    for path in sorted(folder.glob("*.json")):
+        whole = path.read_bytes()
+        for junk in JUNK:
+            path.write_text(junk)
+            try:
+                read(open_vectors(folder))
+            except CorpusError:
+                refused += 1
+        path.write_bytes(whole)
+    assert refused >= 11
+    assert len(read(open_vectors(folder))) == 12
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_no_more_than_some_of_it_is_decoded_at_a_time(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    made = Coded(
+        [random.standard_normal((400, 16)).astype(np.float32) for _ in range(1000)]
+    )  # 26 MB in float32
+    source = open_vectors(WRITERS[kind](tmp_path / "x", made))
+    del made
+    tracemalloc.start()
+    tokens = 0
+    for batch in source.batches():
+        tokens += len(batch.embeddings.vectors)
+        assert len(batch.embeddings.vectors) <= BATCH_TOKENS
+    assert tokens == 400_000
+    assert tracemalloc.get_traced_memory()[1] < 14e6
+    tracemalloc.stop()
