@@ -101,7 +101,6 @@ class IndexSettings:
             raise EncoderMismatchError(
                 f"{folder} was created without an encoder; open it without one and use add_embeddings"
             )
-        as_encoder(encoder, "encode_documents", "fingerprint")
         name = self.encoder_name
         if encoder.fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(

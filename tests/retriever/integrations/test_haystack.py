@@ -235,8 +235,14 @@ def test_documents_come_back_as_they_were(tmp_path):
         == documents[2].embedding
     )
     store.close()
-    assert store.count_documents() == 4  # opened again: it knows its encoder by now
-    store.close()
+    assert store.count_documents() == 4  # opened again
+    again = LatewoodDocumentStore.from_dict(store.to_dict())  # without the encoder, which the index knows
+    assert (again.encoder, again.filter_documents()) == (None, store.filter_documents())
+    for one in (store, again):
+        one.close()
+    made = LatewoodDocumentStore(str(tmp_path / "y"), FakeEncoder(DIM))
+    assert (tmp_path / made.to_dict()["init_parameters"]["path"] / "index.db").is_file()
+    made.close()
 
 
 def test_writing_says_what_it_did(tmp_path):
