@@ -6,6 +6,7 @@ Parameter names are Hugging Face's, so a published state dict loads as it is.
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from encoder.model.attention import AttentionPlan, varlen_attention
 from encoder.model.config import EncoderConfig
@@ -84,6 +85,7 @@ class ModernBert(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # in training: layers are computed anew for their gradients (Chen et al. 2016)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.final_norm = layer_norm(config)
@@ -99,7 +101,9 @@ class ModernBert(nn.Module):
         }
         x, delta = self.embeddings(batch.input_ids), None
         for i, layer in enumerate(self.layers):
-            x, delta = layer(x, delta, ropes[config.is_global(i)], plan)
+            given = x, delta, ropes[config.is_global(i)], plan
+            again = self.recompute and torch.is_grad_enabled()
+            x, delta = checkpoint(layer, *given, use_reentrant=False) if again else layer(*given)
         return self.final_norm(x) if delta is None else add_norm(x, delta, self.final_norm)[1]
 
     @torch.no_grad()

@@ -69,6 +69,9 @@ class MlmConfig:
     batch_size_start: int = option(0, "Bins a step at first; 0: --batch-size.", least=0)
     batch_warmup: int = option(0, "Steps until --batch-size.", least=0)
     micro_batch: int = option(8, "Bins a forward pass.", least=1)
+    recompute: bool = option(
+        False, "Compute layers anew for their gradients: less memory, about a third more time."
+    )
     steps: int = option(1000, "Steps of the whole run.", least=1)
     warmup: int = option(100, "Steps until the peak learning rate.", least=0)
     decay: int = option(0, "Last steps, in which the rate falls by 1 - sqrt.", least=0)
@@ -188,6 +191,9 @@ class RetrievalConfig:
     warmup: int = option(50, "Steps until the peak learning rate.", least=0)
     chunk_tokens: int = option(
         0, "GradCache: encode a batch in pieces of so many tokens; 0 does it at once.", least=0
+    )
+    recompute: bool = option(
+        False, "Compute layers anew for their gradients: less memory, about a third more time."
     )
     eval_every: int = option(0, "Steps between evaluations.", least=0)
     patience: int = option(0, "End after so many evaluations without a better nDCG@10; 0: never.", least=0)

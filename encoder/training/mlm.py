@@ -71,6 +71,7 @@ def open_model(config: MlmConfig) -> tuple[MaskedLanguageModel, LateTokenizer]:
         local_rope_theta=config.local_rope_theta or shape.local_rope_theta,
     )
     model = MaskedLanguageModel(shape)
+    model.model.recompute = config.recompute
     model.initialise(generator=generator)
     if config.model and _is_run(folder):
         load_weights(folder, model)

@@ -15,6 +15,7 @@ from encoder.checkpoints.folder import output_folder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.checkpoints.places import resolve_folder
 from encoder.errors import ArgumentError, CorpusError
+from encoder.model.modernbert import ModernBert
 from encoder.training.configs import RetrievalConfig
 from encoder.training.data import Given, checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size
@@ -63,6 +64,10 @@ def train_retrieval(
         held_out.append(_source(held, 1.0, i < n_labelled, config))
     checkpoint = load_checkpoint(resolve_folder(config.model))
     model = checkpoint.model.to(device).train()
+    if config.recompute:
+        if not isinstance(model.backbone, ModernBert):
+            raise ArgumentError(f"recompute=True is for ModernBERT, and {config.model} is none; leave it out")
+        model.backbone.recompute = True
     names = tuple(path.name for path, _ in files[n_labelled:])  # wherever they lie
     claim_run(run_folder, replace(config, unlabelled=names), files)
     optimiser = adamw(model, lr=config.lr, embedding_lr=config.embedding_lr)

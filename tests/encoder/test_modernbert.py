@@ -168,3 +168,40 @@ def test_our_configuration_is_read_by_transformers(tmp_path):
     config = EncoderConfig(num_layers=6, local_rope_theta=20_000.0)
     theirs = ModernBertConfig(**config.to_hf())
     assert EncoderConfig.from_hf(theirs.to_dict()) == config
+
+
+def test_layers_computed_anew_have_the_same_gradients_and_keep_less():
+    torch.manual_seed(0)
+    model = ModernBert(EncoderConfig(100, 32, 48, 4, 2, pad_id=0))
+    model.initialise()
+    batch = pack([list(range(3, 60)), [4, 5, 6]])
+
+    def gradients():
+        model.zero_grad()
+        model(batch).sin().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected = gradients()
+    model.recompute = True
+    found = gradients()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        again = model(batch)
+    model.recompute = False
+    torch.testing.assert_close(model(batch), again)
+    assert peak(model, batch, recompute=True) < 0.5 * peak(model, batch, recompute=False)
+
+
+def peak(model, batch, *, recompute):
+    """Numbers that the forward pass keeps for the backward one."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    model.recompute = recompute
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(batch)
+    return sum(kept.values())
