@@ -9,11 +9,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from encoder.checkpoints.places import BUNDLED
 from encoder.closing import Closing
@@ -92,25 +92,28 @@ class Folder(Closing):
         scoring: Scoring = SCORING,
         progress: Told | None = None,
         patience: float | None = None,
+        once: bool = False,
     ) -> "Folder":
         """Bring the index of a folder up to date: what changed is read, its texts and words are stored.
 
         tell: is called with a line on what is not as usual: a cache that cannot be written, an index made anew.
         patience: seconds to wait for a process that is making the index. Where that has stored nothing by then it is
         an IndexLockedError; with None the answer comes from an index in a temporary folder, at once.
+        once: as of a Searcher.
         Raises CorpusError for a folder with nothing to read, ArgumentError for what is no folder.
         """
         source = Path(folder).resolve()
         if not source.is_dir():
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
         place = cache_of(source)
-        if (found := cls._as_it_was(source, place, scoring)) is not None:
+        how: dict[str, Any] = {"scoring": scoring, "once": once}  # of its searcher
+        if (found := cls._as_it_was(source, place, how)) is not None:
             return found
         try:
-            return cls._updated(source, _opened(place, tell, patience or 0.0), scoring, progress)
+            return cls._updated(source, _opened(place, tell, patience or 0.0), how, progress)
         except IndexLockedError as error:
             if is_index(place):
-                searcher = Searcher.open(place, scoring=scoring)
+                searcher = Searcher.open(place, **how)
                 if len(searcher.snapshot):
                     tell(
                         f"another process brings this folder's index up to date; what it has is searched ({error})"
@@ -125,7 +128,7 @@ class Folder(Closing):
         tell(f"{reason}; it is made in a temporary folder, for this answer alone")
         temporary = tempfile.TemporaryDirectory(prefix="latewood-")
         try:
-            found = cls._updated(source, _created(Path(temporary.name) / "index"), scoring, progress)
+            found = cls._updated(source, _created(Path(temporary.name) / "index"), how, progress)
         except BaseException:
             temporary.cleanup()
             raise
@@ -133,7 +136,7 @@ class Folder(Closing):
         return found
 
     @classmethod
-    def _as_it_was(cls, source: Path, place: Path, scoring: Scoring) -> "Folder | None":
+    def _as_it_was(cls, source: Path, place: Path, how: Mapping[str, Any]) -> "Folder | None":
         """Where nothing has changed: opened to be searched, and locked for nobody."""
         from indexing.writing.sources import (
             unchanged,  # what reads files, which the search of an index does not
@@ -142,7 +145,7 @@ class Folder(Closing):
         try:
             if not is_index(place) or (report := unchanged(place, source)) is None:
                 return None
-            searcher = Searcher.open(place, scoring=scoring)
+            searcher = Searcher.open(place, **how)
         except (IndexFormatError, StorageError, OSError):  # which opening it for writing says, or mends
             return None
         if not len(searcher.snapshot):
@@ -153,7 +156,9 @@ class Folder(Closing):
         return found
 
     @classmethod
-    def _updated(cls, source: Path, index: "Index", scoring: Scoring, progress: Told | None) -> "Folder":
+    def _updated(
+        cls, source: Path, index: "Index", how: Mapping[str, Any], progress: Told | None
+    ) -> "Folder":
         from indexing.writing.sources import update_folder
 
         try:
@@ -161,7 +166,7 @@ class Folder(Closing):
             if not len(index):
                 raise CorpusError(str(report.folder))
             made = cast("QueryEncoder | None", index._light)
-            return cls(source, index, Searcher(index, made, scoring=scoring), report)
+            return cls(source, index, Searcher(index, made, **how), report)
         except CorpusError as error:  # what is stored is kept: a disk may not be mounted
             index.close()
             reason = str(error).partition("; ")[0].removeprefix(f"{source} holds no text or code to index: ")

@@ -88,12 +88,15 @@ class Searcher(Closing):
         *,
         scoring: Scoring = SCORING,
         device: "str | torch.device | None" = None,
+        once: bool = False,
     ) -> None:
         """index: its newest commit is searched; a snapshot stays the caller's to close.
         encoder: where None, the index's own is loaded when a text is first searched, without torch where that can be
         (`encoder.light`) and no device is given.
         device: a torch device, such as "cuda", that holds all codes and does the scoring; None for the
         processor, with compiled kernels and mapped files (docs/internals/search.md).
+        once: for a search or two in a process that then ends: numpy does what the kernels do, for these take
+        half a second and more to load. Scores are the same but for their rounding.
 
         Raises EncoderMismatchError for an encoder other than the one that made the index's vectors,
         ArgumentError where the device has no room for the index.
@@ -116,7 +119,7 @@ class Searcher(Closing):
         try:
             if encoder is not None:
                 _check(snapshot, encoder)
-            self._ranker = Ranker(snapshot, device)
+            self._ranker = Ranker(snapshot, device, once=once)
         except BaseException:
             if self._own:
                 snapshot.close()
@@ -130,11 +133,12 @@ class Searcher(Closing):
         *,
         scoring: Scoring = SCORING,
         device: "str | torch.device | None" = None,
+        once: bool = False,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
         snapshot = Snapshot(path)
         try:
-            searcher = cls(snapshot, encoder, scoring=scoring, device=device)
+            searcher = cls(snapshot, encoder, scoring=scoring, device=device, once=once)
         except BaseException:
             snapshot.close()
             raise
@@ -162,7 +166,10 @@ class Searcher(Closing):
     def _move(self, snapshot: Snapshot) -> None:
         if snapshot is not self.snapshot:
             # The old one is not closed: other threads may search it. It is let go with the last of them.
-            self._ranker, self._own = Ranker(snapshot, self._device, self._ranker), True
+            self._ranker, self._own = (
+                Ranker(snapshot, self._device, self._ranker, once=self._ranker.once),
+                True,
+            )
 
     def still(self) -> "Searcher":
         """A searcher of what this one searches now, which no `reload` moves; it need not be closed."""

@@ -26,6 +26,8 @@ from retriever.searcher import Searcher
 
 __all__ = ["search_command"]
 
+FEW = 2  # questions for which kernels are not worth loading
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -54,11 +56,11 @@ def search_command(
 
     Example: latewood search ./src "where are sessions expired?" --lang py --path '!tests/'
     """
-    as_code = shown.code or code != CodeOptions()
+    as_code, once = shown.code or code != CodeOptions(), len(query) <= FEW
     if is_index(folder):
         if shown.wait:
             raise ArgumentError("--wait is of folders; latewood index encodes what an index still lacks")
-        with hidden("scipy"), Searcher.open(folder, scoring=scoring) as searcher:
+        with hidden("scipy"), Searcher.open(folder, scoring=scoring, once=once) as searcher:
             _answer(searcher, query, options, code if as_code else None, shown)
             _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
@@ -66,7 +68,7 @@ def search_command(
         keeping(lambda: f"what was read and encoded of {folder} is kept; run the same again to go on"),
         # numba loads scipy where it finds it, sqlite_utils pandas; nothing here needs them: 0.2 s, and a second
         hidden("scipy", "pandas"),
-        Folder.open(folder, _tell, scoring=scoring, progress=told()) as found,
+        Folder.open(folder, _tell, scoring=scoring, progress=told(), once=once) as found,
     ):
         if shown.wait:
             found.encode(progress=told())

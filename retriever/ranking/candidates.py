@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from indexing.storage.segment import Segment
-from retriever.kernels import QueryTables, interaction, probe, unite
 from retriever.ranking.documents import best_passages, n_documents, owners_of
+from retriever.ranking.engines import Engine
 from retriever.ranking.knobs import SearchSettings
 
 __all__ = ["Wanted", "candidates"]
@@ -29,7 +29,7 @@ class Wanted:
 
 
 def candidates(
-    segments: Sequence[Segment], tables: QueryTables, settings: SearchSettings, wanted: Wanted
+    segments: Sequence[Segment], engine: Engine, settings: SearchSettings, wanted: Wanted
 ) -> list[Passages]:
     """Passages worth reranking, of about nrerank documents in all: local numbers, ascending, for each segment.
 
@@ -39,9 +39,7 @@ def candidates(
     """
     passages = None
     if wanted.n > settings.ncandidates:
-        inverted = [(s.list_offsets, s.list_pids) for s in segments]
-        lists, scores = probe(tables, settings.nprobe)
-        found, scores = unite(inverted, lists, tables.counted(scores), wanted.lives)
+        found, scores = engine.in_lists(segments, settings.nprobe, wanted.lives)
         n_found = n_documents(owners_of(segments, found)) if wanted.fold else len(scores)
         if n_found >= wanted.least:
             passages = _best(segments, found, scores, settings.ncandidates, wanted.fold)
@@ -49,8 +47,7 @@ def candidates(
         passages = [np.flatnonzero(live) for live in wanted.lives]
     if sum(map(len, passages)) <= settings.nrerank:
         return passages
-    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
-    scores = interaction(tables, segments[0].residual_codes.shape[1], parts)
+    scores = engine.by_centroids(segments, passages)
     return _best(segments, passages, scores, settings.nrerank, wanted.fold)
 
 

@@ -15,10 +15,12 @@ from indexing.storage.originals import Originals, share_of
 from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live, Selection, Snapshot
 from retriever.options import SearchOptions
+from retriever.ranking.candidates import Wanted, candidates
 from retriever.ranking.documents import best_of_each
+from retriever.ranking.engines import Compiled, Plain
 from retriever.ranking.fusion import WEIGHTS, fused, fusion_depth, words_weight
 from retriever.ranking.knobs import SearchSettings, Size, choose
-from retriever.ranking.scoring import score_compressed, score_flat, top
+from retriever.ranking.scoring import score_flat, top
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +57,17 @@ class Ranker:
     """Ranks the documents of one snapshot; several threads may share it."""
 
     def __init__(
-        self, snapshot: Snapshot, device: "str | torch.device | None", previous: "Ranker | None" = None
+        self,
+        snapshot: Snapshot,
+        device: "str | torch.device | None",
+        previous: "Ranker | None" = None,
+        *,
+        once: bool = False,
     ) -> None:
-        """previous: of an older snapshot, whose codes on the device are used again."""
+        """previous: of an older snapshot, whose codes on the device are used again. once: without the kernels, which
+        take longer to load than one search without them."""
         self.snapshot = snapshot
+        self.once = once
         self.device: DeviceIndex | None = None
         if device is not None:
             from retriever.ranking import device as on_device  # imports numba; see _scored
@@ -199,18 +208,14 @@ class Ranker:
             else:
                 compressed.append(i)
         if compressed and now.codec is not None:
-            # Imported here because numba takes half a second to get going, and a flat index does without.
-            from retriever.kernels import QueryTables
-            from retriever.ranking.candidates import Wanted, candidates
-
-            tables = QueryTables.of(query, now.codec, plan.sharpness)
+            engine = (Plain if self.once else Compiled)(query, now.codec, plan.sharpness)
             segments, own = [now.segments[i] for i in compressed], [lives[i] for i in compressed]
             if plan.settings is None:
                 chosen = [np.flatnonzero(live) for live in own]
             else:
                 wanted = Wanted(own, self._count(plan.selection, own, fold), plan.depth, fold)
-                chosen = candidates(segments, tables, plan.settings, wanted)
-            scores = score_compressed(tables, segments, chosen)
+                chosen = candidates(segments, engine, plan.settings, wanted)
+            scores = engine.by_codes(segments, chosen)
             ends = np.cumsum([len(passages) for passages in chosen])[:-1]
             scored |= dict(zip(compressed, zip(chosen, np.split(scores, ends), strict=True), strict=True))
         pids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]

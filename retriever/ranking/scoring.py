@@ -1,7 +1,6 @@
 """MaxSim over stored vectors: what decides the order of hits."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,29 +8,13 @@ import numpy.typing as npt
 from encoder.maxsim import maxsim_arrays
 from indexing.storage.segment import Segment
 
-if TYPE_CHECKING:
-    from retriever.kernels import QueryTables
-
-__all__ = ["score_compressed", "score_flat", "top"]
+__all__ = ["score_flat", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 AnyScores = npt.NDArray[np.floating[Any]]
 
 TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
-
-
-def score_compressed(
-    tables: "QueryTables", segments: Sequence[Segment], passages: Sequence[Passages]
-) -> Scores:
-    """Exact MaxSim with passages of compressed segments, on the vectors that they decode to.
-
-    passages: (n,) local numbers of each segment. Returns (all n,) float32, end to end.
-    """
-    from retriever.kernels import residual_maxsim  # see there
-
-    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
-    return residual_maxsim(tables, segments[0].residual_codes.shape[1], parts)
 
 
 def top(pids: Passages, scores: AnyScores, k: int) -> tuple[Passages, AnyScores]:
