@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from indexing import open_vectors
+from indexing import Index, open_vectors
 from retriever import ImportOptions, Searcher, import_index
 from retriever.agreement import Queries
 from retriever.evaluation.metrics import evaluate
@@ -36,6 +36,10 @@ def main() -> int:
     parser.add_argument("work", type=Path)
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME[:KIND]=PYTHON", help="repeatable"
+    )
+    parser.add_argument("--document-length", type=int, default=8192, help="tokens of a document, at most")
+    parser.add_argument(
+        "--flat-tokens", type=int, help="from how many tokens on vectors are coded, in place of 262,144"
     )
     given = parser.parse_args()
     print("| peer | versions | documents | overlap@10 with exact | nDCG@10 peer | imported | exact |")
@@ -64,6 +68,7 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
         "documents": DOCUMENTS,
         "queries": chosen,
         "kind": kind or "fast",
+        "document_length": given.document_length,
     }
     job |= {"index": str((place / "peer").resolve()), "result": str((place / "result.json").resolve())}
     (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -72,6 +77,8 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
         subprocess.run(command, check=True, stdout=log, stderr=log)
     result = json.loads((place / "result.json").read_text(encoding="utf-8"))
 
+    settings = {} if given.flat_tokens is None else {"flat_tokens": given.flat_tokens}
+    Index.create(place / "index", dim=open_vectors(place / "peer").dim, **settings).close()
     report = import_index(place / "peer", place / "index", ImportOptions(check=0))
     vectors, ends = np.load(given.vectors / "query_vectors.npy"), np.load(given.vectors / "query_offsets.npy")
     asked = Queries(0)

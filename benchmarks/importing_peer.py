@@ -28,7 +28,7 @@ def main(peer: str, job_file: str) -> None:
     folder = Path(job["vectors"])
     offsets = np.load(folder / "offsets.npy")[: job["documents"] + 1]
     rows = torch.from_numpy(np.load(folder / "vectors.npy", mmap_mode="r")[: offsets[-1]].astype(np.float32))
-    documents = list(rows.split(np.diff(offsets).tolist()))
+    documents = [own[: job["document_length"]] for own in rows.split(np.diff(offsets).tolist())]
     vectors, ends = np.load(folder / "query_vectors.npy"), np.load(folder / "query_offsets.npy")
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cut = list(itertools.pairwise(ends))
