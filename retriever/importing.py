@@ -12,6 +12,7 @@ from typing import Any
 from encoder.arguments import absolute, as_integer
 from encoder.errors import ArgumentError, CorpusError
 from encoder.options import option
+from encoder.others import as_encoder
 from encoder.progress import Progress, Told
 from indexing.exchange.opening import open_vectors
 from indexing.exchange.source import VectorSource
@@ -86,6 +87,8 @@ def import_index(
         from encoder import Encoder  # torch takes seconds
 
         encoder = Encoder.load(options.encoder)
+    elif encoder is not None:
+        encoder = as_encoder(encoder, "encode_documents")
     _check(found, encoder)
     place = absolute(out)
     with _texts(options.texts, found, progress) as texts:
@@ -222,6 +225,7 @@ class _Texts:
         assert self.db is not None
         key = "place" if self.positional else "doc_id"
         doc_ids, texts, metadata = list(batch.doc_ids), [], []
+        spans = None if batch.spans is None else batch.spans.copy()
         for i, doc_id in enumerate(batch.doc_ids):
             sql = f"SELECT doc_id, text, metadata FROM texts WHERE {key} = ?"
             row = self.db.execute(sql, [int(doc_id) if self.positional else doc_id]).fetchone()
@@ -230,7 +234,11 @@ class _Texts:
             if row is not None:
                 self.used += 1
                 doc_ids[i] = row[0]
-                text, own = row[1] if text is None else text, own or json.loads(row[2])
+                if text is None:
+                    text = row[1]
+                    if spans is not None:  # where a passage stands in it nobody knows
+                        spans[batch.starts[i] : batch.starts[i + 1]] = 0, len(text)
+                own = own or json.loads(row[2])
             texts.append(text)
             metadata.append(own)
-        return VectorBatch(doc_ids, batch.embeddings, texts, metadata, batch.counts, batch.spans)
+        return VectorBatch(doc_ids, batch.embeddings, texts, metadata, batch.counts, spans)

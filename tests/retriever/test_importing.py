@@ -213,6 +213,9 @@ def test_colbert_takes_its_texts_from_the_tsv_it_was_made_of(tmp_path: Path) -> 
     assert any("1 documents of" in note and "have no vectors" in note for note in report.notes)
     with Index.open(tmp_path / "x.index") as index:
         assert (index["4"].text, index["5"].text, "3" in index) == ("passage 4", "title 5 | passage 5", False)
+    with Searcher.open(tmp_path / "x.index") as searcher:
+        hit = searcher.search_embeddings(Coded(_vectors()).decoded(unit=True)[5], k=1)[0]
+        assert (hit.doc_id, hit.passage.text) == ("5", "title 5 | passage 5")
     (tmp_path / "collection.tsv").write_text("0\tone\nno tab\n")
     with pytest.raises(CorpusError, match=r"collection.tsv:2 has no number and passage"):
         import_index(folder, tmp_path / "y.index", options)
