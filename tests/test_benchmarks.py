@@ -12,19 +12,19 @@ from encoder.maxsim import maxsim
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     return importlib.import_module
 
 
 @pytest.fixture
-def folder(benchmark, tmp_path):
-    benchmark("vectors").synthetic(tmp_path, 9_000, 3)
+def folder(script, tmp_path):
+    script("vectors").synthetic(tmp_path, 9_000, 3)
     return tmp_path
 
 
-def test_brute_force_is_maxsim(benchmark, folder):
-    contender = benchmark("contender")
+def test_brute_force_is_maxsim(script, folder):
+    contender = script("contender")
     job = {"vectors": str(folder), "queries": None}
     vectors = torch.from_numpy(np.load(folder / "vectors.npy").astype(np.float32))
     offsets = torch.from_numpy(np.load(folder / "offsets.npy"))
@@ -38,8 +38,8 @@ def test_brute_force_is_maxsim(benchmark, folder):
             np.testing.assert_allclose([score for _, score in ranking], best.values, atol=1e-4)
 
 
-def test_blocks_are_the_vectors(benchmark, folder):
-    contender = benchmark("contender")
+def test_blocks_are_the_vectors(script, folder):
+    contender = script("contender")
     contender.BLOCK = 50  # blocks of two passages, as 16 * 50 tokens hold
     stored = np.load(folder / "vectors.npy")
     read = list(contender.read_blocks(folder))
@@ -51,8 +51,8 @@ def test_blocks_are_the_vectors(benchmark, folder):
         assert lengths.tolist() == [300] * 30
 
 
-def test_a_search_row_pools_rounds_and_says_what_is_lost(benchmark):
-    search = benchmark("search")
+def test_a_search_row_pools_rounds_and_says_what_is_lost(script):
+    search = script("search")
     info = {"doc_ids": ["a", "b", "c"], "query_ids": ["1", "2"], "qrels": {"1": {"a": 1}, "2": {"c": 1}}}
     exact = [[(0, 2.0), (1, 1.0)], [(2, 2.0), (1, 1.0)]]
     worse = [[(0, 2.0), (2, 1.0)], [(1, 2.0), (2, 1.0)]]
@@ -71,9 +71,9 @@ def test_a_search_row_pools_rounds_and_says_what_is_lost(benchmark):
 
 
 @pytest.mark.slow
-def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, capsys):
+def test_long_documents_whole_and_in_windows(script, tmp_path, monkeypatch, capsys):
     """End to end on a slice, and again: a row for each way, nothing measured twice, no index left."""
-    long_documents = benchmark("long_documents")
+    long_documents = script("long_documents")
     filler = "Nothing of interest was said about the weather. " * 9
     texts = {"a": f"{filler}The heart pumps blood.", "b": f"{filler}Interest rates rose.", "c": "A cat."}
     (tmp_path / "set" / "qrels").mkdir(parents=True)
@@ -106,19 +106,17 @@ def test_long_documents_whole_and_in_windows(benchmark, tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("windows of 32") == 5
 
 
-def test_an_index_that_was_there_has_no_time(benchmark):
+def test_an_index_that_was_there_has_no_time(script):
     one = {"mode": "late", "encoded_tokens": 3, "tokens": 9, "passages": 2, "cut": 0, "index_bytes": 10**6}
     one |= {"nDCG@10": 0.5, "R@100": 1.0, "index_seconds": 5, "index_cpu_seconds": 4, "ms_per_query": 1}
     [cells] = (
-        benchmark("long_documents")
-        .table({"whole": [one]}, ["late", "hybrid"], {"whole": 1.25})
-        .splitlines()[2:]
+        script("long_documents").table({"whole": [one]}, ["late", "hybrid"], {"whole": 1.25}).splitlines()[2:]
     )
     assert cells == "| whole | 0.5000 |  | 1.0000 |  | 2 | 9 |  | 1.0 |  |  | 1.0 |  | 1.25 |"
 
 
-def test_busy_speeds_are_medians_and_ratios_those_of_turns(benchmark):
-    busy = benchmark("encoding_busy")
+def test_busy_speeds_are_medians_and_ratios_those_of_turns(script):
+    busy = script("encoding_busy")
     one = {"idle": [(100.0, 0.0), (50.0, 1.0), (100.0, 0.2)], "busy": [(40.0, 0.0)] * 3}
     two = {
         "idle": [(200.0, 0.0), (200.0, 0.5), (150.0, 0.1)],
