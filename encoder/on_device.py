@@ -49,7 +49,10 @@ class DeviceRunner:
         if self._fits is None:
             self._fits = BATCH_TOKENS
             if self.device.type == "cuda":
-                a_token = self._measure() / sum(PROBE)
+                try:
+                    a_token = self._measure() / sum(PROBE)
+                except torch.cuda.OutOfMemoryError:  # the first batches will find out how few it may take
+                    return self._fits
                 room = SHARE * free_bytes(self.device) / max(a_token, 1)
                 self._fits = max(BATCH_TOKENS, min(MOST_TOKENS, int(room)))
         return self._fits

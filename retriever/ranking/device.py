@@ -128,7 +128,7 @@ class DeviceIndex:
             residuals = torch.einsum("mcd,bqmd->mcbq", self._pq_centroids, by_part)
             tables = Tables(centroids, residuals, self._scales, norms, sharpness)
             if plan.settings is not None:
-                worth = self._worth(sharpened(centroids, norms, sharpness), plan, scans, fold)
+                worth = self._worth(sharpened(centroids, norms, sharpness), norms > 0, plan, scans, fold)
         scored, start = [norms.new_zeros(len(queries), 0)], 0
         for part, scan in zip(self._parts, scans.each, strict=True):
             if part.vectors is not None:
@@ -182,11 +182,12 @@ class DeviceIndex:
             found.append((own_pids[there][order], _as_maxsim(own[there][order])))
         return found
 
-    def _worth(self, centroids: Tensor, plan: "Plan", scans: "Scans", fold: bool) -> Tensor:
+    def _worth(self, centroids: Tensor, there: Tensor, plan: "Plan", scans: "Scans", fold: bool) -> Tensor:
         """Which passages of compressed segments to rerank, (batch, n): candidates.candidates, without lists.
 
         A list is looked up by comparing: each passage's best centroid score for a query token, which counts no
         less than the worst one probed, is what the union of lists would add up to. centroids: (nlist, batch, n_query).
+        there: (batch, n_query), False for what fills up a query.
         """
         settings, batch = plan.settings, centroids.shape[1]
         assert settings is not None
@@ -213,7 +214,7 @@ class DeviceIndex:
         worth = torch.ones(batch, of.shape[1], dtype=torch.bool, device=self.device)
         if n_documents > settings.ncandidates:
             floor = centroids.topk(settings.nprobe, dim=0).values[-1]  # (batch, n_query)
-            probed = (centroids >= floor).any(dim=2, keepdim=True).float()  # (nlist, batch, 1)
+            probed = ((centroids >= floor) & there).any(dim=2, keepdim=True).float()  # (nlist, batch, 1)
             listed = ranked(probed) > 0
             enough = (best_of_each(listed.float()) > 0).sum(dim=1, keepdim=True) >= plan.depth
             scores = ranked(centroids.maximum(floor)).masked_fill(~listed, -torch.inf)

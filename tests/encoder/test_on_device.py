@@ -121,6 +121,15 @@ def test_a_batch_is_what_memory_takes(monkeypatch, bytes_of_probe, free, expecte
     assert measured == [1]
 
 
+def test_where_not_even_the_probe_fits_the_least_is_tried(monkeypatch):
+    def full(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("encoder.on_device._stream_on", lambda device: None)
+    monkeypatch.setattr(DeviceRunner, "_measure", full)
+    assert DeviceRunner(None, torch.device("cuda:0")).batch_tokens == BATCH_TOKENS
+
+
 def test_a_batch_goes_to_a_gpu_in_one_copy(monkeypatch):
     copies = []
     batch = pack([[7, 8, 9], [5], [6, 4]])

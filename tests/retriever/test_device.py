@@ -111,6 +111,26 @@ def test_a_batch_finds_what_each_query_finds_alone(folder, monkeypatch, knobs, t
             np.testing.assert_allclose([h.score for h in found], [h.score for h in alone], atol=1e-4)
 
 
+def test_what_fills_up_a_query_of_a_batch_probes_no_list(folder):
+    random = np.random.default_rng(4)
+    queries = [unit(random, n) for n in (2, 30)]
+    with Searcher.open(folder, device="cpu") as searcher:
+        index, ranker = searcher._ranker.device, searcher._ranker
+        if index.codec is None:
+            return
+        plan = ranker.plan(SearchOptions(k=5, nprobe=1, ncandidates=250, nrerank=250), 0.0)
+        together = index.search_many(queries, plan, fold=False)
+        for query, (pids, _) in zip(queries, together, strict=True):
+            np.testing.assert_array_equal(index.search(query, plan, fold=False)[0], pids)
+        worth = []
+        index_worth = index._worth
+        index._worth = lambda *given: worth.append(index_worth(*given)) or worth[-1]
+        index.search_many(queries, plan, fold=False)
+        index.search(queries[0], plan, fold=False)
+        assert worth[0][0].tolist() == worth[1][0].tolist()
+        assert 0 < int(worth[0][0].sum()) < worth[0].shape[1]
+
+
 @pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
 @pytest.mark.parametrize("fold", [True, False])
 def test_a_batch_of_queries_waits_once(folder, knobs, fold):
