@@ -275,7 +275,7 @@ def search(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
         seconds.append(time.perf_counter() - started)
     yield "a query alone, median", 1000 * statistics.median(seconds)
     many = timed(lambda: index.search_many(queries, plan, False), device, 1)
-    yield "in batches of 64", len(queries) / many
+    yield "many at a time", len(queries) / many
     with tempfile.TemporaryDirectory() as place:
         blocks = np.concatenate([block.reshape(-1, DIM) for block in synthetic_blocks(sizes.built)])
         offsets = np.arange(0, len(blocks) + 1, 30)
