@@ -1,17 +1,22 @@
 """`latewood mcp`: folders as a search tool for coding agents."""
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from encoder.closing import Closing
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.hiding import hidden
 from encoder.options import option
 from retriever.cli.flags import flags
 
 __all__ = ["mcp_command"]
+
+KEPT = "what was read and encoded is kept"
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,20 @@ def mcp_command(
     from retriever.serving.kept import KeptFolders
     from retriever.serving.mcp import create_server, serve_http
 
-    server = create_server(KeptFolders(folders or [here]))
+    kept = KeptFolders(folders or [here])
+    server = create_server(kept)
     with hidden("scipy", "pandas"):  # as `latewood search`
         if transport.http:
             serve_http(
                 server, transport.port, lambda address: typer.echo(f"listening on {address}", err=True)
             )
         else:
+            # A thread that nothing interrupts reads standard input, so that Ctrl-C would wait for its next line.
+            signal.signal(signal.SIGINT, lambda number, frame: _leave(kept))
             server.run("stdio")
+
+
+def _leave(folders: Closing) -> None:
+    folders.close()
+    typer.echo(f"latewood: interrupted; {KEPT}", err=True)
+    os._exit(130)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from encoder.closing import Closing
 from encoder.errors import ArgumentError
 from encoder.progress import Step, Told
 from indexing import Snapshot
@@ -133,7 +134,7 @@ class Kept:
         self._folder, self._seen = None, None
 
 
-class KeptFolders:
+class KeptFolders(Closing):
     """Several folders, and the paths of files in them, which lead out of none."""
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:

@@ -39,6 +39,7 @@ CODE = {
     "tests/test_cart.py": "def test_add_to_cart():\n    assert add_to_cart('pear', []) is None\n",
 }
 BASKET = {"query": "put an item into the basket"}
+ABOUT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
 
 
 @pytest.fixture(autouse=True)
@@ -468,9 +469,8 @@ def test_nothing_but_the_protocol_is_on_standard_output(source: Path, cache: Pat
     """Not even what is not as usual: here, a cache that cannot be written. Closed input ends the process."""
     cache.write_text("a file where a folder should be")
     asked = parameters(cache, source)
-    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     messages = [
-        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about},
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": ABOUT},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {
             "jsonrpc": "2.0",
@@ -504,6 +504,44 @@ def test_nothing_but_the_protocol_is_on_standard_output(source: Path, cache: Pat
     assert answers[2]["structuredContent"]["results"][0]["path"] == "shop/cart.py"
     assert "cannot be kept" in answers[2]["structuredContent"]["note"]
     assert answers[3]["isError"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_ctrl_c_ends_it_while_it_waits_for_a_line_and_while_it_reads(
+    tmp_path: Path, cache: Path, busy: bool
+) -> None:
+    source = write(
+        tmp_path / "big", {f"m{i}.py": f"def zeppelin_{i}():\n    pass\n" for i in range(3000 if busy else 1)}
+    )
+    asked = parameters(cache, source)
+    process = subprocess.Popen(
+        [asked.command, *asked.args],
+        env=asked.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for message in (
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": ABOUT},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {
+            "jsonrpc": "2.0",
+            "id": 2,
+            "method": "tools/call",
+            "params": {"name": "search", "arguments": BASKET},
+        },
+    )[: 3 if busy else 2]:
+        process.stdin.write(json.dumps(message) + "\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["id"] == 1
+    deadline = time.monotonic() + 30
+    while busy and not cache_of(source).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    _, told = process.communicate()
+    assert told.splitlines()[-1] == "latewood: interrupted; what was read and encoded is kept"
+    if busy:  # nothing is locked
+        Index.open(cache_of(source), writable=True).close()
 
 
 @pytest.fixture
