@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import PEERS, add_options, exact_rankings, folder_bytes, index_of, ndcg, recall, start
+from shared import LATEWOOD, PEERS, add_options, exact_rankings, folder_bytes, index_of, ndcg, recall, start
 from vectors import DIM
 
 # fast-plaid at its default of 4,096 full scores takes half a second a query.
-QUALITY: dict[str, dict[str, int]] = {"latewood": {}, "fast-plaid": {"n_full_scores": 512}, "xtr-warp": {}}
+QUALITY: dict[str, dict[str, int]] = {
+    **{name: {} for name in LATEWOOD},
+    "fast-plaid": {"n_full_scores": 512},
+    "xtr-warp": {},
+}
 
 
 def main() -> None:
@@ -32,7 +36,9 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--synthetic", type=int, metavar="TOKENS")
     parser.add_argument("--memory", help="the memory setting of Latewood's index, such as 1GB")
-    parser.add_argument("--only", help="one contender: latewood, fast-plaid or xtr-warp")
+    parser.add_argument(
+        "--only", help="one contender: latewood, latewood-32, latewood-48, fast-plaid or xtr-warp"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -43,7 +49,10 @@ def main() -> None:
     if (given.vectors is None) == (given.synthetic is None):
         parser.error("pass VECTORS and WORK, or WORK and --synthetic TOKENS")
     given.work.mkdir(parents=True, exist_ok=True)
-    names = ["latewood", *(PEERS if given.peers_python and given.vectors else ())]
+    names = [
+        *(LATEWOOD if given.vectors else LATEWOOD[:1]),
+        *(PEERS if given.peers_python and given.vectors else ()),
+    ]
     rows = [build(name, given) for name in names if given.only in (None, name)]
     if given.vectors is not None:
         judge(rows, given)
@@ -55,6 +64,7 @@ def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
     index = index_of(given.work, name)
     shutil.rmtree(index, ignore_errors=True)
     job: dict[str, Any] = {"index": str(index), "threads": given.threads, "memory": given.memory, "dim": DIM}
+    job["bytes_per_token"] = int(name.removeprefix("latewood-")) if name in LATEWOOD[1:] else None
     job["peer_options"] = {"max_points_per_centroid": 32} if given.quick else {}
     if given.vectors is None:
         job["synthetic"] = given.synthetic

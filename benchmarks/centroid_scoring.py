@@ -67,7 +67,7 @@ def compare(centroids: Vectors, query: Vectors, graph: Any) -> list[tuple[str, f
         return float(np.mean([len(set(a) & set(b)) / NPROBE for a, b in zip(found, exact, strict=True)]))
 
     dim = centroids.shape[1]
-    codebook, scales = np.zeros((1, 256, dim), np.float32), np.ones(256, np.float32)
+    codebook, scales = np.zeros((1, 256, dim), np.float32), np.ones((256, 2), np.float32)
     codec = Codec(ByteCentroids.of(centroids), codebook, scales, np.eye(dim, dtype=np.float32))
     out = np.empty((len(centroids), lanes), np.float32)
     tables = QueryTables.of(query, codec)

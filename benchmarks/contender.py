@@ -4,7 +4,8 @@
     python benchmarks/contender.py NAME search JOB.json RESULT.json
     python benchmarks/contender.py exact rank JOB.json RESULT.json
 
-NAME is latewood, exact (brute force), fast-plaid or xtr-warp; the last two need only themselves, torch and numpy.
+NAME is latewood, latewood-32 or latewood-48 (bytes a token), exact (brute force), fast-plaid or xtr-warp; the last two
+need only themselves, torch and numpy.
 """
 
 import itertools
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 K = 10
+LATEWOOD = ("latewood", "latewood-32", "latewood-48")
 BLOCK = 1 << 16  # tokens read, or scored by brute force, at a time
 IN_MEMORY = 2_000_000  # brute force keeps this many tokens in float32; of more, float16
 WARM_UP = 3  # queries before a setting's clock starts
@@ -50,7 +52,11 @@ def peak_mib() -> float:
 
 
 def build(name: str, job: dict[str, Any]) -> dict[str, Any]:
-    builders = {"latewood": build_latewood, "fast-plaid": build_fast_plaid, "xtr-warp": build_xtr_warp}
+    builders = {
+        **dict.fromkeys(LATEWOOD, build_latewood),
+        "fast-plaid": build_fast_plaid,
+        "xtr-warp": build_xtr_warp,
+    }
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     figures = builders[name](job)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
@@ -62,7 +68,7 @@ def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
     from encoder import TokenEmbeddings
     from indexing import Index
 
-    options = {} if job.get("memory") is None else {"memory": job["memory"]}
+    options = {name: job[name] for name in ("memory", "bytes_per_token") if job.get(name) is not None}
     n, making = 0, 0.0
     with Index.create(job["index"], dim=job["dim"], **options) as index:
         blocks = read_blocks(Path(job["vectors"])) if "vectors" in job else made_blocks(job["synthetic"])
@@ -72,18 +78,18 @@ def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
             making += time.perf_counter() - started
             if block is None:
                 break
-            vectors, offsets = block
-            index.add_embeddings(
-                [str(n + i) for i in range(len(offsets) - 1)], TokenEmbeddings(vectors, offsets)
-            )
+            vectors, offsets, token_ids = block
+            embeddings = TokenEmbeddings(vectors, offsets, token_ids=token_ids)
+            index.add_embeddings([str(n + i) for i in range(len(offsets) - 1)], embeddings)
             n += len(offsets) - 1
         info = index.info()
     return {"source_seconds": making, "info": info}
 
 
-def read_blocks(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Vectors and offsets of about a million tokens at a time, without keeping the file mapped."""
+def read_blocks(folder: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """Vectors, offsets and token ids of about a million tokens at a time, without keeping the file mapped."""
     offsets = np.load(folder / "offsets.npy")
+    token_ids = np.load(folder / "token_ids.npy") if (folder / "token_ids.npy").exists() else None
     start = 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(offsets, offsets[start] + 16 * BLOCK, side="right")) - 1
@@ -92,15 +98,16 @@ def read_blocks(folder: Path) -> Iterator[tuple[Any, Any]]:
         yield (
             mapped[offsets[start] : offsets[stop]].astype(np.float32),
             offsets[start : stop + 1] - offsets[start],
+            None if token_ids is None else token_ids[offsets[start] : offsets[stop]],
         )
         start = stop
 
 
-def made_blocks(tokens: int) -> Iterator[tuple[Any, Any]]:
+def made_blocks(tokens: int) -> Iterator[tuple[Any, Any, Any]]:
     from vectors import synthetic_blocks
 
     for block in synthetic_blocks(tokens):
-        yield block.reshape(-1, block.shape[-1]), np.arange(len(block) + 1) * block.shape[1]
+        yield block.reshape(-1, block.shape[-1]), np.arange(len(block) + 1) * block.shape[1], None
 
 
 def passages(job: dict[str, Any]) -> list[torch.Tensor]:
@@ -139,7 +146,7 @@ def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
     """
     queries = read_queries(job)
     openers: dict[str, Callable[..., Any]] = {
-        "latewood": Latewood,
+        **dict.fromkeys(LATEWOOD, Latewood),
         "exact": Exact,
         "fast-plaid": FastPlaidIndex,
         "xtr-warp": XTRWarpIndex,

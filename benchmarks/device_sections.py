@@ -305,8 +305,11 @@ class MadeSegment:
         random = np.random.default_rng(0)
         self.offsets = np.append(np.arange(0, n_tokens, 300), n_tokens)
         self.n_tokens, self.owners = n_tokens, np.arange(len(self.offsets) - 1)
-        self.centroid_ids = random.integers(0, nlist, n_tokens, np.int32)
+        self._ids = random.integers(0, nlist, n_tokens, np.int32)
         self.residual_codes = random.integers(0, 256, (n_tokens, 17), np.uint8)
+
+    def centroid_ids(self) -> Any:
+        return self._ids
 
 
 def made_snapshot(sizes: Sizes) -> Any:
@@ -317,7 +320,7 @@ def made_snapshot(sizes: Sizes) -> Any:
     centroids = random.standard_normal((sizes.nlist, DIM), np.float32)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     residuals = 0.03 * random.standard_normal((16, 256, DIM // 16), np.float32)
-    scales = np.linspace(0.9, 1.1, 256, dtype=np.float32)
+    scales = np.ones((256, 2), np.float32)
     codec = Codec(ByteCentroids.of(centroids), residuals, scales, np.eye(DIM, dtype=np.float32))
     segment = MadeSegment(sizes.searched, sizes.nlist)
     lives = [np.ones(len(segment.owners), np.bool_)]

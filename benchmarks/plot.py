@@ -14,7 +14,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"exact": "k", "latewood": "C2", "fast-plaid": "C0", "xtr-warp": "C1"}
+COLOURS = {
+    "exact": "k",
+    "latewood": "C2",
+    "latewood-32": "C4",
+    "latewood-48": "C5",
+    "fast-plaid": "C0",
+    "xtr-warp": "C1",
+}
 
 
 def main(files: list[str], figure: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
+from shared import LATEWOOD, PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{}],
@@ -51,6 +51,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"nprobe": 128},
     ],
 }
+SETTINGS |= dict.fromkeys(LATEWOOD[1:], SETTINGS["latewood"])
 EQUAL = 0.002  # of nDCG@10, or of recall@10 where nothing is judged
 
 
@@ -66,11 +67,13 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: where others compute too"
     )
-    parser.add_argument("--only", nargs="*", help="contenders: latewood, fast-plaid, xtr-warp")
+    parser.add_argument(
+        "--only", nargs="*", help="contenders: latewood, latewood-32, latewood-48, fast-plaid, xtr-warp"
+    )
     add_options(parser)
     given = parser.parse_args()
     info = json.loads((given.vectors / "info.json").read_text())
-    names = [name for name in ("latewood", *PEERS) if given.only is None or name in given.only]
+    names = [name for name in (*LATEWOOD, *PEERS) if given.only is None or name in given.only]
     names = [name for name in names if index_of(given.work, name).exists()]
     if given.peers_python is None:
         names = [name for name in names if name not in PEERS]

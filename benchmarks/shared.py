@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "LATEWOOD",
     "PEERS",
     "Info",
     "add_options",
@@ -24,6 +25,7 @@ __all__ = [
     "start",
 ]
 
+LATEWOOD = ("latewood", "latewood-32", "latewood-48")
 PEERS = ("fast-plaid", "xtr-warp")
 Info = dict[str, Any]
 

@@ -142,6 +142,11 @@ class Encoder(BaseEncoder):
         save_checkpoint(Path(folder), Checkpoint(self.model, self.tokenizer), dtype=dtype)
 
     @property
+    def nbytes(self) -> int:
+        """What the weights take in memory."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    @property
     def dim(self) -> int:
         return self.model.dim
 

@@ -98,6 +98,12 @@ class LightEncoder(BaseEncoder):
         model = LightModel(config, weights, [(dense, arrays) for dense, arrays, _ in parts.head])
         return cls(model, tokenizer, own.expands, asked.again(tokenizer, config.max_positions))
 
+    @property
+    def nbytes(self) -> int:
+        """What the weights take in memory."""
+        own = [self.model.weights, *(arrays for _, arrays in self.model.head)]
+        return sum(array.nbytes for arrays in own for array in arrays.values())
+
     def encode_queries(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:

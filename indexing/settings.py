@@ -9,9 +9,11 @@ from encoder.arguments import as_integer
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from encoder.others import as_encoder
-from indexing.coding.sizes import choose_m
+from indexing.coding.sizes import BYTES_PER_TOKEN
 
 __all__ = ["DocumentEncoder", "IndexSettings", "TunedSearch"]
+
+LEAST_BYTES, MOST_BYTES = 12, 132  # a byte for 16 dimensions, and for one
 
 
 class DocumentEncoder(Protocol):
@@ -31,24 +33,27 @@ class DocumentEncoder(Protocol):
 class IndexSettings:
     """Fixed when the index is created. `Index.create` takes the ones below `encoder_fingerprint`.
 
-    dim: of the vectors. m: bytes of residual code a token. encoder: arguments that load it again, None for vectors of
+    dim: of the vectors. encoder: arguments that load it again, None for vectors of
     your own. window: tokens a passage, special ones included; "auto": what the encoder reads stays whole, and what is
     longer, of which it would lose the rest, comes in windows of 2,048 tokens that overlap by 256, or shorter ones
     where it reads less; None: one passage a document, cut where the encoder stops reading. overlap: tokens that
     neighbouring windows share, where window is a number. flat_tokens: the corpus from which a codec is trained; up to
     there vectors are float16 and scored exactly. The default trains 8,192 centroids at once: at 100,000 it would be
-    4,096, and nfcorpus grown document by document lost 0.015 nDCG@10 to that. commit_tokens: tokens an add holds
+    4,096, and nfcorpus grown document by document lost 0.015 nDCG@10 to that. bytes_per_token: the most that a token's
+    code takes once a codec is trained, 12 to 132, beside about 2 of inverted lists; 32 loses next to nothing, 48 is for
+    vectors without token ids (docs/guides/size-and-speed.md). For vectors of more than 128 dimensions it is in
+    proportion more. commit_tokens: tokens an add holds
     before it commits. segment_tokens: about the largest segment, and how many float16 tokens one add leaves on disk
     before it trains a codec without waiting for its end. seed: of the training.
     """
 
     dim: int
-    m: int
     encoder: dict[str, Any] | None = None
     encoder_fingerprint: str | None = None
     window: int | Literal["auto"] | None = "auto"
     overlap: int = 0
     flat_tokens: int = 262_144
+    bytes_per_token: int = BYTES_PER_TOKEN
     commit_tokens: int = 500_000
     segment_tokens: int = 4_000_000
     seed: int = 0
@@ -60,6 +65,12 @@ class IndexSettings:
             raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
         for name, least in (("flat_tokens", 1), ("commit_tokens", 1), ("segment_tokens", 1), ("seed", 0)):
             object.__setattr__(self, name, as_integer(getattr(self, name), name, least))
+        size = as_integer(self.bytes_per_token, "bytes_per_token", 1)
+        if not LEAST_BYTES <= size <= MOST_BYTES:
+            raise ArgumentError(
+                f"bytes_per_token={size}; pass {LEAST_BYTES} to {MOST_BYTES}, as 20, 32 or 48"
+            )
+        object.__setattr__(self, "bytes_per_token", size)
 
     @classmethod
     def made(
@@ -68,7 +79,7 @@ class IndexSettings:
         """For a new index: what its vectors are made by, and what a user passed of the rest."""
         if encoder is not None:
             as_encoder(encoder, "encode_documents", "dim", "fingerprint", "load_arguments")
-        known = {f.name for f in fields(cls)} - {"dim", "m", "encoder", "encoder_fingerprint"}
+        known = {f.name for f in fields(cls)} - {"dim", "encoder", "encoder_fingerprint"}
         if unknown := sorted(settings.keys() - known):
             raise ArgumentError(
                 f"{unknown[0]}={settings[unknown[0]]!r} is no setting; pass any of {sorted(known)}"
@@ -76,7 +87,6 @@ class IndexSettings:
         dim = encoder.dim if encoder is not None else as_integer(dim, "dim", 1)
         return cls(
             dim=dim,
-            m=choose_m(dim),
             encoder=None if encoder is None else encoder.load_arguments,
             encoder_fingerprint=None if encoder is None else encoder.fingerprint,
             **settings,

@@ -324,6 +324,14 @@ class Searcher(Closing):
                 kept.append(float(np.mean(stored[best] >= np.sort(stored)[-len(best)])))
         return Recall(float(np.mean(found)) if found else 1.0, float(np.mean(kept)) if kept else None)
 
+    def memory(self) -> dict[str, int]:
+        """Bytes that this searcher holds beyond mapped files, by name. Encoder, tables and lists are made when first
+        needed; what a search takes while it runs, the tokenizer and the libraries are not in it."""
+        held = self.snapshot.memory()
+        if self._loaded:
+            held["encoder"] = getattr(self._loaded[0], "nbytes", 0)
+        return held
+
     def encode(self, texts: Sequence[str]) -> TokenEmbeddings:
         """Token vectors of queries as searches use them: weighted by `Scoring.idf`, their lengths being the weights."""
         return self._encode(list(texts), self.snapshot)

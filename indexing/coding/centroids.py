@@ -71,9 +71,22 @@ class ByteCentroids:
         faiss_module().copy_array_to_vector(np.concatenate([self.low, self.span]), quantizer.sq.trained)
         quantizer.is_trained = True
 
-    def floats(self) -> npt.NDArray[np.float32]:
-        """(nlist, dim) float32. FAISS's own differ in the last bit from one width of its loops to another."""
-        return self.low + self.span * ((self.numbers + np.float32(0.5)) / np.float32(255))
+    def floats(self, which: npt.NDArray[np.integer[Any]] | None = None) -> npt.NDArray[np.float32]:
+        """(nlist, dim) float32, or those asked for, (n,) -> (n, dim). FAISS's own differ in the last bit from one width
+        of its loops to another."""
+        numbers = self.numbers if which is None else self.numbers[which]
+        return self.low + self.span * ((numbers + np.float32(0.5)) / np.float32(255))
+
+    @property
+    def nbytes(self) -> int:
+        """What they take in memory, in both forms once a search has asked for the second."""
+        blocks = self.__dict__.get("blocks")
+        return (
+            self.numbers.nbytes
+            + self.low.nbytes
+            + self.span.nbytes
+            + (0 if blocks is None else blocks.nbytes)
+        )
 
     @functools.cached_property
     def blocks(self) -> npt.NDArray[np.int8]:

@@ -1,11 +1,14 @@
 """Codec: a token vector in a centroid id, M bytes of residual product code and a byte of length, by FAISS.
 
 A vector v, turned by a rotation, is stored as the id of the centroid c with the largest inner product, a product code
-r of v - c and the number of a scale s near |v| / |c + r|; it decodes to (c + r) * s, turned back. All use of FAISS in
-indexing is here, in centroids.py and in faiss_files.py. On a device torch computes the same: torch_coding.py.
+k of the direction of v - c, and the number of a gain and a scale; it decodes to (c + gain * k) * scale, turned back:
+lengths.py. All use of FAISS in indexing is here, in centroids.py, training.py and faiss_files.py. On a device torch
+computes the same: torch_coding.py.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,15 +17,15 @@ import numpy.typing as npt
 
 from encoder.embeddings import NO_ID
 from encoder.errors import ArgumentError, IndexFormatError
+from encoder.threads import thread_count
 from indexing.coding.centroids import ByteCentroids, faiss_module
 from indexing.coding.faiss_files import checked, read_index, write_index
-from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes
+from indexing.coding.lengths import LEVELS, Products, choose_scales, numbers_of, plain_scales
+from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes, part_dims
 from indexing.coding.training import (
-    SCALES,
     balanced_directions,
     centroids_of,
     centroids_on,
-    choose_scales,
     product_centroids,
     quantizer_of,
 )
@@ -41,18 +44,21 @@ NOVEL_ERROR = 2  # a token coded this many times worse than the training sample 
 NOVEL_PER_CENTROID = 16
 FEW = 4096  # vectors for which no graph is built, where most find their centroid among those of their id
 CHUNK = 1 << 16  # tokens encoded at a time
+BLOCK = 1 << 13  # of which, once their centroids are known, a thread codes so many together
 ERROR_ROWS = 1 << 13
+MOST = 1e30  # that a number of a centroid can be
 
 
 class Codec:
     """A trained codec.
 
-    byte_centroids: nlist of `dim`, of unit length to within the rounding to bytes.
-    centroids: the same in float32, (nlist, dim).
-    pq_centroids: (m, 256, dim // m) float32, the residual's sub-vectors.
-    scales: (256,) float32, ascending: what c + r is multiplied by, by the last byte of a code.
-    rotation: (dim, dim) float32, orthonormal: centroids and codes are of v @ rotation.
-    code_bytes: bytes of code a token beside its centroid id: m, and the scale's.
+    byte_centroids: nlist of `turned_dim`, of unit length to within the rounding to bytes.
+    centroids: the same in float32, (nlist, turned_dim).
+    pq_centroids: (m, 256, turned_dim // m) float32, the sub-vectors of a residual's direction.
+    scales: (256, 2) float32: scale and gain by the last byte of a code, see lengths.py.
+    rotation: (dim, turned_dim) float32 with orthonormal rows: centroids and codes are of v @ rotation. turned_dim is
+    the next multiple of m.
+    code_bytes: bytes of code a token beside its centroid id: m, and the length's.
     owners: which vocabulary id each centroid belongs to, where they were trained within ids; else None.
     device: where vectors are coded; None for the processor. May be set at any time: the codes mean the same.
     """
@@ -67,22 +73,37 @@ class Codec:
         rotation: npt.NDArray[np.float32],
         owners: Owners | None = None,
     ) -> None:
-        self.nlist, self.dim = centroids.numbers.shape
-        self.m = len(pq_centroids)
+        self.dim, self.turned_dim = rotation.shape
+        self.nlist, self.m = len(centroids.numbers), len(pq_centroids)
         self.code_bytes = self.m + 1
-        # FAISS's dimensions: to it the scale is one more sub-vector, [scale, 0, ...], where vectors have zeros.
-        self._stored_dim = self.dim + self.dim // self.m
+        # FAISS's dimensions: to it the last byte is one more sub-vector, [scale, gain, 0, ...], where vectors have 0.
+        self._stored_dim = self.turned_dim + self.turned_dim // self.m
         self.byte_centroids = centroids
-        self.centroids = centroids.floats()
         self.pq_centroids = pq_centroids
         self.scales = scales
         self.rotation = rotation
         self.owners = owners
-        for array in (self.centroids, self.pq_centroids, self.scales, self.rotation):
+        for array in (self.pq_centroids, self.scales, self.rotation):
             array.flags.writeable = False
         self._quantizer: Any = None
         self._pq: Any = None
         self._coder: DeviceCoder | None = None
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the arrays held, by name."""
+        floats, owners = self.__dict__.get("centroids"), self.owners
+        return {
+            "centroids": self.byte_centroids.nbytes + (0 if floats is None else floats.nbytes),
+            "vocabulary ids": 0 if owners is None else owners.nbytes,
+            "codec": self.pq_centroids.nbytes + self.scales.nbytes + self.rotation.nbytes,
+        }
+
+    @cached_property
+    def centroids(self) -> npt.NDArray[np.float32]:
+        """Four times the bytes, which a search on the processor does without."""
+        centroids = self.byte_centroids.floats()
+        centroids.flags.writeable = False
+        return centroids
 
     @classmethod
     def train(
@@ -94,7 +115,7 @@ class Codec:
         token_ids: TokenIds | None = None,
         device: "torch.device | None" = None,
     ) -> "Codec":
-        """Spherical k-means, then a product quantiser of what the centroids leave over, then scales.
+        """Spherical k-means, then a product quantiser of the directions of what the centroids leave over, then scales.
 
         sample: (n, dim), n >= 256; see `sample_size` for how many are worth drawing. token_ids: (n,), where known;
         k-means is then within each vocabulary id.
@@ -110,15 +131,15 @@ class Codec:
             raise ArgumentError(f"{n} vectors cannot train a codec; pass at least {PQ_CENTROIDS}")
         if not 2 <= nlist <= n:  # one list would have ids of no bytes
             raise ArgumentError(f"nlist={nlist} with {n} sample vectors; pass 2 <= nlist <= {n}")
-        if m < 1 or dim % m != 0:
-            raise ArgumentError(f"m={m} does not divide dim={dim}; pass m={choose_m(dim)}")
+        if not 1 <= m <= dim:
+            raise ArgumentError(f"m={m} for vectors of dim={dim}; pass 1 <= m <= {dim}")
         sample = np.ascontiguousarray(sample, dtype=np.float32)
         # FAISS draws at most 256 rows for each of 256 sub-vector centroids, so more would not be looked at.
         some = np.linspace(0, n - 1, min(n, PQ_CENTROIDS * PQ_CENTROIDS)).astype(np.int64)
         if token_ids is not None and (token_ids == token_ids[0]).all():  # of one id alone: nothing to go by
             token_ids = None
         rows, row_ids = sample[some], None if token_ids is None else token_ids[some]
-        ones, untrained = np.ones(SCALES, np.float32), np.zeros((m, PQ_CENTROIDS, dim // m), np.float32)
+        ones, untrained = plain_scales(), np.zeros((m, PQ_CENTROIDS, part_dims(dim, m)), np.float32)
         if device is not None:
             found, owners = centroids_on(device, sample, token_ids, nlist, seed)
             plain = cls(ByteCentroids.of(found), untrained, ones, np.eye(dim, dtype=np.float32), owners)
@@ -131,7 +152,7 @@ class Codec:
             found, tokens = train_within(sample, token_ids, nlist, seed)
             owners = Owners(tokens)
             near = owners.nearest(rows, token_ids[some], found)
-        rotation = balanced_directions((rows - found[near])[near >= 0], m)
+        rotation = balanced_directions(_directions((rows - found[near])[near >= 0]), m)
         rows = rows @ rotation
         # The residuals are trained and coded against the very numbers that a reader will load.
         centroids = ByteCentroids.of(found @ rotation)
@@ -139,13 +160,9 @@ class Codec:
         codec.device = device
         ids = codec._nearest_centroids(rows, row_ids)
         residuals = rows - codec.centroids[ids]
-        codec = codec._with(product_centroids(residuals, m, seed, device), ones)
-        wanted = []
-        for start in range(0, len(rows), ERROR_ROWS):
-            at = slice(start, start + ERROR_ROWS)
-            codes = codec._residual_codes(rows[at], residuals[at])
-            wanted.append(codec._wanted_scales(rows[at], ids[at], codes))
-        return codec._with(codec.pq_centroids, choose_scales(np.concatenate(wanted)))
+        codec = codec._with(product_centroids(_directions(residuals), m, seed, device), ones)
+        coded = codec._decoded_directions(codec._direction_codes(residuals))
+        return codec._with(codec.pq_centroids, choose_scales(Products.of(rows, residuals, coded)))
 
     def _with(self, pq_centroids: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]) -> "Codec":
         """The same centroids with other codes of residuals and lengths."""
@@ -212,7 +229,7 @@ class Codec:
         return codec
 
     def rotated(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(n, dim) -> (n, dim): the vectors as centroids and codes see them. Inner products stay as they are."""
+        """(n, dim) -> (n, turned_dim): the vectors as centroids and codes see them. Inner products stay as they are."""
         return vectors @ self.rotation
 
     def assign(
@@ -251,7 +268,7 @@ class Codec:
         if self.owners is not None and len(rotated) < FEW:
             return nearest(rotated, self.centroids)[0]
         if self._quantizer is None:
-            self._quantizer = quantizer_of(self.dim, self.nlist, links=32, construction=100)
+            self._quantizer = quantizer_of(self.turned_dim, self.nlist, links=32, construction=100)
             self._quantizer.add(self.centroids)
         _, ids = self._quantizer.search(np.ascontiguousarray(rotated), 1)
         return np.asarray(ids[:, 0], dtype=np.int64)
@@ -259,7 +276,7 @@ class Codec:
     def encode(
         self, vectors: npt.NDArray[np.floating[Any]], token_ids: TokenIds | None = None
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """(n, dim) -> centroid_ids (n,) int32 and codes (n, code_bytes) uint8: residual code, then the scale's.
+        """(n, dim) -> centroid_ids (n,) int32 and codes (n, code_bytes) uint8: residual code, then the length's.
 
         token_ids: (n,), NO_ID or an id without centroids for what is compared with all of them.
         """
@@ -275,56 +292,73 @@ class Codec:
                 continue
             chunk = self.rotated(np.ascontiguousarray(vectors[at], dtype=np.float32))
             ids[at] = self._nearest_centroids(chunk, own)
-            codes[at, : self.m] = self._residual_codes(chunk, chunk - self.centroids[ids[at]])
-            wanted = self._wanted_scales(chunk, ids[at], codes[at])
-            codes[at, self.m] = np.searchsorted((self.scales[1:] + self.scales[:-1]) / 2, wanted)
+            self._code(chunk, ids[at], codes[at])
         return ids, codes
 
-    def _residual_codes(
-        self, vectors: npt.NDArray[np.float32], residuals: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.uint8]:
-        """(n, dim) vectors, rotated, and their residuals -> (n, m) codes.
+    def _code(
+        self, rotated: npt.NDArray[np.float32], ids: npt.NDArray[np.int32], codes: npt.NDArray[np.uint8]
+    ) -> None:
+        """Fill the codes of vectors, (n, turned_dim), with these centroids, on the process's threads."""
+        self._prepare()
 
-        A search compares a stored vector with queries near it, so an error along the vector changes scores most
-        (Guo et al. 2020, arXiv 1908.10396). What the nearest code gets wrong along it is therefore added to the
-        residual before it is coded for good (docs/internals/codec.md).
-        """
-        if (coder := self._on_device()) is not None:
-            return coder.residual_codes(vectors, residuals)
-        if self._pq is None:
-            faiss = faiss_module()
-            self._pq = faiss.ProductQuantizer(self.dim, self.m, 8)
-            faiss.copy_array_to_vector(self.pq_centroids.ravel(), self._pq.centroids)
-        errors = residuals - self._residuals(self._pq.compute_codes(residuals))
-        squares = np.einsum("ij,ij->i", vectors, vectors)
-        along = np.einsum("ij,ij->i", errors, vectors) / np.maximum(squares, np.finfo(np.float32).tiny)
-        codes: npt.NDArray[np.uint8] = self._pq.compute_codes(residuals + along[:, None] * vectors)
+        def work(rows: slice) -> None:
+            residuals = rotated[rows] - self.centroids[ids[rows]]
+            codes[rows, : self.m] = self._direction_codes(residuals)
+            products = Products.of(rotated[rows], residuals, self._decoded_directions(codes[rows]))
+            codes[rows, self.m] = numbers_of(self.scales, products)
+
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(codes), BLOCK)]
+        threads = min(thread_count(), len(blocks))
+        if threads < 2:
+            for block in blocks:
+                work(block)
+            return
+        # FAISS shares out what each thread asks of it, unless it is told otherwise in that thread.
+        alone = partial(faiss_module().omp_set_num_threads, 1)
+        with ThreadPoolExecutor(threads, thread_name_prefix="code", initializer=alone) as pool:
+            list(pool.map(work, blocks))
+
+    def _direction_codes(self, residuals: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """(n, turned_dim) residuals of rotated vectors -> (n, m) codes of their directions."""
+        directions = _directions(residuals)
+        coder = self._on_device()
+        return self._nearest_codes(directions) if coder is None else coder.direction_codes(directions)
+
+    def _nearest_codes(self, directions: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        pq = self._prepare()
+        if pq.dsub > (part := self.turned_dim // self.m):
+            more = ((0, 0), (0, 0), (0, pq.dsub - part))
+            directions = np.pad(directions.reshape(-1, self.m, part), more).reshape(len(directions), -1)
+        codes: npt.NDArray[np.uint8] = pq.compute_codes(directions)
         return codes
 
-    def _residuals(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(n, m) codes, or with the scale's byte -> (n, dim)."""
-        parts: npt.NDArray[np.float32] = self.pq_centroids[np.arange(self.m), codes[:, : self.m]]
-        return parts.reshape(-1, self.dim)
+    def _prepare(self) -> Any:
+        """FAISS's quantiser of directions, made at the first call."""
+        if self._pq is None:
+            faiss = faiss_module()
+            part = self.turned_dim // self.m
+            # FAISS has fast loops for 2, 4 and 8 dimensions: those of 3 take ten times as long as those of 4.
+            width = 1 << (part - 1).bit_length() if part < 8 else part
+            pq = faiss.ProductQuantizer(self.m * width, self.m, 8)
+            centroids = np.pad(self.pq_centroids, ((0, 0), (0, 0), (0, width - part)))
+            faiss.copy_array_to_vector(centroids.ravel(), pq.centroids)
+            self._pq = pq
+        return self._pq
 
-    def _wanted_scales(
-        self,
-        vectors: npt.NDArray[np.float32],
-        centroid_ids: npt.NDArray[np.integer[Any]],
-        codes: npt.NDArray[np.uint8],
-    ) -> npt.NDArray[np.float32]:
-        """What makes each c + r as long as its vector, rotated: (n,)."""
-        decoded = self._residuals(codes)
-        decoded += self.centroids[centroid_ids]
-        wanted, found = (np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (vectors, decoded))
-        scales: npt.NDArray[np.float32] = np.divide(wanted, found, out=np.ones_like(wanted), where=found > 0)
-        return scales
+    def _decoded_directions(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(n, m) codes, or with the last byte -> (n, turned_dim)."""
+        parts: npt.NDArray[np.float32] = self.pq_centroids[np.arange(self.m), codes[:, : self.m]]
+        return parts.reshape(-1, self.turned_dim)
 
     def decode(
         self, centroid_ids: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.float32]:
-        """centroid_ids (n,) and codes (n, code_bytes) -> (n, dim) float32: (centroid + residual) * scale."""
-        decoded: npt.NDArray[np.float32] = self.centroids[centroid_ids] + self._residuals(codes)
-        decoded *= self.scales[codes[:, -1], None]
+        """centroid_ids (n,) and codes (n, code_bytes) -> (n, dim) float32: (c + gain * k) * scale."""
+        decoded = self._decoded_directions(codes)
+        scales, gains = self.scales[codes[:, -1]].T[:, :, None]
+        decoded *= gains
+        decoded += self.byte_centroids.floats(centroid_ids)
+        decoded *= scales
         return decoded @ self.rotation.T
 
     def pack(
@@ -339,7 +373,7 @@ class Codec:
         """Write an Index2Layer without codes, behind the rotation; its coarse quantiser holds the centroids. `owners`
         have a file of their own."""
         faiss = faiss_module()
-        padding = self._stored_dim - self.dim
+        padding = self._stored_dim - self.turned_dim
         turn = faiss.LinearTransform(self.dim, self._stored_dim)
         faiss.copy_array_to_vector(np.pad(self.rotation.T, ((0, padding), (0, 0))).ravel(), turn.A)
         turn.is_trained = True
@@ -362,20 +396,24 @@ class Codec:
             )
         turn = checked(faiss.downcast_VectorTransform(whole.chain.at(0)), "LinearTransform", path)
         part = layers.pq.dsub
-        if (turn.d_in, layers.d) != (dim, dim + part):
+        turned = part * (layers.pq.M - 1)
+        if turn.d_in != dim or not dim <= turned < dim + part * layers.pq.M:
             raise IndexFormatError(
-                f"{path} codes {turn.d_in} dimensions in {layers.d}, the index needs {dim} in {dim + part}; "
+                f"{path} codes {turn.d_in} dimensions in {turned}, the index needs {dim}; "
                 "restore it or build the index again"
             )
-        rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, dim)[:dim].T.copy()
+        rotation = faiss.vector_to_array(turn.A).reshape(turn.d_out, dim)[:turned].T.copy()
         pq = faiss.vector_to_array(layers.pq.centroids).reshape(-1, PQ_CENTROIDS, part)
-        scales = pq[-1, :, 0].copy()
-        centroids = ByteCentroids.read(quantizer, dim)
+        scales = pq[-1, :, :2].copy()
+        centroids = ByteCentroids.read(quantizer, turned)
         whose = None if owners is None else Owners.load(owners, len(centroids.numbers))
         codec = cls(centroids, pq[:-1].copy(), scales, rotation, whose)
-        turns = np.allclose(rotation.T @ rotation, np.eye(dim), atol=1e-3)
-        ascend = np.isfinite(scales).all() and scales[0] >= 0 and (np.diff(scales) >= 0).all()
-        if not (turns and ascend and np.isfinite(codec.centroids).all()):
+        turns = np.isfinite(rotation).all() and np.allclose(rotation @ rotation.T, np.eye(dim), atol=1e-3)
+        lengths = scales.reshape(LEVELS, LEVELS, 2)
+        ascend = all((np.diff(x, axis=0) >= 0).all() for x in (lengths[:, 0, 1], lengths[:, :, 0].T))
+        ascend &= bool((scales >= 0).all() and np.isfinite(scales).all())
+        sane = np.abs([centroids.low, centroids.span]).max() < MOST  # and no NaN
+        if not (turns and ascend and sane):
             raise IndexFormatError(f"{path} is damaged; restore it or build the index again")
         return codec
 
@@ -384,10 +422,19 @@ class Codec:
         index = faiss.Index2Layer(quantizer, self.nlist, self.code_bytes)
         stored = np.zeros((self.code_bytes, *self.pq_centroids.shape[1:]), dtype=np.float32)
         stored[: self.m] = self.pq_centroids
-        stored[self.m, :, 0] = self.scales
+        stored[self.m, :, :2] = self.scales
         faiss.copy_array_to_vector(stored.ravel(), index.pq.centroids)
         index.is_trained = True
         return index
+
+
+def _directions(residuals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each of length 1, or 0."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals))[:, None]
+    directions: npt.NDArray[np.float32] = np.divide(
+        residuals, lengths, out=np.zeros_like(residuals), where=lengths > 0
+    )
+    return directions
 
 
 def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:

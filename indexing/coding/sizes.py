@@ -2,12 +2,21 @@
 
 import math
 
-from encoder.errors import ArgumentError
-
-__all__ = ["MAX_SAMPLE", "PQ_CENTROIDS", "choose_m", "choose_nlist", "codec_bytes", "id_bytes", "sample_size"]
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "MAX_SAMPLE",
+    "PQ_CENTROIDS",
+    "choose_m",
+    "choose_nlist",
+    "codec_bytes",
+    "id_bytes",
+    "part_dims",
+    "sample_size",
+]
 
 PQ_CENTROIDS = 256  # one byte a sub-vector
 POINTS_PER_CENTROID = 16  # sample rows a centroid for k-means; 32 gained nothing (docs/benchmarks.md)
+BYTES_PER_TOKEN = 20
 MAX_SAMPLE = 1 << 20  # rows; 512 MiB of float32 at dim 128, whatever the corpus
 
 
@@ -29,21 +38,25 @@ def sample_size(n_tokens: int) -> int:
     return min(n_tokens, MAX_SAMPLE, wanted)
 
 
-def choose_m(dim: int) -> int:
-    """Bytes of residual code for vectors of `dim`: 16 at dim 128, never more than 16 dimensions a byte."""
-    m = max(m for m in range(1, max(16, dim // 8) + 1) if dim % m == 0) if dim > 0 else 0
-    if m == 0 or dim // m > 16:
-        raise ArgumentError(
-            f"dim={dim} cannot be cut into equal parts of at most 16 dimensions; "
-            f"pad the vectors with zeros to dim={-(-max(dim, 1) // 16) * 16}"
-        )
-    return m
+def choose_m(dim: int, bytes_per_token: int = BYTES_PER_TOKEN, nlist: int = 1 << 16) -> int:
+    """Bytes of residual code: what the centroid's number and the byte of lengths leave of bytes_per_token, at dim 128
+    and below; in proportion more above, and no more than one a dimension. Up to one in 128 dimensions fewer where
+    that divides `dim`, so that nothing is padded."""
+    times = max(dim, 128) // 128
+    most = max(1, min(dim, (bytes_per_token - 1 - max(2, id_bytes(nlist))) * max(dim, 128) // 128))
+    return next((m for m in range(most, max(most - times, 1) - 1, -1) if dim % m == 0), most)
+
+
+def part_dims(dim: int, m: int) -> int:
+    """Dimensions of each of m sub-vectors of a residual; in all maybe a few more than `dim`. Two at least: a file holds
+    two numbers for a last byte where one more sub-vector would be."""
+    return max(2, -(-dim // m))
 
 
 def codec_bytes(nlist: int, dim: int, m: int) -> int:
     """What `Codec.save` writes for a codec of `Codec.train`, but for some 200 bytes of headers. The scales are one more
     sub-vector."""
-    stored = dim + dim // m
+    stored = (m + 1) * part_dims(dim, m)
     centroids, ranges = nlist * stored, 2 * 4 * stored  # a byte a dimension
     return centroids + ranges + 4 * PQ_CENTROIDS * stored + 4 * dim * stored  # the last is the rotation
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from encoder.errors import ArgumentError
+from indexing.coding.lengths import LEVELS
 from indexing.coding.vocabulary import share_out
 
 if TYPE_CHECKING:
@@ -238,12 +239,11 @@ class DeviceCoder:
             rows = self._there(vectors).float() @ self._rotation
             ids = self._nearest(rows, plan)
             own = self._centroids[ids]
-            codes, decoded = self._residual_codes(rows, rows - own)
-            lengths = (decoded + own).norm(dim=1)
-            wanted = torch.where(lengths > 0, rows.norm(dim=1) / lengths, 1.0)
-            scale = torch.searchsorted((self._scales[1:] + self._scales[:-1]) / 2, wanted)
+            residuals = rows - own
+            codes = self._by_part(residuals / residuals.norm(dim=1, keepdim=True).clamp_min(1e-30))
+            last = self._last_bytes(rows, own, residuals, self._decoded(codes))
             numbers = ids.to(torch.int32)[:, None].contiguous().view(torch.uint8)  # (n, 4)
-            packed = torch.cat([numbers, codes, scale[:, None].to(torch.uint8)], dim=1).cpu().numpy()
+            packed = torch.cat([numbers, codes.T.to(torch.uint8), last[:, None]], dim=1).cpu().numpy()
         return np.ascontiguousarray(packed[:, :4]).view(np.int32)[:, 0], packed[:, 4:].copy()
 
     def nearest(self, rotated: Floats, token_ids: npt.NDArray[np.int32] | None) -> Ids:
@@ -251,10 +251,13 @@ class DeviceCoder:
         with roomy(self.device):
             return self._nearest(self._there(rotated), self._plan(len(rotated), token_ids)).cpu().numpy()
 
-    def residual_codes(self, rotated: Floats, residuals: Floats) -> npt.NDArray[np.uint8]:
-        """As `Codec._residual_codes`: (n, dim) each → (n, m)."""
+    def direction_codes(self, directions: Floats) -> npt.NDArray[np.uint8]:
+        """(n, dim) of length 1 → (n, m)."""
         with roomy(self.device):
-            return self._residual_codes(self._there(rotated), self._there(residuals))[0].cpu().numpy()
+            codes: npt.NDArray[np.uint8] = (
+                self._by_part(self._there(directions)).T.to(torch.uint8).cpu().numpy()
+            )
+            return codes
 
     def _plan(self, n: int, token_ids: npt.NDArray[np.int32] | None) -> Plan:
         """Tokens by vocabulary id; those of none that has centroids are one group, compared with all."""
@@ -271,12 +274,17 @@ class DeviceCoder:
     def _nearest(self, rotated: Tensor, plan: Plan) -> Tensor:
         return self._numbers[nearest(rotated, self._sorted, plan)[0]]
 
-    def _residual_codes(self, rotated: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (n, m) uint8, and the residuals that they stand for (n, dim)."""
-        errors = residuals - self._decoded(self._by_part(residuals))
-        along = (errors * rotated).sum(dim=1) / rotated.square().sum(dim=1).clamp_min(1e-38)
-        codes = self._by_part(residuals + along[:, None] * rotated)
-        return codes.T.to(torch.uint8), self._decoded(codes)
+    def _last_bytes(self, rows: Tensor, own: Tensor, residuals: Tensor, directions: Tensor) -> Tensor:
+        """As `lengths.numbers_of`: (n,) uint8. own: the centroids."""
+        squares = directions.square().sum(dim=1)
+        wanted = (residuals * directions).sum(dim=1).clamp_min(0) / squares.clamp_min(1e-30)
+        table = self._scales.reshape(LEVELS, LEVELS, 2)
+        gains, lengths = table[:, 0, 1].contiguous(), table[:, :, 0]
+        level = torch.searchsorted((gains[1:] + gains[:-1]) / 2, wanted)
+        found = (own + gains[level][:, None] * directions).norm(dim=1)
+        scale = torch.where(found > 0, rows.norm(dim=1) / found, 1.0)
+        within = (scale[:, None] > ((lengths[:, 1:] + lengths[:, :-1]) / 2)[level]).sum(dim=1)
+        return (LEVELS * level + within).to(torch.uint8)
 
     def _by_part(self, residuals: Tensor) -> Tensor:
         """(n, dim) → (m, n) numbers of the nearest places."""

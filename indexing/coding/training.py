@@ -1,4 +1,4 @@
-"""The parts of which a codec is trained: centroids, codes of residuals, a rotation, scales."""
+"""The parts of which a codec is trained: centroids, codes of residuals, a rotation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexing.coding.centroids import faiss_module
-from indexing.coding.sizes import PQ_CENTROIDS
+from indexing.coding.sizes import PQ_CENTROIDS, part_dims
 from indexing.coding.vocabulary import ITERATIONS, Owners
 
 if TYPE_CHECKING:
@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 __all__ = [
     "HNSW_NLIST",
     "KMEANS_ITERATIONS",
-    "SCALES",
     "balanced_directions",
     "centroids_of",
     "centroids_on",
-    "choose_scales",
     "product_centroids",
     "quantizer_of",
 ]
@@ -28,9 +26,6 @@ KMEANS_ITERATIONS = 3
 PQ_ITERATIONS = 25
 HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster than comparing with all of them
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
-SCALES = 256  # one byte
-SCALE_TAILS = (0.01, 99.99)  # percentiles of the training sample that the scales reach to
-SCALE_RANGE = (0.9, 1.1)  # and at least so far, since vectors unlike the sample lose more; a step is 0.0008
 
 
 def centroids_of(
@@ -65,7 +60,7 @@ def centroids_on(
 def product_centroids(
     residuals: npt.NDArray[np.float32], m: int, seed: int, device: "torch.device | None"
 ) -> npt.NDArray[np.float32]:
-    """(n, dim) -> (m, 256, dim // m): k-means of each sub-vector."""
+    """(n, a multiple of m) -> (m, 256, its m-th part): k-means of each sub-vector."""
     if device is not None:
         from indexing.coding.torch_coding import product_centroids
 
@@ -79,28 +74,23 @@ def product_centroids(
 
 
 def balanced_directions(residuals: npt.NDArray[np.float32], m: int) -> npt.NDArray[np.float32]:
-    """An orthonormal (dim, dim): principal directions of the residuals, dealt out to m sub-vectors so that the
-    product of variances is about the same in all (OPQ's parametric solution, Ge et al. 2013)."""
+    """(dim, a multiple of m) with orthonormal rows: principal directions of the residuals, dealt out to m sub-vectors
+    so that the product of variances is about the same in all (OPQ's parametric solution, Ge et al. 2013). Where m does
+    not divide dim, some have a direction less, and a zero."""
     dim = residuals.shape[1]
+    room = part_dims(dim, m)
     moment = residuals.T.astype(np.float64) @ residuals
     values, directions = np.linalg.eigh(moment)  # ascending
     logs = np.log(np.maximum(values[::-1], values[-1] * 1e-12 + np.finfo(np.float64).tiny))
     parts: list[list[int]] = [[] for _ in range(m)]
     for direction in range(dim):
-        open_parts = [part for part in parts if len(part) < dim // m]
+        open_parts = [part for part in parts if len(part) < room]
         # Of the parts with room the one that has least, by variances as multiples of the smallest.
         min(open_parts, key=lambda part: sum(logs[i] - logs[-1] for i in part)).append(direction)
-    order = [direction for part in parts for direction in part]
-    balanced: npt.NDArray[np.float32] = directions[:, ::-1][:, order].astype(np.float32)
-    return np.ascontiguousarray(balanced)
-
-
-def choose_scales(wanted: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Evenly spaced scales over what a sample wants, with 1 among them, so that what is exact stays exact."""
-    low, high = np.percentile(wanted, SCALE_TAILS)
-    scales = np.linspace(min(low, SCALE_RANGE[0]), max(high, SCALE_RANGE[1]), SCALES)
-    scales += 1 - scales[np.abs(scales - 1).argmin()]
-    return np.maximum(scales, 0).astype(np.float32)
+    balanced = np.zeros((dim, m, room), np.float32)
+    for at, part in enumerate(parts):
+        balanced[:, at, : len(part)] = directions[:, ::-1][:, part]
+    return balanced.reshape(dim, -1)
 
 
 def quantizer_of(dim: int, nlist: int, *, links: int, construction: int) -> Any:

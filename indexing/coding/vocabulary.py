@@ -39,6 +39,11 @@ class Owners:
             tokens[self.order], return_index=True, return_counts=True
         )
 
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.tokens, self.order, self.known, self.starts, self.counts)
+        return sum(array.nbytes for array in arrays)
+
     def save(self, path: Path) -> None:
         with path.open("wb") as file:  # np.save would give the name another ending
             np.save(file, self.tokens)

@@ -73,7 +73,6 @@ class Segment:
     offsets: (n_passages + 1,) int64. owners: (n_passages,) int64. spans: (n_passages, 2) int32; see Layout.
     vectors (flat): (n_tokens, dim) float16. stored_ids (flat): (n_tokens,) int32, or None; see Layout.
     codes (compressed): (n_tokens, id_bytes + code_bytes) uint8, FAISS's bytes: centroid id, then the code.
-    centroid_ids (compressed): (n_tokens,), a view of codes up to nlist 65,536, beyond it a copy in int32.
     residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and the byte
     of the scale.
     originals (compressed): a sample of passages with their vectors as they were given.
@@ -108,9 +107,19 @@ class Segment:
         self.codes = read_codes(path)
         _check_shape(path, self.codes.shape, (row.n_tokens, width + codec.code_bytes))
         self.residual_codes = self.codes[:, width:]
-        self.centroid_ids = _centroid_ids(self.codes, width)
+        self._width = width
         self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
         self.originals = _map_originals(folder, self.offsets, dim)
+
+    def centroid_ids(self, tokens: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[Any]:
+        """Of the tokens of a compressed segment: a view of codes up to nlist 65,536, beyond it a copy in int32."""
+        return _centroid_ids(self.codes[tokens], self._width)
+
+    @property
+    def memory(self) -> int:
+        """Bytes held beyond mapped files: a list of lists that had to be made longer."""
+        mapped = self.kind == FLAT or isinstance(self.list_offsets, np.memmap)
+        return 0 if mapped else self.list_offsets.nbytes
 
     @cached_property
     def one_each(self) -> bool:
@@ -127,7 +136,7 @@ class Segment:
         if self.kind == FLAT:
             return self.vectors[start:stop].astype(np.float32)
         assert codec is not None
-        return codec.decode(self.centroid_ids[start:stop], self.residual_codes[start:stop])
+        return codec.decode(self.centroid_ids(slice(start, stop)), self.residual_codes[start:stop])
 
     def token_ids(
         self, tokens: slice | npt.NDArray[np.int64], codec: Codec | None
@@ -138,7 +147,7 @@ class Segment:
             stored = self.stored_ids
         else:
             stored = None if codec is None or codec.owners is None else codec.owners.tokens
-            tokens = self.centroid_ids[tokens]
+            tokens = self.centroid_ids(tokens)
         ids: npt.NDArray[np.int32] | None = None if stored is None else stored[tokens]
         return ids
 
@@ -147,7 +156,7 @@ class Segment:
         if self.kind == FLAT:
             return self.vectors[tokens].astype(np.float32)
         assert codec is not None
-        return codec.decode(self.centroid_ids[tokens], self.residual_codes[tokens])
+        return codec.decode(self.centroid_ids(tokens), self.residual_codes[tokens])
 
 
 def write_segment(

@@ -1,6 +1,7 @@
 """Snapshot: an index as it is after one commit, immutable: what every search and every reading looks at."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -229,6 +230,17 @@ class Snapshot(Closing):
         for i in set(at.tolist()):  # np.unique imports numpy.ma
             owners[at == i] = self.segments[i].owners[local[at == i]]
         return owners
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held beyond mapped files, by name; what has not been asked for yet takes none."""
+        lives = self.__dict__.get("lives", ())
+        counts = self._frequencies
+        held = {
+            "live passages": sum(live.nbytes for live in lives),
+            "lists": sum(segment.memory for segment in self.segments),
+            "word counts": sys.getsizeof(counts) + sum(map(sys.getsizeof, counts)),
+        }
+        return held if self.codec is None else self.codec.memory() | held
 
     # Inside --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from indexing.storage.durable import FileRecord
 __all__ = ["DATABASE", "FORMAT_VERSION", "Change", "DocumentRow", "SegmentRow", "State", "create", "exists"]
 
 DATABASE = "index.db"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from encoder.embeddings import NO_ID, TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.coding.centroids import ByteCentroids
 from indexing.coding.codec import Codec
-from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist, codec_bytes, id_bytes
+from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, codec_bytes, id_bytes
 from indexing.coding.sizes import sample_size as training_rows
 from indexing.coding.training import HNSW_NLIST, KMEANS_ITERATIONS
 from indexing.coding.vocabulary import ITERATIONS, share_out
@@ -25,11 +24,14 @@ from indexing.settings import DocumentEncoder, IndexSettings
 from indexing.writing.encoding import Passages, encode_records, windows_of
 from indexing.writing.memory import ROW_BYTES, limit
 from indexing.writing.records import BATCH_CHARS, BATCH_RECORDS, AddReport, Record
+from indexing.writing.sizing import SIZES, Size, recalls, sample_questions
 
 __all__ = ["Estimate", "estimate"]
 
 SAMPLE = 1000  # documents whose tokens are counted and whose texts are stored for a trial
 TIMED_TOKENS = 16_384  # encoded for a trial
+RANKED_TOKENS = 65_536  # ranked for the choice of size,
+RANKED_PART = 0.05  # where they are no more than so much of all
 PASSAGE_BYTES = 24  # of a passage beside its tokens: offset, owner and span
 LIST_BYTES = (
     2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/internals/codec.md)
@@ -43,7 +45,8 @@ MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passa
 class Estimate:
     """documents and chars are counted, the rest foretold. tokens: vectors stored. nlist: None where the index stays
     flat. *_seconds: of this machine, as busy as it is. disk_bytes: of the finished index; disk_peak_bytes: of the
-    index while it is built, when float16 vectors lie beside their codes. memory_bytes: peak of the process.
+    index while it is built, when float16 vectors lie beside their codes. memory_bytes: peak of the process. sizes: what
+    each choice of bytes_per_token would take and keep; none where the index stays flat, which loses nothing.
     """
 
     documents: int
@@ -56,21 +59,11 @@ class Estimate:
     disk_bytes: int
     disk_peak_bytes: int
     memory_bytes: int
+    sizes: tuple[Size, ...] = ()
 
     @property
     def seconds(self) -> float:
         return self.encode_seconds + self.index_seconds
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Tokens of a sample. vectors: (n, dim). token_ids: (n,)."""
-
-    vectors: npt.NDArray[np.float32]
-    token_ids: npt.NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.vectors)
 
 
 def estimate(
@@ -94,15 +87,16 @@ def estimate(
     windows = windows_of(encoder, fixed)
     texts = [str(record["text"]) for record in sample]
     encoder.encode_documents(texts[:4])  # what is loaded and compiled at the first call is not timed
-    encoded, timed, passages, encode_seconds = _timed_encoding(texts, encoder, windows, clock)
+    encoded, timed, encode_seconds = _timed_encoding(texts, encoder, windows, (TIMED_TOKENS, clock))
     taken = resident()
-    tokens, n_passages = round(n * len(encoded) / timed), round(n * passages / timed)
+    tokens, n_passages = round(n * len(encoded.vectors) / timed), round(n * len(encoded) / timed)
     stored_bytes, stored_seconds = _trial(sample, dim, clock)
     database, index_seconds = stored_bytes * n / len(sample), stored_seconds * n / len(sample)
     flat = tokens < max(fixed.flat_tokens, PQ_CENTROIDS)
     held = min(tokens, fixed.segment_tokens)  # float16 on disk before a codec is trained
     half = 2 * dim
     pending = min(tokens, fixed.commit_tokens) * half
+    sizes: tuple[Size, ...] = ()
     if flat:
         nlist, disk = None, tokens * half + PASSAGE_BYTES * n_passages + database
         # A batch that was just encoded lies beside what is pending.
@@ -112,12 +106,21 @@ def estimate(
         nlist = choose_nlist(held, most_rows)
         rows = min(training_rows(held), most_rows)
         index_seconds += _codec_seconds(encoded, nlist, rows, tokens, clock)
-        codec = codec_bytes(nlist, dim, fixed.m)
         segments = 1 + (tokens - held) // fixed.commit_tokens
         lists = LIST_BYTES * tokens + 8 * nlist * segments
-        disk = (
-            tokens * (id_bytes(nlist) + fixed.m + 1) + lists + PASSAGE_BYTES * n_passages + codec + database
-        )
+        beside = id_bytes(nlist) * tokens + lists + PASSAGE_BYTES * n_passages + database
+
+        def disk_of(size: int) -> float:
+            m = choose_m(dim, size, nlist)
+            return beside + (m + 1) * tokens + codec_bytes(nlist, dim, m)
+
+        disk = disk_of(fixed.bytes_per_token)
+        if (more := min(RANKED_TOKENS, round(RANKED_PART * tokens))) > len(encoded.vectors):
+            ranked = _timed_encoding(texts, encoder, windows, (more, clock))[0]
+        else:
+            ranked = encoded
+        kept = recalls(ranked, _questions(encoder, texts[:timed]), SIZES)
+        sizes = tuple(Size(b, round(disk_of(b)), r) for b, r in zip(SIZES, kept, strict=True))
         training = held * half + max(ROW_BYTES * dim * rows, MERGE_BYTES * held)
         # What pending vectors took stays resident while the codec is trained: see indexing/writing/memory.py.
         memory_peak = FAISS_BYTES + pending + training
@@ -133,6 +136,7 @@ def estimate(
         disk_bytes=round(disk),
         disk_peak_bytes=round(disk_peak),
         memory_bytes=taken + memory_peak,
+        sizes=sizes,
     )
 
 
@@ -155,21 +159,36 @@ def _reservoir(documents: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str
 
 
 def _timed_encoding(
-    texts: list[str], encoder: DocumentEncoder, windows: Windows | None, clock: Callable[[], float]
-) -> tuple[Encoded, int, int, float]:
-    """Vectors of as many of the texts as give TIMED_TOKENS, how many texts and passages those are, and the seconds."""
+    texts: list[str],
+    encoder: DocumentEncoder,
+    windows: Windows | None,
+    asked: tuple[int, Callable[[], float]],
+) -> tuple[TokenEmbeddings, int, float]:
+    """Passages of as many of the texts as give so many tokens, how many texts those are, and the seconds by the clock.
+    asked: tokens and clock."""
+    least, clock = asked
     parts: list[Passages] = []
     report, at, size, seconds = AddReport(), 0, 32, 0.0
-    while at < len(texts) and report.tokens < TIMED_TOKENS:
+    while at < len(texts) and report.tokens < least:
         some = [Record(i, "", text, "", "") for i, text in enumerate(texts[at : at + size])]
         started = clock()
         parts += encode_records(encoder, windows, some, report)
         seconds += clock() - started
         at += len(some)
-        size = max(32, (TIMED_TOKENS - report.tokens) * at // max(report.tokens, 1))
-    vectors = np.concatenate([passages.vectors for passages in parts]).astype(np.float32)
-    token_ids = np.concatenate([passages.token_ids for passages in parts])
-    return Encoded(vectors, token_ids), at, report.passages, seconds
+        size = max(32, (least - report.tokens) * at // max(report.tokens, 1))
+    vectors, token_ids, lengths = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("vectors", "token_ids", "lengths")
+    )
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return TokenEmbeddings(vectors.astype(np.float32), offsets, token_ids=token_ids), at, seconds
+
+
+def _questions(encoder: DocumentEncoder, texts: list[str]) -> TokenEmbeddings:
+    """Questions in words of the texts; by the encoder of documents where it has no other for queries."""
+    encode = getattr(encoder, "encode_queries", encoder.encode_documents)
+    questions: TokenEmbeddings = encode(sample_questions(texts))
+    return questions
 
 
 def _trial(sample: list[Mapping[str, Any]], dim: int, clock: Callable[[], float]) -> tuple[int, float]:
@@ -186,7 +205,9 @@ def _trial(sample: list[Mapping[str, Any]], dim: int, clock: Callable[[], float]
         return (path / "index.db").stat().st_size, seconds
 
 
-def _codec_seconds(encoded: Encoded, nlist: int, rows: int, tokens: int, clock: Callable[[], float]) -> float:
+def _codec_seconds(
+    encoded: TokenEmbeddings, nlist: int, rows: int, tokens: int, clock: Callable[[], float]
+) -> float:
     """Training on `rows` with nlist centroids, then coding all tokens; each part timed on a little and scaled."""
     vectors = encoded.vectors[: 1 << 14]
     vectors = np.concatenate(
@@ -207,10 +228,11 @@ def _codec_seconds(encoded: Encoded, nlist: int, rows: int, tokens: int, clock: 
     started = clock()
     trial.assign(some)
     one = (clock() - started) / len(some) / known  # a token against a centroid
-    if (encoded.token_ids != NO_ID).all():
-        counts = np.unique(encoded.token_ids, return_counts=True)[1]
-        own = share_out(counts * rows // len(encoded), np.ones(len(counts)), nlist)
-        compared = own @ counts / len(encoded)  # centroids of a token's own id
+    token_ids = encoded.token_ids
+    if token_ids is not None and (token_ids != NO_ID).all():
+        counts = np.unique(token_ids, return_counts=True)[1]
+        own = share_out(counts * rows // len(token_ids), np.ones(len(counts)), nlist)
+        compared = own @ counts / len(token_ids)  # centroids of a token's own id
         return float(train + code + one * compared * (tokens + ITERATIONS * rows))
     # From HNSW_NLIST on a graph finds centroids, measured at half the time there and growing little from then on.
     return float(train + code + one * known * (tokens + KMEANS_ITERATIONS * rows))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from encoder.progress import Progress, Told
 from indexing.coding.codec import CHUNK, Codec
-from indexing.coding.sizes import PQ_CENTROIDS, choose_nlist
+from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist
 from indexing.coding.vocabulary import owners_file
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
 from indexing.storage.originals import Originals, chosen, share_of
@@ -243,7 +243,8 @@ class Writer:
         now = self.snapshot
         vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        codec = Codec.train(vectors, nlist, self.settings.m, self.settings.seed, token_ids, self.device)
+        m = choose_m(self.settings.dim, self.settings.bytes_per_token, nlist)
+        codec = Codec.train(vectors, nlist, m, self.settings.seed, token_ids, self.device)
         some = slice(None, None, max(1, len(vectors) // CHUNK))
         error = float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
         self._publish_codec(change, codec, error)

@@ -36,7 +36,9 @@ def estimate_command(
     try:
         encoder.encode_documents(["a text"])  # loads what the first call loads
         with Progress(documents, phase="estimating", unit="document", told=told()) as bar:
-            found = estimate(bar, encoder, reading.memory, resident=_resident, **model.windows(windows))
+            found = estimate(
+                bar, encoder, reading.memory, resident=_resident, **model.windows(windows), **reading.size
+            )
     finally:
         encoder.close()
     if as_json:
@@ -52,6 +54,11 @@ def estimate_command(
         f"disk    {found.disk_bytes / 1e6:,.1f} MB, {kind}; {found.disk_peak_bytes / 1e6:,.1f} MB meanwhile"
     )
     typer.echo(f"memory  {found.memory_bytes / 1e6:,.0f} MB")
+    for size in found.sizes:
+        kept = "" if size.recall is None else f", recall {size.recall:.3f} of exact scores in a sample"
+        typer.echo(
+            f"with --bytes-per-token {size.bytes_per_token}: disk {size.disk_bytes / 1e6:,.1f} MB{kept}"
+        )
 
 
 def _resident() -> int:

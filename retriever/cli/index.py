@@ -48,7 +48,7 @@ def index_command(
             return
         report = FolderReport()
         documents = read_source(source, report=report, exclude=reading.exclude)
-        with open_index(out, model, windows, reading.memory) as index:
+        with open_index(out, model, windows, reading) as index:
             started = time.perf_counter()
             added = index.add(documents, progress=told())
             seconds = time.perf_counter() - started

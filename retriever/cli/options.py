@@ -22,7 +22,16 @@ class SourceOptions:
 
     memory: str | None = option(None, "About the most memory to take, as in 2GB, however large the corpus.")
     exclude: tuple[str, ...] = option((), "Pattern to leave out, as in .gitignore. Repeatable.")
+    bytes_per_token: int | None = option(
+        None,
+        "Of a new index: bytes of a token's code, as 20 (the default), 32 or 48; `estimate` says what each keeps.",
+    )
     allow_empty: bool = option(False, "With --update: a folder with nothing to read empties the index of it.")
+
+    @property
+    def size(self) -> dict[str, Any]:
+        """Of `Index.create`, where the user chose it."""
+        return {} if self.bytes_per_token is None else {"bytes_per_token": self.bytes_per_token}
 
 
 @dataclass(frozen=True)

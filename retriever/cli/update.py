@@ -23,18 +23,23 @@ __all__ = ["Following", "open_index", "watch_command"]
 WAIT_SECONDS = 1.0
 
 
-def open_index(out: Path, model: ModelOptions, windows: WindowOptions, memory: str | None) -> Index:
+def open_index(out: Path, model: ModelOptions, windows: WindowOptions, reading: SourceOptions) -> Index:
     """The index there, or a new one, for writing."""
+    memory = reading.memory
     if not is_index(out):
-        return Index.create(
-            out, model.load(windows), memory=memory, device=model.building, **model.windows(windows)
-        )
+        settings = model.windows(windows) | reading.size
+        return Index.create(out, model.load(windows), memory=memory, device=model.building, **settings)
     index = Index.open(out, writable=True, memory=memory)
     there, asked = index.settings, model.windows(windows)
     if windows != WindowOptions() and (there.window, there.overlap) != tuple(asked.values()):
         index.close()
         raise ArgumentError(
             f"{out} was made with --window {there.window} --overlap {there.overlap}; leave them out, or index anew"
+        )
+    if reading.bytes_per_token not in (None, there.bytes_per_token):
+        index.close()
+        raise ArgumentError(
+            f"{out} was made with --bytes-per-token {there.bytes_per_token}; leave it out, or index anew"
         )
     # The index's own encoder, which it loads when there is something to encode, unless another is meant.
     if model.model == index.encoder_name and not model.arguments(windows):
@@ -56,7 +61,7 @@ class Following:
     def open(self) -> Index:
         if not self.source.is_dir():
             raise ArgumentError(f"{self.source} is no folder; pass one, or index a file without --update")
-        return open_index(self.out, self.model, self.windows, self.reading.memory)
+        return open_index(self.out, self.model, self.windows, self.reading)
 
     def open_when_free(self) -> Index:
         told = False

@@ -57,8 +57,8 @@ def residual_maxsim(tables: QueryTables, code_bytes: int, parts: Sequence[Part])
     """MaxSim on the vectors that the codes decode to, without decoding: (n,) float32; as `interaction`.
 
     A token's score is its centroid's plus a look-up for each byte of its residual code (Jégou et al. 2011), times
-    the scale of the row's last byte. The look-ups are in 16 bits, so a query token's score is within m steps of the
-    exact one (`QueryTables.residual_steps`).
+    the gain of the row's last byte, and all times its scale. The look-ups are in 16 bits, so a query token's score is
+    within m steps of the exact one (`QueryTables.residual_steps`), times gain and scale.
     """
     kernels = (_residual, _plain_residual, _example_residuals)
     given = (
@@ -131,7 +131,7 @@ def _example_residuals() -> tuple[Any, ...]:
     lanes = max(RESIDUAL_LANES)
     centroids = frozen(np.zeros((2, lanes), np.float32))
     residuals = frozen(np.zeros((1, 1, 256, lanes), np.int16))
-    steps, scales = frozen(np.ones(lanes, np.float32)), frozen(np.ones(256, np.float32))
+    steps, scales = frozen(np.ones(lanes, np.float32)), frozen(np.ones((256, 2), np.float32))
     curve = frozen(np.zeros(3, np.float32))
     return (centroids, residuals, steps, scales, steps, curve), _no_rows(), np.zeros(0, np.float32)
 
@@ -189,11 +189,12 @@ _max_levels_8, _max_levels_16, _max_levels_32 = (_max_levels(lanes) for lanes in
 
 
 def _max_residuals(n_lanes: int, known_m: int | None) -> Any:
-    """known_m: the number of look-ups a token where it is known, which unrolls them; a multiple of 8."""
+    """known_m: the number of look-ups a token where it is known, which unrolls them; a multiple of 8. Else eight are
+    unrolled, and those that are left over go one by one."""
 
     def emit(typing: Any, numbers: Any) -> Any:
-        """best[:n_lanes] = the maximum of (centroids[centroid] + steps * the sum of residuals[i, byte i]) *
-        scales[last byte], over n code rows."""
+        """best[:n_lanes] = the maximum of (centroids[centroid] + gain * steps * the sum of residuals[i, byte i]) *
+        scale, gain and scale by the last byte, over n code rows."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             (centroids, centroid_stride, nlist, residuals, m, steps, scales, rows, n, stride, width, best) = (
@@ -218,24 +219,36 @@ def _max_residuals(n_lanes: int, known_m: int | None) -> Any:
                 own = builder.load(_pointer(builder, at, lanes), align=4)
                 builder.store(ir.Constant(numbers, [0] * n_lanes), total)
                 code = builder.add(row, width)
-                if known_m is None:
-                    with cgutils.for_range(builder, m) as part:
-                        byte = builder.load(_pointer(builder, builder.add(code, part.index), INT8))
-                        look_up(part.index, builder.zext(byte, INT64))
-                for first in range(0, known_m or 0, 8):
-                    eight = builder.load(_pointer(builder, builder.add(code, INT64(first)), INT64), align=1)
+
+                def look_up_eight(first: Any) -> None:
+                    eight = builder.load(_pointer(builder, builder.add(code, first), INT64), align=1)
                     for i in range(8):
                         byte = builder.and_(builder.lshr(eight, INT64(8 * i)), INT64(255))
-                        look_up(INT64(first + i), byte)
+                        look_up(builder.add(first, INT64(i)), byte)
+
+                for first in range(0, known_m or 0, 8):
+                    look_up_eight(INT64(first))
+                if known_m is None:
+                    whole_eights = builder.and_(m, INT64(-8))
+                    with cgutils.for_range(builder, builder.lshr(m, INT64(3))) as eights:
+                        look_up_eight(builder.shl(eights.index, INT64(3)))
+                    with cgutils.for_range(builder, builder.sub(m, whole_eights)) as left:
+                        part = builder.add(whole_eights, left.index)
+                        byte = builder.load(_pointer(builder, builder.add(code, part), INT8))
+                        look_up(part, builder.zext(byte, INT64))
                 last = builder.load(_pointer(builder, builder.add(row, builder.sub(stride, INT64(1))), INT8))
-                at = builder.add(scales, builder.mul(builder.zext(last, INT64), INT64(4)))
-                one = builder.insert_element(
-                    ir.Constant(lanes, ir.Undefined), builder.load(_pointer(builder, at, FLOAT)), INT32(0)
-                )
-                first_lane = ir.Constant(whole, [0] * n_lanes)
-                scale = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), first_lane)
+                at = builder.add(scales, builder.mul(builder.zext(last, INT64), INT64(8)))
+                undefined, first_lane = ir.Constant(lanes, ir.Undefined), ir.Constant(whole, [0] * n_lanes)
+
+                def everywhere(address: Any) -> Any:
+                    number = builder.load(_pointer(builder, address, FLOAT), align=4)
+                    one = builder.insert_element(undefined, number, INT32(0))
+                    return builder.shuffle_vector(one, undefined, first_lane)
+
+                scale, gain = everywhere(at), everywhere(builder.add(at, INT64(4)))
                 residual = builder.sitofp(builder.sext(builder.load(total), whole), lanes)
-                here = builder.fmul(builder.fadd(own, builder.fmul(residual, step)), scale)
+                residual = builder.fmul(builder.fmul(residual, step), gain)
+                here = builder.fmul(builder.fadd(own, residual), scale)
                 before = builder.load(most)
                 builder.store(builder.select(builder.fcmp_ordered(">", here, before), here, before), most)
             builder.store(builder.load(most), _pointer(builder, best, lanes), align=4)
@@ -357,13 +370,14 @@ def _plain_residual(tables: ResidualTables, stored: PlainRows, scores: Floats) -
             for t in range(firsts[i], firsts[i] + counts[i]):
                 centroid = _plain_centroid_id(codes[t], width, len(centroids))
                 sums[:] = 0
+                scale, gain = scales[codes[t, codes.shape[1] - 1]]
                 for part in range(m):
                     for q in range(lanes):
                         sums[q] += residuals[block, part, codes[t, width + part], q]
                 for q in range(lanes):
-                    residual = np.float32(sums[q]) * steps[block * lanes + q]
+                    residual = np.float32(sums[q]) * steps[block * lanes + q] * gain
                     score = centroids[centroid, block * lanes + q] + residual
-                    best[q] = max(best[q], score * scales[codes[t, codes.shape[1] - 1]])
+                    best[q] = max(best[q], score * scale)
             for q in range(lanes):
                 total += np.float64(_counted(best[q], norms[block * lanes + q], curve))
         scores[i] = total

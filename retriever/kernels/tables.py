@@ -33,7 +33,7 @@ class QueryTables:
     levels: (byte_blocks, nlist, 8, 16 or 32) uint8, of `centroids`, rounded to steps from the least of each lane.
     gains: (byte_blocks, 8, 16 or 32, 256) int32, what a lane's level adds to a score, in units.
     floor: the sum of what the lanes' floors count.
-    scales: (256,) float32, the codec's.
+    scales: (256, 2) float32, the codec's: scale and gain.
     norms: (lanes,) float32, lengths of the query's vectors. sharpness: of `encoder.maxsim.sharpened`.
     """
 
@@ -56,10 +56,10 @@ class QueryTables:
         n_query = len(query)
         width = next((n for n in RESIDUAL_LANES if n >= n_query), RESIDUAL_LANES[-1])
         blocks = -(-n_query // width)
-        padded = np.zeros((blocks * width, codec.dim), dtype=np.float32)
+        padded = np.zeros((blocks * width, codec.turned_dim), dtype=np.float32)
         padded[:n_query] = codec.rotated(query)
         centroids, most, least = _centroid_scores(padded, codec.byte_centroids)
-        parts = padded.reshape(blocks, width, codec.m, codec.dim // codec.m).transpose(0, 2, 3, 1)
+        parts = padded.reshape(blocks, width, codec.m, codec.turned_dim // codec.m).transpose(0, 2, 3, 1)
         exact = np.matmul(codec.pq_centroids, parts)  # (m, 256, part) @ (blocks, m, part, width)
         residuals = _aligned(exact.shape, np.int16)
         steps = np.empty((blocks, width), np.float32)

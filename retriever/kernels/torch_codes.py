@@ -20,8 +20,8 @@ SCORES_AT_ONCE = 1 << 24  # of tokens with query tokens: 64 MiB
 
 class Tables(NamedTuple):
     """Of a batch of queries, of n_query tokens each; shorter ones end with zeros. centroids: (nlist, batch, n_query)
-    scores. residuals: (m, 256, batch, n_query) scores. scales: (256,), by the last byte of a code. norms:
-    (batch, n_query), lengths of the queries' vectors. sharpness: of `encoder.maxsim.sharpened`."""
+    scores. residuals: (m, 256, batch, n_query) scores. scales: (256, 2), scale and gain by the last byte of a
+    code. norms: (batch, n_query), lengths of the queries' vectors. sharpness: of `encoder.maxsim.sharpened`."""
 
     centroids: Tensor
     residuals: Tensor
@@ -88,7 +88,7 @@ def _example(device: torch.device) -> tuple[Tables, Codes, Scan]:
     """Arguments of the smallest search: a query token, a centroid, a passage of one token."""
     ones, ids = torch.ones(1, 1, device=device), torch.zeros(1, dtype=torch.int32, device=device)
     codes, offsets = ids.new_zeros((1, 2), dtype=torch.uint8), torch.tensor([0, 1], device=device)
-    tables = Tables(ones[None], ones.expand(1, 256, 1, 1), ones[0].expand(256), ones)
+    tables = Tables(ones[None], ones.expand(1, 256, 1, 1), ones.expand(256, 2), ones)
     return tables, Codes(ids, codes, offsets), Scan(np.zeros(1, np.int64), np.array([0, 1]), device)
 
 
@@ -96,10 +96,13 @@ def _by_torch(tables: Tables, stored: Codes, scan: Scan, worth: Tensor | None = 
     ids, codes, offsets = stored
 
     def scores(tokens: Tensor) -> Tensor:
-        total = tables.centroids[ids[tokens].long()]  # (n_tokens, batch, n_query)
+        own = tables.centroids[ids[tokens].long()]  # (n_tokens, batch, n_query)
+        total = torch.zeros_like(own)
         for part, table in enumerate(tables.residuals):
             total = total + table[codes[tokens, part].long()]
-        return total * tables.scales[codes[tokens, -1].long()][:, None, None]
+        scales, gains = tables.scales[codes[tokens, -1].long()].unbind(1)
+        scores: Tensor = (own + total * gains[:, None, None]) * scales[:, None, None]
+        return scores
 
     return over_passages(scores, offsets, scan, tables.norms, tables.sharpness)
 

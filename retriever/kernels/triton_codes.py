@@ -53,12 +53,14 @@ if AVAILABLE:
                 score = tl.load(
                     centroids + centroid[:, None] * width + column + lanes[None, :], mask=both, other=0.0
                 )
+                residual = tl.zeros((BLOCK_TOKENS, BLOCK_QUERY), tl.float32)
                 for part in range(m):
                     code = tl.load(codes + tokens * code_bytes + part, mask=there, other=0).to(tl.int64)
                     row = (part * 256 + code[:, None]) * width + column
-                    score += tl.load(residuals + row + lanes[None, :], mask=both, other=0.0)
+                    residual += tl.load(residuals + row + lanes[None, :], mask=both, other=0.0)
                 last = tl.load(codes + tokens * code_bytes + code_bytes - 1, mask=there, other=0).to(tl.int64)
-                score *= tl.load(scales + last)[:, None]
+                score += residual * tl.load(scales + 2 * last + 1)[:, None]
+                score *= tl.load(scales + 2 * last)[:, None]
                 score = tl.where(both, score, float("-inf"))
                 best = tl.maximum(best, tl.max(score, axis=0))
             if curve is not None:  # encoder.maxsim.sharpened
@@ -94,7 +96,7 @@ def residual_maxsim(tables: "Tables", stored: "Codes", scan: "Scan", worth: Tens
     with torch.cuda.device(ids.device) if ids.is_cuda else nullcontext():
         if out.numel():
             _residual_maxsim[(len(scan), batch)](
-                (centroids, residuals, tables.scales, norms),
+                (centroids, residuals, tables.scales.contiguous(), norms),
                 tuple(stored),
                 (scan.passages, None if worth is None else worth.contiguous().view(torch.uint8)),
                 out,

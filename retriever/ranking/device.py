@@ -232,7 +232,7 @@ class DeviceIndex:
         if segment.kind == "flat":
             vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
             return Part(offsets, vectors, None, None)
-        ids = torch.tensor(segment.centroid_ids.astype(np.int32), device=self.device)
+        ids = torch.tensor(segment.centroid_ids().astype(np.int32), device=self.device)
         codes = torch.tensor(np.ascontiguousarray(segment.residual_codes), device=self.device)
         return Part(offsets, None, ids, codes)
 

@@ -103,7 +103,7 @@ class Plain:
         most = self._codec.nlist - 1
         return self._maxsim(
             self._rotated,
-            lambda segment, tokens: self._codec.centroids[np.minimum(segment.centroid_ids[tokens], most)],
+            lambda segment, tokens: self._codec.centroids[np.minimum(segment.centroid_ids(tokens), most)],
             zip(segments, passages, strict=True),
         )
 

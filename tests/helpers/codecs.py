@@ -11,7 +11,8 @@ __all__ = ["random_codec"]
 def random_codec(
     random: np.random.Generator, nlist: int, *, m: int, part: int, positive: bool = False
 ) -> Codec:
-    """Of dim m * part, centroids of unit length, scales from 0.5 to 2. positive: centroids and residuals alike."""
+    """Of dim m * part, centroids of unit length, scales from 0.5 to 2, gains to 1.5. positive: centroids and residuals
+    alike."""
     dim = m * part
     centroids = random.standard_normal((nlist, dim)).astype(np.float32)
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
@@ -19,5 +20,6 @@ def random_codec(
     if positive:
         centroids, residuals = np.abs(centroids) + 0.01, np.abs(residuals)
     rotation = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
-    scales = np.linspace(0.5, 2, 256, dtype=np.float32)
+    scales = np.stack([np.tile(np.linspace(0.5, 2, 16), 16), np.repeat(np.linspace(0, 1.5, 16), 16)], axis=1)
+    scales = scales.astype(np.float32)
     return Codec(ByteCentroids.of(centroids), residuals, scales, rotation)

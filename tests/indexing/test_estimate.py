@@ -51,6 +51,20 @@ def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
     assert (found.nlist is None) == (nlist is None)
     assert found.seconds > 0
     assert found.memory_bytes >= 2 * DIM * tokens * 0.9
+    if nlist is None:
+        assert found.sizes == ()
+        return
+    assert [size.bytes_per_token for size in found.sizes] == [20, 32, 48]
+    kept = [size.recall for size in found.sizes]
+    assert kept == sorted(kept)
+    assert 0.2 < kept[0] < kept[-1] == 1  # a byte a dimension
+    for size in found.sizes[1:]:
+        path, wanted = tmp_path / str(size.bytes_per_token), size.bytes_per_token
+        with Index.create(path, encoder, flat_tokens=flat_tokens, bytes_per_token=wanted) as index:
+            index.add(docs)
+            assert index.info()["m"] == min(DIM, wanted - 3)
+        took = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        assert size.disk_bytes == pytest.approx(took, rel=0.3)
 
 
 @pytest.mark.parametrize(("dim", "m", "nlist"), [(32, 8, 64), (128, 16, 300), (96, 12, 257)])

@@ -620,8 +620,9 @@ def test_create_is_refused_where_something_is(path: Path, encoder: FakeEncoder, 
         Index.create(tmp_path / "new", encoder, dim=8)
     with pytest.raises(ArgumentError, match="flat_tokens=0; pass flat_tokens >= 1"):
         Index.create(tmp_path / "new", encoder, flat_tokens=0)
-    with pytest.raises(ArgumentError, match="dim=127 cannot be cut"):
-        Index.create(tmp_path / "new", dim=127)
+    for size in (11, 133):
+        with pytest.raises(ArgumentError, match=f"bytes_per_token={size}; pass 12 to 132, as 20, 32 or 48"):
+            Index.create(tmp_path / "new", dim=8, bytes_per_token=size)
     assert not (tmp_path / "new").exists()
     with pytest.raises(IndexFormatError, match=r"is not an index \(it has no index\.db\)"):
         Index.open(tmp_path)

@@ -230,7 +230,7 @@ def arguments(random, n_query=3, device="cpu"):
     tables = (
         torch.randn(4, 2, n_query),
         torch.randn(2, 256, 2, n_query),
-        torch.rand(256),
+        torch.rand(256, 2),
         torch.ones(2, n_query),
     )
     stored = ids, codes, torch.tensor([0, 2, 5])

@@ -29,7 +29,7 @@ def segment_of(codec, ids, packed, offsets):
     residuals = packed[:, width:]
     return SimpleNamespace(
         codes=packed,
-        centroid_ids=ids,
+        centroid_ids=lambda tokens: ids[tokens],
         residual_codes=residuals,
         offsets=offsets,
         n_tokens=len(packed),
@@ -86,7 +86,7 @@ def test_damaged_files_name_nothing_outside():
     query, codec, ids, packed, offsets = make(0, n_query=4, lengths=[3, 5, 2])
     segment = segment_of(codec, ids, packed, offsets)
     segment.offsets = np.array([0, 900, -4, 10])
-    segment.centroid_ids = np.full(len(ids), 10**6)
+    segment.centroid_ids = lambda tokens: np.full(len(tokens), 10**6)
     segment.list_offsets = np.where(np.arange(codec.nlist + 1) % 2, -5, 999)
     segment.list_pids = np.full(len(segment.list_pids), 77, np.int32)
     segment.take = lambda tokens, codec: np.zeros((len(tokens), codec.dim), np.float32)

@@ -14,6 +14,7 @@ from encoder.maxsim import max_sum, maxsim
 from indexing import Index
 from indexing.coding.centroids import BLOCK, ByteCentroids
 from indexing.coding.codec import Codec
+from indexing.coding.lengths import plain_scales
 from indexing.coding.sizes import id_bytes
 from retriever import Searcher
 from retriever.kernels import (
@@ -59,7 +60,7 @@ def only_centroids(centroids):
     """A codec of one sub-vector, residuals of 0, scales of 1 and no turn."""
     dim = len(centroids.low)
     residuals = np.zeros((1, 256, dim), np.float32)
-    return Codec(centroids, residuals, np.ones(256, np.float32), np.eye(dim, dtype=np.float32))
+    return Codec(centroids, residuals, plain_scales(), np.eye(dim, dtype=np.float32))
 
 
 STEEPEST = 2.32  # of `sharpened` at a sharpness of 2
@@ -81,7 +82,7 @@ def by_reference(query, codec, ids, packed, offsets, sharpness=0.0):
     n_query=st.integers(0, 70),
     lengths=LENGTHS,
     nlist=st.sampled_from([2, 50, 256, 257, 3000]),
-    m=st.sampled_from([1, 3, 8, 16]),
+    m=st.sampled_from([1, 3, 8, 16, 29, 44]),
     negative=st.booleans(),
     sharpness=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 1000),
