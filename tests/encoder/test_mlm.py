@@ -42,6 +42,17 @@ def config(place, **changes):
 LEFT = 0.6  # the part of the held-out loss that may be left after 200 steps
 
 
+def test_layers_computed_anew_train_the_same_model(place, tmp_path):
+    """Two steps with and without."""
+    sources, losses = [(place / "texts.jsonl.gz", 1.0)], {}
+    for anew in (False, True):
+        out = tmp_path / str(anew)
+        settings = config(place, steps=2, warmup=0, decay=0, save_every=1, recompute=anew)
+        losses[anew] = train_mlm(sources, out / "out", out / "run", settings)["held_out_loss"]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6)
+    assert open_model(config(place, recompute=True))[0].model.recompute
+
+
 @pytest.fixture(scope="module")
 def trained(place):
     sources = [(place / "texts.jsonl.gz", 1.0)]
