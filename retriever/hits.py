@@ -33,9 +33,9 @@ class Passage:
 
 @dataclass(frozen=True, repr=False)
 class Hit:
-    """A document found. rank counts from 1. score is MaxSim of the best passage: a sum over query tokens, so it grows
-    with the query's length. By mode "lexical" it is BM25, by "hybrid" what the fusion gives. text, metadata: the
-    document's. `passage` is the part that speaks for it, `explain()` tells why."""
+    """A document found. rank counts from 1. score, by mode "late": MaxSim of the best passage, a sum over query
+    tokens, so it grows with the query's length; "lexical": BM25; "hybrid": MaxSim and a share of the best for words.
+    text, metadata: the document's. `passage` is the part that speaks for it, `explain()` tells why."""
 
     rank: int
     score: float

@@ -75,7 +75,7 @@ def mine(
     ):
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             block = {q: q for q in queries[start : start + QUERIES_AT_ONCE]}
-            for query, hits in searcher.search_many(block, k=config.depth).items():
+            for query, hits in searcher.search_many(block, k=config.depth, mode="late").items():
                 found[query] = [(h.doc_id, h.score, h.text or "") for h in hits]
             bar.update(len(block))
     mined = []

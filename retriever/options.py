@@ -20,7 +20,8 @@ class SearchOptions:
     """What a search looks for and how hard it looks.
 
     mode: "late" ranks by token embeddings (MaxSim) what is encoded. "lexical" ranks by BM25 the documents that have
-    a word of the query, maybe fewer than k, and needs no encoder. "hybrid" fuses the two.
+    a word of the query, maybe fewer than k, and needs no encoder. "hybrid" adds the two up (docs/guides/hybrid.md).
+    None: hybrid; late by passage, for vectors, and where no document has a text (`Searcher.mode`).
     filter: the k best of the documents whose metadata meet it, and fewer only if fewer do (docs/guides/filters.md).
     nprobe: centroids looked up a query token. ncandidates: documents kept of those that have one, by the scores of
     the lists they are in; all tokens of their passages are then looked at, by centroids alone. nrerank: documents
@@ -30,7 +31,9 @@ class SearchOptions:
 
     k: int = option(10, "Hits to return.", "-k")
     by: By = option("document", "What is ranked: documents, each by its best passage, or passages.")
-    mode: Mode = option("late", "Rank by token embeddings (late), by words (lexical), or by both (hybrid).")
+    mode: Mode | None = option(
+        None, "Rank by token embeddings (late), by words (lexical), or by both (hybrid); both if not given."
+    )
     weights: tuple[float, float] | None = option(
         None, "Of late and of lexical in mode hybrid; 1 and 0.25 if not given."
     )
@@ -43,7 +46,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name, known in (("mode", get_args(Mode)), ("by", get_args(By))):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in (*known, *((None,) if name == "mode" else ())):
                 raise ArgumentError(f"{name}={shown(getattr(self, name))}; pass one of {', '.join(known)}")
         object.__setattr__(self, "k", as_integer(self.k, "k", 1))
         for name in ("nprobe", "ncandidates", "nrerank"):
@@ -55,7 +58,7 @@ class SearchOptions:
             object.__setattr__(self, name, as_integer(value, name, 1))
         if self.filter is not None and not isinstance(self.filter, str):
             raise ArgumentError(f"filter={shown(self.filter)} is {type(self.filter).__name__}; pass a string")
-        if self.by == "passage" and self.mode != "late":
+        if self.by == "passage" and self.mode not in (None, "late"):
             raise ArgumentError(
                 f'by="passage" with mode="{self.mode}"; words rank documents: pass by="document"'
             )
@@ -63,7 +66,7 @@ class SearchOptions:
             object.__setattr__(self, "weights", self._checked_weights())
 
     def _checked_weights(self) -> tuple[float, float]:
-        if self.mode != "hybrid":
+        if self.mode not in (None, "hybrid"):
             raise ArgumentError(
                 f'weights={shown(self.weights)} does nothing in mode "{self.mode}"; pass mode="hybrid"'
             )

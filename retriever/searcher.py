@@ -26,7 +26,7 @@ from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
 from retriever.explaining import Explanation, explain
 from retriever.hits import Hit, Hits
-from retriever.options import Scoring, SearchOptions
+from retriever.options import Mode, Scoring, SearchOptions
 from retriever.ranking.knobs import SearchSettings
 from retriever.ranking.ranker import Found, Plan, Ranker, document_vectors
 from retriever.ranking.weighting import idf_weights
@@ -275,9 +275,7 @@ class Searcher(Closing):
     ) -> Hits:
         """As `search`, for the vectors of one query: (n_query, dim). By plain MaxSim, unless sharpness is given; a
         vector's length is then its weight."""
-        options = _asked(options, changes)
-        if options.mode != "late":
-            raise ArgumentError(f'mode="{options.mode}" needs a text; use search')
+        options = _late(_asked(options, changes), "needs a text; use search")
         ranker = self._ranker
         plan = ranker.plan(options, check_sharpness(sharpness))
         asked = [(None, as_vectors(query, "query", ranker.snapshot.settings.dim), plan)]
@@ -290,6 +288,10 @@ class Searcher(Closing):
         """
         options = _asked(options, changes)
         return self._ranker.settings(options.k, options)
+
+    def mode(self, options: SearchOptions = DEFAULTS, **changes: Any) -> Mode:
+        """What a search for a text with these options ranks by: "late", "lexical" or "hybrid"."""
+        return self._ranker.mode(_asked(options, changes))
 
     def recall_vs_exact(
         self,
@@ -308,7 +310,8 @@ class Searcher(Closing):
         if not some:
             raise ArgumentError("queries is empty; pass some that are typical of your searches")
         texts, ranker = any(isinstance(query, str) for query in some), self._ranker
-        plan = ranker.plan(_asked(options, changes), self.scoring.sharpness if texts else 0.0)
+        options = _late(_asked(options, changes), "has no exact ranking; leave it out")
+        plan = ranker.plan(options, self.scoring.sharpness if texts else 0.0)
         encoded = self._encode(as_strings(some, "queries"), ranker.snapshot) if texts else some
         pids, originals = ranker.originals()
         found, kept = [], []
@@ -351,7 +354,7 @@ class Searcher(Closing):
     def _planned(self, ranker: Ranker, options: SearchOptions) -> Plan | LatewoodError:
         try:
             plan = ranker.plan(options, self.scoring.sharpness)
-            if options.mode != "lexical":
+            if plan.options.mode != "lexical":
                 _ = self.encoder  # an index of vectors has none
             return plan
         except LatewoodError as error:
@@ -446,6 +449,13 @@ def _asked(options: SearchOptions, changes: Mapping[str, Any]) -> SearchOptions:
             f"options is {shown(options)} ({type(options).__name__}); pass SearchOptions, or its fields by name, as k=3"
         )
     return updated(options, changes)
+
+
+def _late(options: SearchOptions, why: str) -> SearchOptions:
+    """The options in mode "late". why: what is said of another mode."""
+    if options.mode not in (None, "late"):
+        raise ArgumentError(f'mode="{options.mode}" {why}')
+    return replace(options, mode="late")
 
 
 def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:

@@ -176,7 +176,7 @@ class Reader:
         rows = self.rows("SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?", [word])
         found = np.array(rows, POSTING)
         if rows:
-            found["score"] *= idf_ratio(self._n_texts, len(rows))
+            found["score"] *= idf_ratio(self.n_texts, len(rows))
         if self._room >= len(rows) and len(self._known) < WORDS_KEPT:
             self._known[word] = found
             self._room -= len(rows)
@@ -193,7 +193,8 @@ class Reader:
             raise damaged(self.path, told)
 
     @cached_property
-    def _n_texts(self) -> int:
+    def n_texts(self) -> int:
+        """Documents that have a text."""
         return int(self.rows("SELECT count(*) FROM fulltext_docsize")[0][0])
 
     # Inside --------------------------------------------------------------------------------------------------

@@ -144,6 +144,11 @@ class Snapshot(Closing):
         """Documents whose vectors are still to come (`Index.encode`)."""
         return self.reader.count("unencoded")
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether any document has a text, and so words to be found by."""
+        return self.reader.n_texts > 0
+
     @cached_property
     def n_passages(self) -> int:
         """Live passages: parts of documents that have vectors of their own."""

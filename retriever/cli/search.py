@@ -129,8 +129,11 @@ def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:
 
 
 def _explanation(hit: Hit) -> Explanation | None:
-    # A passage without tokens has nothing to explain.
-    return hit.explain() if math.isfinite(hit.score) else None
+    """None for a document that words found and that has no vectors yet, and for a passage without tokens."""
+    try:
+        return hit.explain() if math.isfinite(hit.score) else None
+    except ArgumentError:
+        return None
 
 
 def _hit_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class MtebSearch(Closing):
         encoder: Encoder,
         *,
         name: str = "latewood/latewood-mini",
-        options: SearchOptions = SearchOptions(),  # noqa: B008  (frozen)
+        options: SearchOptions = SearchOptions(mode="late"),  # noqa: B008  (frozen)
         flat: bool = False,
     ) -> None:
         """name: under which mteb files the results, "organisation/model". options: of the searches; mteb says k.

@@ -21,7 +21,7 @@ from retriever.searcher import Searcher
 
 __all__ = ["Build", "LateInteraction", "System"]
 
-DEFAULTS, SCORING = SearchOptions(k=100), Scoring()
+DEFAULTS, SCORING = SearchOptions(k=100, mode="late"), Scoring()
 
 
 class System(Protocol):
@@ -71,6 +71,8 @@ class LateInteraction:
     def __post_init__(self) -> None:
         if self.index_folder is not None:
             object.__setattr__(self, "index_folder", absolute(self.index_folder))
+        if self.search.mode is None:  # one that has its name
+            object.__setattr__(self, "search", replace(self.search, mode="late"))
         asked = IndexSettings.made(self.encoder, None, {"window": self.window, "overlap": self.overlap})
         windows_of(self.encoder, asked)
 

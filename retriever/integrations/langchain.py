@@ -124,7 +124,7 @@ class LatewoodVectorStore(VectorStore):
         made the index, or the bundled model. options: what a search does where it is not told otherwise; its k is
         LangChain's, 4. settings: of a new index, such as `window` (IndexSettings).
         """
-        self.options = options or SearchOptions()
+        self.options = options or SearchOptions(mode="late")
         self.store = Store.open(path, encoder, **settings)
 
     def close(self) -> None:

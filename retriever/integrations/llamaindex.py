@@ -268,7 +268,7 @@ class LatewoodRetriever(BaseRetriever):
         match, which have `start_char_idx` and `end_char_idx`. kwargs: of LlamaIndex's BaseRetriever.
         """
         asked = {"k": similarity_top_k, "filter": filter_text(filters)}
-        self._options = updated(options or SearchOptions(), asked)
+        self._options = updated(options or SearchOptions(mode="late"), asked)
         self._opened = not isinstance(index, LatewoodVectorStore)
         self._store = Store.reading(index if self._opened else index.client)
         super().__init__(**kwargs)

@@ -188,7 +188,7 @@ class Store:
 
     def relevances(self, query: str, options: SearchOptions) -> tuple[Hits, list[float]]:
         """Hits, and the score of each as a share of the highest that the query could have, 0 to 1: by mode "late"."""
-        if options.mode != "late":
+        if options.mode not in (None, "late"):
             raise ArgumentError(
                 f'mode="{options.mode}" has no scores from 0 to 1; pass mode="late", or ask without a threshold'
             )

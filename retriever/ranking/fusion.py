@@ -33,7 +33,7 @@ def words_weight(query: str) -> float:
 def fused(
     late: Scores, lexical: Scores, waiting: npt.NDArray[np.bool_], weights: tuple[float, float]
 ) -> Scores:
-    """The sum of weight * score over the best such score, for each document: (n,).
+    """MaxSim and, for the words, a share of the best MaxSim: that of the best BM25; both weighted. (n,)
 
     late: MaxSim, NaN where it is not known; such a document was not among the best, and counts as the last of them.
     lexical: BM25, 0 without a word of the query. waiting: documents that have no vectors yet; the n-th by words counts
@@ -42,10 +42,8 @@ def fused(
     share = lexical / (lexical.max(initial=0.0) or 1.0)
     ranked = np.sort(late[np.isfinite(late)])[::-1]
     if not len(ranked):
-        return weights[0] * share * waiting + weights[1] * share
+        return (weights[0] * waiting + weights[1]) * share
     place = np.minimum(np.searchsorted(np.sort(-lexical), -lexical), len(ranked) - 1)
     late = np.where(np.isfinite(late), late, np.where(waiting, ranked[place], ranked[-1]))
-    # late / best, but for a best score that is not above 0, where a quotient has no order
-    nearness = 1 + (late - ranked[0]) / (abs(ranked[0]) or 1.0)
-    found: Scores = weights[0] * nearness + weights[1] * share
+    found: Scores = weights[0] * late + weights[1] * share * (abs(ranked[0]) or 1.0)
     return found

@@ -1,7 +1,7 @@
 """Ranker: one snapshot of an index, ranked for a query: by vectors, by words, or by both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from encoder.errors import ArgumentError
 from indexing.storage.originals import Originals, share_of
 from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live, Selection, Snapshot
-from retriever.options import SearchOptions
+from retriever.options import Mode, SearchOptions
 from retriever.ranking.candidates import Wanted, candidates
 from retriever.ranking.documents import best_of_each
 from retriever.ranking.engines import Compiled, Plain
@@ -82,8 +82,13 @@ class Ranker:
         """Whether queries are best ranked one after the other: a device, or torch, shares out each one."""
         return self.device is not None or any(s.kind == "flat" for s in self.snapshot.segments)
 
+    def mode(self, options: SearchOptions) -> Mode:
+        """What a search for a text with these options ranks by."""
+        return options.mode or ("hybrid" if options.by == "document" and self.snapshot.has_texts else "late")
+
     def plan(self, options: SearchOptions, sharpness: float) -> Plan:
         """Raises ArgumentError for what cannot work on this index."""
+        options = replace(options, mode=self.mode(options))
         now, depth = self.snapshot, options.k
         if options.mode == "hybrid":
             depth = fusion_depth(options.k, options.ncandidates, options.nrerank)

@@ -189,12 +189,12 @@ def bm25(query: str, texts: dict[str, str]) -> dict[str, float]:
 def fusion(
     late: dict[str, float], lexical: dict[str, float], query: str, weights: tuple[float, float] = (1, 0.25)
 ) -> dict[str, float]:
-    """{doc_id: score}: each score over the best of its kind, weighted, words by the square root of their number too.
+    """{doc_id: score}: MaxSim and a share of the best MaxSim, weighted, words by the square root of their number too.
     Documents that late lacks count as its last."""
     best, least = max(late.values()), min(late.values())
     of_words = weights[1] * math.sqrt(len(set(query.split())) / 10)
     return {
-        doc_id: weights[0] * (1 + (late.get(doc_id, least) - best) / abs(best))
-        + of_words * lexical.get(doc_id, 0) / max(lexical.values(), default=1)
+        doc_id: weights[0] * late.get(doc_id, least)
+        + of_words * abs(best) * lexical.get(doc_id, 0) / max(lexical.values(), default=1)
         for doc_id in {*late, *lexical}
     }

@@ -409,13 +409,14 @@ def test_fusion_by_hand():
     waiting = np.array([False, False, False, True, True])
     np.testing.assert_allclose(
         fused(late, lexical, waiting, (1.0, 0.5)),
-        [1, 0.75 + 0.125, 0.75 + 0.0625, 1 + 0.5, 0.75 + 0.25],
+        [4, 3 + 0.5, 3 + 0.25, 4 + 2, 3 + 1],
     )
     # Scores below 0 and at 0 keep their order; a document without tokens is the last.
     both = np.array([False, False, False])
     found = fused(np.array([-1.0, -2.0, -np.inf]), np.zeros(3), both, (1.0, 1.0))
-    np.testing.assert_allclose(found, [1, 0, 0])
-    np.testing.assert_allclose(fused(np.array([0.0, -2.0]), np.zeros(2), both[:2], (1.0, 1.0)), [1, -1])
+    np.testing.assert_allclose(found, [-1, -2, -2])
+    found = fused(np.array([0.0, -2.0]), np.array([1.0, 2.0]), both[:2], (1.0, 1.0))
+    np.testing.assert_allclose(found, [0.5, -1])
     # Nothing is encoded: words alone.
     np.testing.assert_allclose(
         fused(np.full(2, nan), np.array([1.0, 2.0]), np.array([True, True]), (1.0, 0.5)), [0.75, 1.5]
@@ -437,13 +438,41 @@ def test_what_is_not_encoded_yet_is_found_by_its_words(tmp_path):
         with Searcher.open(tmp_path / "x", encoder) as searcher:
             hits = searcher.search("w10 w9", k=5, mode="hybrid")
             assert hits[0].doc_id == "d50"
-            assert hits[0].score == pytest.approx(1 + 0.25 * math.sqrt(0.2))
+            best = searcher.search("w10 w9", k=1, mode="late")[0].score
+            assert hits[0].score == pytest.approx(best * (1 + 0.25 * math.sqrt(0.2)))
             assert "d51" in {hit.doc_id for hit in hits[:3]}
             assert hits.unencoded == 2
         index.encode()
         with Searcher.open(tmp_path / "x", encoder) as searcher:
             assert searcher.search("w10 w9", k=5, mode="hybrid")[0].doc_id == "d50"
             assert not searcher.search("w10 w9", mode="hybrid").unencoded
+
+
+def test_what_is_searched_by_where_no_mode_is_given(searcher, tmp_path):
+    """Both, where there are words and vectors of documents; vectors alone where there is no more."""
+    assert searcher.mode() == "hybrid"
+    assert searcher.search("w1 w2") == searcher.search("w1 w2", mode="hybrid")
+    assert searcher.search("w1 w2", weights=(0.0, 1.0)) == searcher.search(
+        "w1 w2", mode="hybrid", weights=(0.0, 1.0)
+    )
+    assert searcher.mode(by="passage") == "late"
+    assert searcher.search("w1 w2", by="passage") == searcher.search("w1 w2", mode="late", by="passage")
+    assert searcher.mode(mode="lexical") == "lexical"
+    vectors = searcher.encode(["w1 w2"])[0]
+    late = searcher.search("w1 w2", mode="late")
+    found = searcher.search_embeddings(vectors, sharpness=searcher.scoring.sharpness)
+    assert [(hit.doc_id, hit.score) for hit in found] == [(hit.doc_id, hit.score) for hit in late]
+    for mode in ("hybrid", "lexical"):
+        with pytest.raises(ArgumentError, match=f'mode="{mode}" needs a text'):
+            searcher.search_embeddings(vectors, mode=mode)
+        with pytest.raises(ArgumentError, match=f'mode="{mode}" has no exact ranking'):
+            searcher.recall_vs_exact(["w1 w2"], mode=mode)
+    encoder = FakeEncoder(DIM)
+    with Index.create(tmp_path / "x", encoder) as index:
+        index.add_embeddings(["a", "b"], encoder.encode_documents(["w1", "w2"]))
+        with Searcher.open(tmp_path / "x", encoder) as bare:
+            assert bare.mode() == "late"
+            assert [hit.doc_id for hit in bare.search("w2")] == ["b", "a"]
 
 
 def test_lexical_needs_no_encoder(tmp_path):
@@ -470,7 +499,7 @@ def test_an_empty_index_has_no_hits(tmp_path):
     [
         ({"mode": "bm25"}, "mode='bm25'; pass one of late, lexical, hybrid"),
         ({"mode": "lexical", "nprobe": 3}, 'nprobe=3 does nothing in mode "lexical"; leave it out'),
-        ({"weights": (1, 1)}, 'weights=.* does nothing in mode "late"; pass mode="hybrid"'),
+        ({"mode": "late", "weights": (1, 1)}, 'weights=.* does nothing in mode "late"; pass mode="hybrid"'),
         ({"mode": "hybrid", "weights": (1, -1)}, "pass two numbers >= 0"),
         ({"mode": "hybrid", "weights": (0, 0)}, "not both 0"),
         ({"mode": "hybrid", "weights": (1, math.nan)}, r"weights\[1\]=nan; pass a finite number"),

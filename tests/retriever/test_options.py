@@ -45,7 +45,7 @@ def test_integers_of_numpy_are_integers(kind: Any) -> None:
     [
         ({"k": None}, "k=None is NoneType; pass an integer"),
         ({"mode": "bm25"}, "mode='bm25'; pass one of late, lexical, hybrid"),
-        ({"mode": None}, "mode=None; pass one of late, lexical, hybrid"),
+        ({"mode": 3}, "mode=3; pass one of late, lexical, hybrid"),
         ({"mode": ["late"]}, "mode=['late']; pass one of late, lexical, hybrid"),
         ({"by": "window"}, "by='window'; pass one of document, passage"),
         (
@@ -59,7 +59,10 @@ def test_integers_of_numpy_are_integers(kind: Any) -> None:
         ({"filter": 3}, "filter=3 is int; pass a string"),
         ({"mode": "lexical", "nprobe": 3}, 'nprobe=3 does nothing in mode "lexical"; leave it out'),
         ({"mode": "lexical", "nrerank": 30}, 'nrerank=30 does nothing in mode "lexical"; leave it out'),
-        ({"weights": (1, 1)}, 'weights=(1, 1) does nothing in mode "late"; pass mode="hybrid"'),
+        (
+            {"mode": "late", "weights": (1, 1)},
+            'weights=(1, 1) does nothing in mode "late"; pass mode="hybrid"',
+        ),
         ({"mode": "hybrid", "weights": 2}, "weights is int; pass a list of numbers"),
         ({"mode": "hybrid", "weights": "11"}, "weights is the string '11'; pass a list of numbers"),
         (

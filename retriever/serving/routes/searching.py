@@ -124,7 +124,7 @@ class _Search:
                     "documents": hits.documents,
                     "unencoded": hits.unencoded,
                     "generation": hits.generation,
-                    "mode": options.mode,
+                    "mode": self.served.searcher.mode(options),
                     "seconds": {"encode": seconds.encode, "search": seconds.search},
                 }
             )
@@ -145,7 +145,7 @@ class _Search:
                     "documents": len(now),
                     "unencoded": now.n_unencoded,
                     "generation": now.state.generation,
-                    "mode": self.options.mode,
+                    "mode": self.options.mode or "hybrid",
                     "seconds": {"encode": 0.0, "search": seconds},
                 }
             )
