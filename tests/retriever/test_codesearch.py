@@ -101,12 +101,14 @@ def test_paths_as_in_gitignore(searcher: Searcher, patterns: list[str], wanted: 
     "regex", ["alive", r"^def \w+", r"self\.\w+\(", r"(?i)EXPIRE", r"over\.\n\s+if", "nothing at all", "'"]
 )
 def test_regex_lets_through_what_matches_and_meaning_ranks_it(searcher: Searcher, regex: str) -> None:
-    everything = look(searcher)
+    everything = look(searcher, mode="late")
     matching = [h for h in everything if re.search(regex, h.text, re.MULTILINE)]
-    hits = look(searcher, regex=regex)
+    hits = look(searcher, regex=regex, mode="late")
     assert [(h.doc_id, h.score) for h in hits] == [(h.doc_id, h.score) for h in matching]
     # Before ranking: the best k of those that match, not those of the best k that match.
-    assert [h.doc_id for h in look(searcher, k=1, regex=regex)] == [h.doc_id for h in matching[:1]]
+    assert [h.doc_id for h in look(searcher, k=1, regex=regex, mode="late")] == [
+        h.doc_id for h in matching[:1]
+    ]
 
 
 def test_the_place_of_a_match_is_its_line_in_the_file(searcher: Searcher) -> None:
@@ -170,7 +172,7 @@ def test_a_regex_that_explodes_is_refused_in_time(
 
 
 def test_a_hit_of_code_is_that_of_a_search_for_documents(searcher: Searcher) -> None:
-    hits = {hit.doc_id: hit for hit in searcher.search("expire a session", k=100)}
+    hits = {hit.doc_id: hit for hit in searcher.search("expire a session", k=100, mode="late")}
     for one in search_code(searcher, "expire a session"):
         assert one.hit == hits[one.doc_id]
         assert one.hit.passage == hits[one.doc_id].passage

@@ -73,8 +73,9 @@ def test_candidates_count_documents(long_index: Path, nrerank: int) -> None:
     with Searcher.open(long_index, new_encoder(), scoring=PLAIN) as searcher:
         for seed in range(8):
             query = " ".join(f"v{i}" for i in np.random.default_rng(seed).integers(0, 400, 4))
-            exact = {h.doc_id: h.score for h in searcher.search(query, k=300, nrerank=300, ncandidates=2000)}
-            found = searcher.search(query, k=nrerank, nrerank=nrerank, ncandidates=2 * nrerank)
+            everything = searcher.search(query, mode="late", k=300, nrerank=300, ncandidates=2000)
+            exact = {h.doc_id: h.score for h in everything}
+            found = searcher.search(query, mode="late", k=nrerank, nrerank=nrerank, ncandidates=2 * nrerank)
             assert len({hit.doc_id for hit in found}) == len(found) == nrerank
             assert all(hit.score <= exact[hit.doc_id] + 1e-3 for hit in found)
             first = nrerank // 20

@@ -192,10 +192,10 @@ def test_search_and_search_many_agree(tmp_path):
     with Index.create(tmp_path / "x", encoder) as index:
         index.add({"doc_id": i, "text": t, "metadata": {"n": i}} for i, t in texts.items())
     with Searcher.open(tmp_path / "x", encoder) as searcher:
-        hits = searcher.search("word7 common", k=3)
+        hits = searcher.search("word7 common", k=3, mode="late")
         assert (hits[0].doc_id, hits[0].text, hits[0].metadata) == ("d7", texts["d7"], {"n": "d7"})
         assert hits[0].score == pytest.approx(2.0, abs=1e-3)
-        many = searcher.search_many({"a": "word7 common", "b": "shared1"}, k=3)
+        many = searcher.search_many({"a": "word7 common", "b": "shared1"}, k=3, mode="late")
         assert many["a"] == hits
         assert list(many) == ["a", "b"]
         assert searcher.search_many({}) == {}

@@ -18,7 +18,7 @@ def test_hits_come_as_one_types(page, searcher):
     page.open("?index=texts")
     page.type("why must the wall be rebuilt")
     page.until(lambda: page.titles()[:1] == ["minutes/long ?#.txt"])
-    hits = searcher.search("why must the wall be rebuilt")
+    hits = searcher.search("why must the wall be rebuilt", mode="late")
     assert page.ids() == [hit.doc_id for hit in hits]
     assert page.scores() == [f"{hit.score:.2f}" for hit in hits]
     assert re.fullmatch(r"8 hits in 8 documents · \d+ ms", page.text("#status"))

@@ -53,7 +53,7 @@ def test_a_search_is_that_of_python(client, searcher, options):
     for found in (by_post, by_get.json()):
         assert as_pairs(found["hits"]) == expected(hits)
         assert (found["index"], found["query"]) == ("docs", QUESTION)
-        assert (found["mode"], found["documents"], found["unencoded"]) == (options.get("mode", "late"), 4, 0)
+        assert (found["mode"], found["documents"], found["unencoded"]) == (searcher.mode(**options), 4, 0)
         for hit, of in zip(found["hits"], hits, strict=True):
             assert (hit["rank"], hit["text"], hit["metadata"]) == (of.rank, of.text, of.metadata)
             assert hit["passage"]["span"] == list(of.passage.span)
@@ -114,7 +114,10 @@ def test_every_option_of_a_search_is_in_the_document(client):
         ({"query": "x", "filter": "about = 'x"}, "has a quote that is never closed"),
         ({"query": "x", "mode": "fuzzy"}, "mode='fuzzy'; input should be 'late', 'lexical' or 'hybrid'"),
         ({"query": "x", "mode": "lexical", "nprobe": 2}, 'nprobe=2 does nothing in mode "lexical"'),
-        ({"query": "x", "weights": [1, 2]}, 'does nothing in mode "late"; pass mode="hybrid"'),
+        (
+            {"query": "x", "mode": "late", "weights": [1, 2]},
+            'does nothing in mode "late"; pass mode="hybrid"',
+        ),
         ({"query": "x", "by": "passage", "mode": "hybrid"}, 'words rank documents: pass by="document"'),
     ],
 )
