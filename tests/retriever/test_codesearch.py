@@ -60,7 +60,7 @@ def look(
     searcher: Searcher, query: str = "session expires", k: int = 100, filter: str | None = None, **code: Any
 ) -> list[CodeHit]:
     return search_code(
-        searcher, query, SearchOptions(k, filter=filter), CodeOptions(**{"plain": True, **code})
+        searcher, query, SearchOptions(k, mode="late", filter=filter), CodeOptions(**{"plain": True, **code})
     )
 
 
@@ -101,14 +101,12 @@ def test_paths_as_in_gitignore(searcher: Searcher, patterns: list[str], wanted: 
     "regex", ["alive", r"^def \w+", r"self\.\w+\(", r"(?i)EXPIRE", r"over\.\n\s+if", "nothing at all", "'"]
 )
 def test_regex_lets_through_what_matches_and_meaning_ranks_it(searcher: Searcher, regex: str) -> None:
-    everything = look(searcher, mode="late")
+    everything = look(searcher)
     matching = [h for h in everything if re.search(regex, h.text, re.MULTILINE)]
-    hits = look(searcher, regex=regex, mode="late")
+    hits = look(searcher, regex=regex)
     assert [(h.doc_id, h.score) for h in hits] == [(h.doc_id, h.score) for h in matching]
     # Before ranking: the best k of those that match, not those of the best k that match.
-    assert [h.doc_id for h in look(searcher, k=1, regex=regex, mode="late")] == [
-        h.doc_id for h in matching[:1]
-    ]
+    assert [h.doc_id for h in look(searcher, k=1, regex=regex)] == [h.doc_id for h in matching[:1]]
 
 
 def test_the_place_of_a_match_is_its_line_in_the_file(searcher: Searcher) -> None:
