@@ -103,7 +103,7 @@ def test_a_batch_finds_what_each_query_finds_alone(folder, monkeypatch, knobs, t
     queries = [unit(random, n) for n in (8, 1, 30, 5)]
     with Searcher.open(folder, device="cpu") as searcher:
         ranker = searcher._ranker
-        plan = ranker.plan(SearchOptions(k=10, **knobs), 2.0)
+        plan = ranker.plan(SearchOptions(k=10, mode="late", **knobs), 2.0)
         together = ranker.rank_together([(None, query, plan) for query in queries])
         for query, found in zip(queries, together, strict=True):
             alone = ranker.rank(None, query, plan)

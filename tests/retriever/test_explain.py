@@ -52,7 +52,7 @@ def searcher(request, encoder, tmp_path_factory):
 
 @pytest.mark.parametrize("query", ["cardiac circulation of blood", "who raised rates?", "read an ISO date"])
 def test_scores_add_up_and_spans_hold_the_tokens(searcher, query):
-    for hit in searcher.search(query, k=34):
+    for hit in searcher.search(query, k=34, mode="late"):
         explanation = hit.explain()
         assert explanation.score == pytest.approx(hit.score, abs=1e-3)
         assert len(explanation.matches) == len(searcher.encoder.encode_queries([query])[0])
@@ -69,7 +69,7 @@ def test_scores_add_up_and_spans_hold_the_tokens(searcher, query):
 
 
 def test_query_tokens_and_lines(searcher):
-    [hit] = [h for h in searcher.search("fromisoformat", k=34) if h.doc_id == "d3"]
+    [hit] = [h for h in searcher.search("fromisoformat", k=34, mode="late") if h.doc_id == "d3"]
     explanation = hit.explain()
     assert explanation.matches[0].query_token == "[CLS]"
     found = [m for m in explanation.matches if m.span]
@@ -86,7 +86,7 @@ def test_a_truncated_passage_has_spans_up_to_the_cut(encoder, tmp_path):
     with Index.create(tmp_path / "x", encoder, window=None) as index:
         index.add([{"doc_id": "a", "text": text}])
     with Searcher.open(tmp_path / "x", encoder) as searcher:
-        [hit] = searcher.search("alpha7")
+        [hit] = searcher.search("alpha7", mode="late")
         tokens = hit.explain().passage_tokens
         assert len(tokens) == 24
         assert tokens[-1] == Token("[SEP]", None)
@@ -98,7 +98,7 @@ def test_a_truncated_passage_has_spans_up_to_the_cut(encoder, tmp_path):
         Searcher.open(tmp_path / "x", longer) as searcher,
         pytest.raises(ArgumentError, match="24 stored vectors"),
     ):
-        searcher.search("alpha7")[0].explain()
+        searcher.search("alpha7", mode="late")[0].explain()
 
 
 @pytest.mark.parametrize("prompt", ["", "search_document: "])
@@ -142,7 +142,7 @@ def test_the_best_window_of_a_long_document(tmp_path):
     with Index.create(tmp_path / "x", encoder, flat_tokens=1000) as index:
         index.add([{"doc_id": "long", "text": text}])
     with Searcher.open(tmp_path / "x", encoder) as searcher:
-        [hit] = searcher.search("blue whale sings")
+        [hit] = searcher.search("blue whale sings", mode="late")
         explanation = hit.explain()
         assert explanation.score == pytest.approx(hit.score, abs=1e-3)
         window = explanation.best_window(3)
@@ -165,7 +165,7 @@ def test_what_cannot_be_explained_is_refused(searcher, tmp_path):
     with pytest.raises(ArgumentError, match="found by words alone"):
         lexical.explain()
     hybrid = next(h for h in searcher.search("compiler", mode="hybrid") if h.doc_id == "d2")
-    late = next(h for h in searcher.search("compiler", k=34) if h.doc_id == "d2")
+    late = next(h for h in searcher.search("compiler", k=34, mode="late") if h.doc_id == "d2")
     assert hybrid.explain().score == pytest.approx(late.score, abs=1e-3)
     vectors = TokenEmbeddings.from_list([np.eye(16, dtype=np.float32)], 16)
     with Index.create(tmp_path / "own", dim=16) as index:
@@ -185,7 +185,7 @@ def test_what_cannot_be_explained_is_refused(searcher, tmp_path):
 
 
 def test_a_hit_is_data_for_all_others(searcher):
-    hit = searcher.search("heart", k=1)[0]
+    hit = searcher.search("heart", k=1, mode="late")[0]
     assert set(dataclasses.asdict(hit)) == {"rank", "score", "doc_id", "text", "metadata"}
     copied = copy.deepcopy(hit)
     assert copied == hit
@@ -202,7 +202,7 @@ def test_explain_on_the_command_line(searcher, monkeypatch):
     monkeypatch.setattr(retriever.cli.commands, "colour", lambda: True)
     coloured = CliRunner().invoke(app, ["search", folder, "the heart", "-k", "1", "--explain"], color=True)
     assert "\x1b[32m\x1b[1mheart\x1b[0m pumps" in coloured.output
-    arguments = ["search", folder, "the heart", "-k", "1", "--explain", "--json"]
+    arguments = ["search", folder, "the heart", "-k", "1", "--mode", "late", "--explain", "--json"]
     [hit] = json.loads(CliRunner().invoke(app, arguments).stdout)
     matches = hit["explanation"]["matches"]
     assert sum(m["score"] for m in matches) == pytest.approx(hit["score"], abs=1e-3)

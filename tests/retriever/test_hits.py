@@ -93,7 +93,7 @@ def test_passages_are_listed_by_passage(searcher: Searcher) -> None:
     spans = [h.passage.span for h in hits if h.passage]
     windows = sum(np.count_nonzero(segment.owners == 0) for segment in searcher.snapshot.segments)
     assert len(spans) == len(set(spans)) == windows > 5
-    [best] = [h for h in searcher.search(query, k=1000) if h.doc_id == "long"]
+    [best] = [h for h in searcher.search(query, k=1000, mode="late") if h.doc_id == "long"]
     assert best.passage is not None
     assert (best.passage.span, best.score) == (spans[0], pytest.approx(hits[0].score))
 
@@ -138,7 +138,7 @@ def test_the_best_stretch(text: str, query: str, length: int, found: str) -> Non
 
 def test_what_is_printed_is_short(searcher: Searcher) -> None:
     query = " ".join(f"line{i}word{j}" for i in range(10) for j in range(3))
-    hit = searcher.search(query, k=1)[0]
+    hit = searcher.search(query, k=1, mode="late")[0]
     shown = str(hit.explain()).split("\n")
     assert len(shown) == 10
     assert re.fullmatch(r"\d+\.\d\d from 30 tokens of the query, the best first:", shown[0])
@@ -148,7 +148,7 @@ def test_what_is_printed_is_short(searcher: Searcher) -> None:
     assert sum(printed) == pytest.approx(hit.score, abs=0.01)
     assert printed[:-1] == sorted(printed[:-1], reverse=True)
     assert str(hit.explain()) == repr(hit.explain())
-    assert len(str(searcher.search("short", k=1)[0].explain()).split("\n")) == 2
+    assert len(str(searcher.search("short", k=1, mode="late")[0].explain()).split("\n")) == 2
     assert len(repr(hit)) < 250
     assert repr(hit).startswith(f"Hit(rank=1, score={hit.score:.4f}, doc_id='long', text='line0word0 ")
     assert "...'" in repr(hit)
@@ -169,7 +169,7 @@ def test_hits_tell_what_is_not_encoded(tmp_path: Path) -> None:
         with Searcher(index, encoder) as searcher:
             for by in ("document", "passage"):
                 with pytest.raises(ArgumentError) as refused:
-                    searcher.search("w1", by=by)
+                    searcher.search("w1", by=by, mode="late")
                 assert str(refused.value) == (
                     f"none of the 10 documents of {index.folder} is encoded yet; run index.encode(), "
                     'or search with mode="lexical"'
@@ -185,11 +185,11 @@ def test_hits_tell_what_is_not_encoded(tmp_path: Path) -> None:
                     hit.explain()
             index.encode(["d2", "d3", "d5"])
             assert searcher.reload()
-            late = searcher.search("w1")
+            late = searcher.search("w1", mode="late")
             assert ({hit.doc_id for hit in late}, late.unencoded) == ({"d2", "d3", "d5"}, 7)
             index.encode()
             assert searcher.reload()
-            late = searcher.search("w1")
+            late = searcher.search("w1", mode="late")
             assert (len(late), late.unencoded) == (10, 0)
             assert not searcher.reload()
 
@@ -204,7 +204,7 @@ def test_ncandidates_and_nrerank_count_documents(tmp_path: Path) -> None:
         assert (len(index), index.n_passages) == (210, 280)
     with Searcher.open(tmp_path / "x", encoder) as searcher:
         knobs = {"k": 10, "ncandidates": 12, "nrerank": 10, "nprobe": searcher.snapshot.codec.nlist}  # type: ignore[union-attr]
-        documents = searcher.search("w1 w2", **knobs)
+        documents = searcher.search("w1 w2", mode="late", **knobs)
         assert {hit.doc_id for hit in documents} == {f"near{i}" for i in range(10)}
         passages = searcher.search("w1 w2", by="passage", **knobs)
         assert len(passages) == 10
