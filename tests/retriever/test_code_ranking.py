@@ -75,12 +75,14 @@ def test_scores_are_the_sum_of_their_reasons_and_ties_go_by_doc_id():
         assert one.score == pytest.approx(sum(one.reasons.values()))
     assert ranked["b.py"].reasons["meaning"] == 1.0
     assert ranked["b.py"].reasons["defines the name"] == RULES["defines the name"][1]
-    assert ranked["b.py"].reasons["words"] == pytest.approx(WORDS / 2)
+    assert ranked["b.py"].reasons["words"] == pytest.approx(WORDS * 0.1**0.5 / 2)  # one word, not ten
     assert ranked["a.py"].reasons["meaning"] == 0.0
     assert ranked["tests/c.py"].reasons["is a test"] == RULES["is a test"][1] < 0
     order = [one.path for one in combined(Question("retry"), found)]
     assert order.index("d.py") < order.index("e.py")
     assert combined(Question("x"), []) == []
+    alone = combined(Question("retry"), [candidate("b.py", None, 2.0), candidate("a.py", None, 4.0)])
+    assert [one.reasons["words"] for one in alone] == [1.0, 0.5]
 
 
 def test_a_file_counts_as_its_best_chunk_and_a_little_more():

@@ -183,7 +183,7 @@ def test_compressed_segments_and_many_queries_are_weighted_alike(tmp_path, encod
         assert index.info()["kind"] == "compressed"
         searcher = Searcher(index, encoder)
         queries = {"a": "w0 w5 w7", "b": "w1"}
-        for qid, hits in searcher.search_many(queries, k=5).items():
+        for qid, hits in searcher.search_many(queries, k=5, mode="late").items():
             [vectors] = encoder.encode_queries([queries[qid]])
             weights = expected_weights(queries[qid], [r["text"] for r in records])
             weighted = (vectors * weights[:, None]).astype(np.float32)
