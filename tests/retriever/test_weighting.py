@@ -169,7 +169,7 @@ def test_frequencies_follow_the_index(tmp_path, encoder):
 def test_search_is_weighted_maxsim(index, encoder, query, idf, sharpness):
     weights = expected_weights(query, TEXTS) if idf else np.ones(len(query.split()) + 1)
     truth = scores(encoder, query, TEXTS, weights, sharpness)
-    hits = Searcher(index, encoder, scoring=Scoring(idf, sharpness)).search(query, k=len(TEXTS))
+    hits = Searcher(index, encoder, scoring=Scoring(idf, sharpness)).search(query, k=len(TEXTS), mode="late")
     assert [hit.doc_id for hit in hits] == [f"d{i}" for i in sorted(range(5), key=lambda i: -truth[i])]
     np.testing.assert_allclose([hit.score for hit in hits], sorted(truth, reverse=True), rtol=2e-3)
     for hit in hits:
@@ -197,6 +197,7 @@ def test_an_encoder_that_names_no_tokens_is_not_weighted(tmp_path):
     with Index.create(tmp_path / "index", encoder) as index:
         index.add(record(i, text) for i, text in enumerate(TEXTS))
         weighted, plain = [
-            Searcher(index, encoder, scoring=Scoring(idf)).search("w0 w2") for idf in (True, False)
+            Searcher(index, encoder, scoring=Scoring(idf)).search("w0 w2", mode="late")
+            for idf in (True, False)
         ]
     assert [hit.score for hit in weighted] == [hit.score for hit in plain]
