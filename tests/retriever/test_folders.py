@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -268,6 +270,24 @@ def test_an_index_of_another_version_is_made_anew(source: Path) -> None:
     with Folder.open(source, told.append) as found:
         assert len(found.searcher.snapshot) == 5
     assert "made anew" in told[0]
+
+
+def of_another_model(place: Path) -> None:
+    with closing(sqlite3.connect(place / "index.db")) as db, db:
+        db.execute(
+            "UPDATE settings SET value = json_set(value, '$.encoder_fingerprint', 'x') WHERE key = 'index'"
+        )
+
+
+def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
+    """As after an update of Latewood that brings a better one."""
+    code, before, told = run("search", source, "put a thing into the basket")
+    assert code == 0, told
+    of_another_model(cache_of(source))
+    code, after, told = run("search", source, "put a thing into the basket")
+    assert (code, after) == (0, before)
+    assert "is made anew" in told
+    assert "made anew" not in run("search", source, "put a thing into the basket")[2]
 
 
 def test_info_and_forget(source: Path) -> None:

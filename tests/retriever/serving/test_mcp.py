@@ -26,6 +26,7 @@ from retriever.folders import cache_of, forget
 from retriever.serving.kept import KeptFolders
 from retriever.serving.mcp import create_server
 from retriever.serving.tools import CHARS
+from tests.retriever.test_folders import of_another_model
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CODE = {
@@ -351,6 +352,18 @@ async def test_two_servers_and_the_command_share_one_index(source: Path) -> None
         write(source, {"more.py": "def airship():\n    pass\n"}, at=None)
         assert paths(await second("search", query="airship", k=1)) == ["more.py"]
         assert paths(await first("search", query="airship", k=1)) == ["more.py"]
+
+
+async def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
+    async with served(source) as client:
+        before = await Asking(client)("search", **BASKET)
+    of_another_model(cache_of(source))
+    async with served(source) as client:
+        ask = Asking(client)
+        answer = await ask("search", **BASKET)
+        assert answer["results"] == before["results"]
+        assert "made anew" in answer["note"]
+        assert "made anew" in (await ask("status"))["folders"][0]["note"]
 
 
 async def test_beside_a_writer_what_there_is_answers(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
