@@ -115,6 +115,7 @@ class Searcher(Closing):
         self._loaded = [] if encoder is None else [encoder]
         self._loading = threading.Lock()
         self._own = not isinstance(index, Snapshot)
+        self._beside = -1
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()
         try:
             if encoder is not None:
@@ -160,7 +161,10 @@ class Searcher(Closing):
         with self._loading:
             before = self.snapshot.state.generation
             self._move(self.snapshot.newest())
-            self._move(self.snapshot.beside_log())
+            now = self.snapshot.state.generation
+            if now != self._beside:  # once a commit: it is commits that make the log long
+                self._move(self.snapshot.beside_log())
+                self._beside = now
             return self.snapshot.state.generation != before
 
     def _move(self, snapshot: Snapshot) -> None:

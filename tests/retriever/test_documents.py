@@ -250,3 +250,16 @@ def test_a_sentence_deep_in_a_long_text_is_found_by_the_bundled_model(tmp_path: 
     start, stop = hit.passage.span
     assert start > 0.8 * len(long)
     assert said in hit.passage.text == long[start:stop]
+
+
+def test_a_long_log_is_looked_at_once_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server asks several times a second whether there is a newer one."""
+    monkeypatch.setattr("indexing.storage.database.LONG_LOG", 0)
+    encoder = new_encoder()
+    with Index.create(tmp_path / "x", encoder) as index, Searcher(index, encoder, scoring=PLAIN) as searcher:
+        for number in range(3):
+            index.add([record(number, "w1")])
+            assert searcher.reload()
+            newest = searcher.snapshot
+            assert not searcher.reload()
+            assert searcher.snapshot is newest
