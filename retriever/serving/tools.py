@@ -51,9 +51,9 @@ class Search(BaseModel):
         Field(description="Only paths that match one of these, as in .gitignore: src/**, *.py, !tests/"),
     ] = []
     mode: Annotated[
-        Mode,
-        Field(description="late: by meaning and words; lexical: by words alone; hybrid: both, of prose."),
-    ] = "late"
+        Mode | None,
+        Field(description="lexical: by words alone; late: by meaning alone; left out, by both."),
+    ] = None
     max_tokens: Tokens = 3000
 
 
