@@ -77,10 +77,10 @@ def colbert(index: Path, documents: list[Any], queries: list[Any], job: dict[str
 
     indexing.Checkpoint = lambda *arguments, **options: None
     indexing.CollectionEncoder = Encoded
-    with Run().context(RunConfig(nranks=1, root=str(index.parent), experiment="peer")):
+    with Run().context(RunConfig(nranks=1, root=str(index.parent), experiment="runs")):
         config = ColBERTConfig(nbits=4, dim=documents[0].shape[1], kmeans_niters=4, index_name=index.name)
         config.configure(
-            checkpoint="colbert-ir/colbertv2.0", doc_maxlen=8192, root=str(index.parent), experiment="peer"
+            checkpoint="colbert-ir/colbertv2.0", doc_maxlen=8192, root=str(index.parent), experiment="runs"
         )
         Path(config.index_path_).mkdir(parents=True)
         indexing.CollectionIndexer(config, [str(i) for i in range(len(documents))], verbose=0).run([[]])
