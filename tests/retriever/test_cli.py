@@ -340,6 +340,26 @@ def test_progress_options_that_cannot_be_met_are_one_line(code):
     assert "--quiet" in run("watch", "--help").stdout
 
 
+def test_the_size_of_codes_is_chosen_when_an_index_is_made(code, tmp_path):
+    out = tmp_path / "x"
+    for size, message in (
+        (11, "bytes_per_token=11; pass 12 to 132"),
+        (133, "bytes_per_token=133; pass 12 to 132"),
+    ):
+        refused = run("index", code, "--out", out, "--bytes-per-token", size)
+        assert isinstance(refused.exception, ArgumentError)
+        assert message in str(refused.exception)
+        assert not out.exists()
+    assert run("index", code, "--out", out, "--bytes-per-token", 32).exit_code == 0
+    with Index.open(out) as made:
+        assert made.settings.bytes_per_token == 32
+    assert run("index", code, "--out", out).exit_code == 0
+    assert run("index", code, "--out", out, "--bytes-per-token", 32).exit_code == 0
+    other = run("index", code, "--out", out, "--bytes-per-token", 48)
+    assert isinstance(other.exception, ArgumentError)
+    assert "was made with --bytes-per-token 32; leave it out, or index anew" in str(other.exception)
+
+
 # The examples of --help, in an order in which each finds what it speaks of. Others need a model of the hub, hours, or
 # do not end; all are read by the command line.
 EXAMPLES = {
