@@ -190,7 +190,7 @@ def assert_searches(searcher: Searcher, model: Model, decoded: dict[str, Parts])
     if not decoded:
         if model.documents:
             with pytest.raises(ArgumentError, match=r"run index\.encode\(\)"):
-                searcher.search(QUERY)
+                searcher.search(QUERY, mode="late")
         return
     scores = model.late(decoded)
     by_passage = searcher.search(QUERY, k=200, by="passage")
@@ -205,7 +205,7 @@ def assert_searches(searcher: Searcher, model: Model, decoded: dict[str, Parts])
             assert hit.score == pytest.approx(scores[hit.doc_id, hit.passage.span], abs=1e-3)
     for doc_id, own in owned.items():
         np.testing.assert_allclose(found[doc_id], sorted(own, reverse=True), atol=1e-3)
-    late = searcher.search(QUERY, k=50)
+    late = searcher.search(QUERY, k=50, mode="late")
     assert late.unencoded == len(model.documents) - len(decoded)
     assert sorted(hit.doc_id for hit in late) == sorted(owned)
     for hits in (late, by_passage):
@@ -216,11 +216,11 @@ def assert_searches(searcher: Searcher, model: Model, decoded: dict[str, Parts])
         if hit.passage is not None:
             assert scores[hit.doc_id, hit.passage.span] == pytest.approx(hit.score, abs=1e-3)
     # Where little is looked at, a search still comes back with k documents, none twice, none better than it is.
-    few = searcher.search(QUERY, k=2, nprobe=1, ncandidates=2, nrerank=2)
+    few = searcher.search(QUERY, k=2, mode="late", nprobe=1, ncandidates=2, nrerank=2)
     assert len({hit.doc_id for hit in few}) == len(few) == min(2, len(decoded))
     assert all(hit.score <= max(owned[hit.doc_id]) + 1e-3 for hit in few)
     for n in range(4):
-        some = searcher.search(QUERY, k=50, filter=f"n = {n}")
+        some = searcher.search(QUERY, k=50, mode="late", filter=f"n = {n}")
         assert [h.doc_id for h in some] == [h.doc_id for h in late if h.metadata.get("n") == n]
     hybrid = searcher.search(QUERY, k=50, mode="hybrid")
     assert_fused(hybrid, {hit.doc_id: hit.score for hit in late}, dict(expected))
