@@ -53,7 +53,7 @@ def same(shown, given):
 def test_the_first_request_is_answered_as_the_guide_shows(url):
     shown = next(json.loads(block.text) for block in GUIDE if block.language == "json")
     given = asked(url, lines()[0])
-    assert same(shown, given), given
+    assert same(shown, given), json.dumps(given)
 
 
 def test_the_other_requests_work_as_printed(url):
