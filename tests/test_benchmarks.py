@@ -46,9 +46,13 @@ def test_blocks_are_the_vectors(script, folder):
     made = list(contender.made_blocks(9_000))
     assert len(read) == 15
     for blocks in (read, made):
-        np.testing.assert_allclose(np.concatenate([v for v, _ in blocks]), stored, atol=1e-3)
-        lengths = np.concatenate([np.diff(offsets) for _, offsets in blocks])
+        np.testing.assert_allclose(np.concatenate([v for v, _, _ in blocks]), stored, atol=1e-3)
+        lengths = np.concatenate([np.diff(offsets) for _, offsets, _ in blocks])
         assert lengths.tolist() == [300] * 30
+        assert all(ids is None for _, _, ids in blocks)
+    ids = np.random.default_rng(0).integers(0, 50_000, 9_000)
+    np.save(folder / "token_ids.npy", ids)
+    np.testing.assert_array_equal(np.concatenate([own for _, _, own in contender.read_blocks(folder)]), ids)
 
 
 def test_a_search_row_pools_rounds_and_says_what_is_lost(script):
