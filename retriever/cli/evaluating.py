@@ -46,6 +46,9 @@ def evaluate_and_print(
     single = {"--index": asked.index_folder, "--run": asked.run_files, "--write-run": asked.written_run}
     if len(targets) > 1 and (name := next((name for name, given in single.items() if given), None)):
         raise ArgumentError(f"{name} is of one data set, here are {len(targets)}; pass --out for runs of all")
+    bm25 = (
+        [Bm25(search.k)] if "bm25" in asked.baselines else []
+    )  # says what it lacks before a model is loaded
     systems: list[System] = []
     if searches or "dense" in asked.baselines:
         encoder = model.load(windows)
@@ -56,7 +59,7 @@ def evaluate_and_print(
     runs = [RunFile(file) for file in asked.run_files]
     systems += runs
     for name in dict.fromkeys(asked.baselines):
-        systems.append(Bm25(search.k) if name == "bm25" else Dense(encoder, search.k))
+        systems += bm25 if name == "bm25" else [Dense(encoder, search.k)]
     out = asked.out
     done: list[dict[str, Any]] = []
 

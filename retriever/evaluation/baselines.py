@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,30 @@ AT_ONCE = 256  # texts encoded together
 
 @dataclass(frozen=True)
 class Bm25:
-    """bm25s with Anserini's k1 and b, Snowball stemming and English stop words. k: depth of the run."""
+    """bm25s with Anserini's k1 and b, Snowball stemming and English stop words. k: depth of the run.
+
+    Raises MissingDependencyError where it cannot run, before other systems work for hours.
+    """
 
     k: int = 100
     k1: float = 0.9
     b: float = 0.4
     name: str = "bm25"
 
+    def __post_init__(self) -> None:
+        for package in ("bm25s", "Stemmer"):
+            if find_spec(package) is None:
+                raise MissingDependencyError(
+                    f"the BM25 baseline needs {package}; pip install 'latewood[eval]'"
+                )
+
     def identity(self, data: EvaluationSet) -> dict[str, Any]:
         settings = {"k": self.k, "k1": self.k1, "b": self.b, "stemmer": "english", "stopwords": "en"}
         return {"model": "bm25s", "fingerprint": None, "settings": settings}
 
     def run(self, data: EvaluationSet, *, progress: Told | None = None) -> tuple[Run, dict[str, Any]]:
-        try:
-            import bm25s
-            import Stemmer
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the BM25 baseline needs {error.name}; pip install 'latewood[eval]'"
-            ) from error
+        import bm25s
+        import Stemmer
 
         stemmer = Stemmer.Stemmer("english")
 

@@ -167,6 +167,19 @@ def test_dense_is_the_cosine_of_mean_token_vectors(bundled: Encoder, tmp_path: P
 
 
 @pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("package", ["bm25s", "Stemmer"])
+def test_a_baseline_that_cannot_run_is_told_before_any_work(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "retriever.evaluation.baselines.find_spec", lambda name: None if name == package else name
+    )
+    monkeypatch.setattr("encoder.Encoder.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = CliRunner().invoke(app, ["evaluate", str(collection(tmp_path / "c")), "--baseline", "bm25"])
+    assert isinstance(done.exception, MissingDependencyError)
+    assert f"the BM25 baseline needs {package}; pip install 'latewood[eval]'" in str(done.exception)
+
+
 def test_several_sets_with_baselines_are_resumed(tmp_path: Path) -> None:
     collection(tmp_path / "sets" / "one")
     collection(tmp_path / "sets" / "two", {**DOCUMENTS, "d5": "Cats purr."})
