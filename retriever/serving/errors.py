@@ -15,7 +15,7 @@ from starlette.routing import Match
 
 from encoder.errors import CheckpointError, IndexFormatError, IndexLockedError, LatewoodError, StorageError
 
-__all__ = ["MEDIA_TYPE", "REFUSALS", "Problem", "ProblemError", "add_handlers", "busy", "problem", "refusals"]
+__all__ = ["MEDIA_TYPE", "Problem", "ProblemError", "add_handlers", "busy", "problem", "refusals"]
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = "1"
@@ -75,12 +75,15 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _of_ours(request: Request, error: Exception) -> JSONResponse:
+    told = str(error)
+    for place, name in request.app.state.latewood.serving.places:
+        told = told.replace(place, name)  # where things lie on this disk is no client's concern
     if isinstance(error, IndexLockedError):
-        return problem(409, str(error))
+        return problem(409, told)
     if isinstance(error, StorageError | IndexFormatError | CheckpointError):
         logging.getLogger("latewood").error("%s %s: %s", request.method, request.url.path, error)
-        return problem(503, str(error), {"Retry-After": RETRY_SECONDS})
-    return problem(422, str(error))
+        return problem(503, told, {"Retry-After": RETRY_SECONDS})
+    return problem(422, told)
 
 
 async def _of_http(request: Request, error: Exception) -> JSONResponse:

@@ -58,6 +58,11 @@ class Served:
         return self.searcher.snapshot
 
     @property
+    def places(self) -> list[Path]:
+        """Where the index lies, and the folder that it is of."""
+        return [self.snapshot.folder, *([self.folder.source] if self.folder else [])]
+
+    @property
     def writable(self) -> bool:
         return self._index is not None
 
@@ -170,6 +175,14 @@ class Serving(Mapping[str, Served]):
 
     def __len__(self) -> int:
         return len(self._served)
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """(path, name) of all folders that errors may name, those within others first."""
+        return sorted(
+            ((str(place), name) for name, served in self.items() for place in served.places),
+            key=lambda one: -len(one[0]),
+        )
 
 
 @contextmanager
