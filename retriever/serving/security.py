@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from retriever.serving.errors import ProblemError, problem
 from retriever.serving.settings import ServeSettings, is_loopback
 
-__all__ = ["OPEN_PATHS", "Guard"]
+__all__ = ["Guard"]
 
 # Without a token: whether it lives, and the page, which holds nothing until it is given one.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
@@ -34,6 +34,7 @@ POLICY = "; ".join(
     ]
 )
 HEADERS = {
+    "Cache-Control": "no-cache",  # else a browser runs the page of the last version after an update
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",

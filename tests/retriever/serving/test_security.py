@@ -143,6 +143,7 @@ def test_beyond_this_machine_a_token_is_needed(tmp_path, monkeypatch):
 def test_every_answer_has_the_policy_of_the_page(client):
     for path in ("/", "/page/app.js", URL, "/no", "/healthz"):
         headers = client.get(path).headers
+        assert headers["cache-control"] == "no-cache"
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
