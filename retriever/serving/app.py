@@ -152,7 +152,7 @@ class _Faults:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        told = str(error) if isinstance(error, LatewoodError) else ""
+        told = str(error) if isinstance(error, LatewoodError | OSError) else ""
         if told and told != self._told:
             log.warning("%s: %s", self._served.name, told)
         self._told = told
@@ -160,14 +160,15 @@ class _Faults:
 
 
 async def _warm(state: State) -> None:
-    """Load encoders and kernels before the first client asks."""
+    """Load encoders and kernels before the first client asks: all that can be."""
     for name, batcher in state.batchers.items():
-        mode: Mode = "late" if state.serving[name].snapshot.settings.encoder else "lexical"
+        mode: Mode | None = None if state.serving[name].snapshot.settings.encoder else "lexical"
         try:
-            await batcher.ask([("warm up", SearchOptions(k=1, mode=mode))])
+            [answer] = await batcher.ask([("warm up", SearchOptions(k=1, mode=mode))])
+            if isinstance(answer.hits, LatewoodError):
+                raise answer.hits
         except (LatewoodError, OSError) as error:  # a model that is gone: words can still be searched for
             log.error("%s: %s", name, error)
-            return
     state.ready = True
 
 

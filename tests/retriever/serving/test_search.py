@@ -1,6 +1,8 @@
 """Search over HTTP gives what `Searcher` gives, and refuses what it refuses."""
 
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import fields
 
 import pytest
@@ -169,13 +171,38 @@ def test_what_an_index_holds(client, docs):
     assert keys["length"] == sorted({len(text) for text in TEXTS.values()})
 
 
-def test_it_lives_and_is_ready(client):
-    assert client.get("/healthz").json() == {"status": "ok"}
+def wait_until_ready(client):
     for _ in range(100):
         if (answer := client.get("/readyz")).status_code == 200:
             return
         assert answer.headers["retry-after"] == "1"
     raise AssertionError("never ready")
+
+
+def test_it_lives_and_is_ready(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    wait_until_ready(client)
+
+
+def test_a_model_that_is_gone_leaves_words_and_the_other_indexes(serve, own, docs, caplog):
+    with closing(sqlite3.connect(own / "index.db")) as db, db:
+        gone = "UPDATE settings SET value = json_set(value, '$.encoder.name', './gone') WHERE key = 'index'"
+        db.execute(gone)
+    client = serve({"own": own, "docs": docs})
+    wait_until_ready(client)
+    assert "own: " in caplog.text
+    assert client.get("/v1/indexes/own/search", params={"q": "bank", "mode": "lexical"}).json()["hits"]
+    assert client.get("/v1/indexes/docs/search", params={"q": "bank"}).json()["hits"]
+    assert "./gone" in detail(client.get("/v1/indexes/own/search", params={"q": "bank"}), 503)
+
+
+def test_a_refusal_names_the_index_and_not_where_it_lies(serve, tmp_path, encoder):
+    with Index.create(tmp_path / "waiting.index", encoder) as index:
+        index.add([{"doc_id": "cod", "text": "Cod is a fish."}], encode=False)
+    client = serve({"fish": tmp_path / "waiting.index"})
+    told = detail(client.get("/v1/indexes/fish/search", params={"q": "cod", "mode": "late"}), 422)
+    assert told.startswith("none of the 1 documents of fish is encoded yet; ")
+    assert str(tmp_path) not in told
 
 
 def test_a_commit_of_another_process_is_seen(serve, own, encoder):
