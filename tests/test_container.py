@@ -30,8 +30,7 @@ def run(*command, cwd=ROOT):
 )
 def test_linters_find_nothing(tool, arguments):
     place = shutil.which(tool) or shutil.which(tool, path=Path(sys.executable).parent)
-    if place is None:
-        pytest.skip(f"{tool} is not installed; pip install -e '.[dev]'")
+    assert place is not None, f"{tool} is not installed; pip install -e '.[dev]'"
     run(place, *arguments)
 
 
