@@ -10,7 +10,7 @@ from encoder.errors import ArgumentError
 from encoder.options import check, option
 from retriever.options import Scoring
 
-__all__ = ["TOKEN_VARIABLE", "Limits", "ServeSettings", "is_loopback", "named_folders"]
+__all__ = ["Limits", "ServeSettings", "is_loopback", "named_folders"]
 
 TOKEN_VARIABLE = "LATEWOOD_TOKEN"
 
