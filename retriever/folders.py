@@ -10,14 +10,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from encoder.checkpoints.places import BUNDLED
 from encoder.closing import Closing
-from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError, StorageError
+from encoder.errors import (
+    ArgumentError,
+    CorpusError,
+    EncoderMismatchError,
+    IndexFormatError,
+    IndexLockedError,
+    StorageError,
+)
 from encoder.progress import Told
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from indexing import Index
     from indexing.writing.sources import UpdateReport
 
-__all__ = ["Folder", "cache_of", "forget", "is_index"]
+__all__ = ["Folder", "anew", "cache_of", "forget", "is_index"]
 
 CANDIDATES = 16  # documents found by words that are encoded before an answer, if they are not yet
 PATIENCE = 3.0  # seconds that a folder that rests waits for another writer
@@ -36,6 +43,7 @@ CANDIDATE_CHARS = 12_000  # of the texts found, encoded or not: at most half a s
 
 SCORING = Scoring()
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 def is_index(folder: Path) -> bool:
@@ -64,6 +72,17 @@ def forget(folder: str | os.PathLike[str]) -> bool:
         Index.open(place, writable=True).close()  # refuses beside another writer
     shutil.rmtree(place)
     return True
+
+
+def anew(folder: str | os.PathLike[str], tell: Tell, work: Callable[[], T]) -> T:
+    """What work on a folder gives; where another model made its index, as one of Latewood's last version, that is
+    removed first, so that the work makes another."""
+    try:
+        return work()
+    except EncoderMismatchError as error:
+        tell(f"the index of this folder is made anew ({error})")
+    forget(folder)
+    return work()
 
 
 class Folder(Closing):
@@ -134,6 +153,20 @@ class Folder(Closing):
             raise
         found._temporary = temporary
         return found
+
+    @classmethod
+    def kept(cls, folder: str | os.PathLike[str], tell: Tell, **how: Any) -> "Folder":
+        """As `open`, to be asked again and again: at rest, and with its model loaded."""
+
+        def work() -> Folder:
+            with ExitStack() as stack:
+                found = stack.enter_context(cls.open(folder, tell, **how))
+                found.rest()
+                found.searcher.encoder  # noqa: B018
+                stack.pop_all()
+                return found
+
+        return anew(folder, tell, work)
 
     @classmethod
     def _as_it_was(cls, source: Path, place: Path, how: Mapping[str, Any]) -> "Folder | None":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from encoder.errors import ArgumentError, EncoderMismatchError
+from encoder.errors import ArgumentError
 from encoder.hiding import hidden
 from encoder.options import option
 from indexing import Snapshot
@@ -19,7 +19,7 @@ from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
 from retriever.code.search import CodeOptions, code_filter, holds_code
 from retriever.explaining import Explanation
-from retriever.folders import Folder, forget, is_index
+from retriever.folders import Folder, anew, is_index
 from retriever.hits import Hit
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher
@@ -64,15 +64,7 @@ def search_command(
             _answer(searcher, query, options, code if as_code else None, shown)
             _say_how_far(searcher.snapshot, f"latewood index SOURCE --out {folder}")
         return
-    for last in (False, True):
-        try:
-            _search_folder(folder, query, options, scoring, code, shown)
-            return
-        except EncoderMismatchError as error:
-            if last:
-                raise
-            _tell(f"the index of this folder is made anew ({error})")
-            forget(folder)
+    anew(folder, _tell, lambda: _search_folder(folder, query, options, scoring, code, shown))
 
 
 def _search_folder(

@@ -215,6 +215,6 @@ def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: 
         raise ArgumentError(
             f"{place} is a folder, which is searched on the processor; leave --device out, or serve an index of it"
         )
-    folder = stack.enter_context(Folder.open(place, tell, scoring=settings.scoring))
-    folder.rest()  # others may search it, and so write to its index, as well
+    # At rest: others may search it, and so write to its index, as well.
+    folder = stack.enter_context(Folder.kept(place, tell, scoring=settings.scoring))
     return Served(name, folder.searcher, folder)

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from encoder.closing import Closing
-from encoder.errors import ArgumentError, EncoderMismatchError
+from encoder.errors import ArgumentError
 from encoder.progress import Step, Told
 from indexing import Snapshot
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, TextFile, text_files
 from indexing.storage.tables import DATABASE
 from retriever.code.search import holds_code
-from retriever.folders import Folder, cache_of, forget, is_index
+from retriever.folders import Folder, cache_of, is_index
 
 __all__ = ["Kept", "KeptFolders"]
 
@@ -77,7 +77,7 @@ class Kept:
             self._let_go()  # `latewood forget`, or an index made anew
         if self._folder is None:
             self._told = []
-            self._folder = self._opened(told)
+            self._folder = Folder.kept(self.source, self._told.append, progress=told, patience=PATIENCE)
             self._index_file = _identity(cache_of(self.source))
             self.behind = self._folder.report is None
         elif stamps == self._seen:
@@ -91,22 +91,6 @@ class Kept:
         self.files = {file.relative: file for file in found if self._inside(file.path)}
         self.outside = [file.relative for file in found if file.relative not in self.files]
         return self._folder
-
-    def _opened(self, told: Told) -> Folder:
-        """At rest, its model loaded; made anew where another model made it."""
-        for last in (False, True):
-            folder = Folder.open(self.source, self._told.append, progress=told, patience=PATIENCE)
-            folder.rest()
-            try:
-                folder.searcher.encoder  # noqa: B018
-                return folder
-            except EncoderMismatchError as error:
-                folder.close()
-                if last:
-                    raise
-                self._told.append(f"The index of this folder is made anew ({error}).")
-                forget(self.source)
-        raise AssertionError
 
     def _inside(self, path: Path) -> bool:
         return not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(self.source)

@@ -8,6 +8,7 @@ import pytest
 from encoder.errors import ArgumentError
 from retriever.folders import Folder, cache_of
 from retriever.serving import ServeSettings, create_app
+from tests.retriever.test_folders import of_another_model
 
 CODE = {
     "shop/cart.py": 'def add_to_cart(item, cart):\n    """Put an item into the basket."""\n    cart.append(item)\n',
@@ -60,6 +61,16 @@ def test_a_folder_is_served_encoded_and_followed(client, source):
     (source / "shop" / "cart.py").unlink()
     soon(lambda: client.get("/v1/indexes/src").json()["documents"] == 42)
     assert "shop/cart.py" not in paths(client, "put a thing into the basket", k=50)
+
+
+def test_an_index_of_another_model_is_made_anew(source, caplog):
+    from starlette.testclient import TestClient
+
+    Folder.open(source).close()
+    of_another_model(cache_of(source))
+    with TestClient(create_app(ServeSettings({"src": source})), "http://localhost") as client:
+        assert paths(client, "put a thing into the basket", k=1) == ["shop/cart.py"]
+    assert "made anew" in caplog.text
 
 
 def test_a_device_is_not_for_folders(source):
