@@ -22,14 +22,8 @@ from indexing.coding.centroids import ByteCentroids, faiss_module
 from indexing.coding.faiss_files import checked, read_index, write_index
 from indexing.coding.lengths import LEVELS, Products, choose_scales, numbers_of, plain_scales
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes, part_dims
-from indexing.coding.training import (
-    balanced_directions,
-    centroids_of,
-    centroids_on,
-    product_centroids,
-    quantizer_of,
-)
-from indexing.coding.vocabulary import Owners, nearest, train_within
+from indexing.coding.training import balanced_directions, product_centroids, quantizer_of, train_centroids
+from indexing.coding.vocabulary import Owners, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -140,18 +134,15 @@ class Codec:
             token_ids = None
         rows, row_ids = sample[some], None if token_ids is None else token_ids[some]
         ones, untrained = plain_scales(), np.zeros((m, PQ_CENTROIDS, part_dims(dim, m)), np.float32)
+        found, owners, quantizer = train_centroids(sample, token_ids, nlist, seed, device)
         if device is not None:
-            found, owners = centroids_on(device, sample, token_ids, nlist, seed)
             plain = cls(ByteCentroids.of(found), untrained, ones, np.eye(dim, dtype=np.float32), owners)
             plain.device = device
             near = plain.assign(rows, row_ids)
-        elif token_ids is None:
-            found, quantizer = centroids_of(sample, nlist, seed)
-            owners, near = None, quantizer.search(rows, 1)[1][:, 0]
+        elif owners is None or row_ids is None:
+            near = quantizer.search(rows, 1)[1][:, 0]
         else:
-            found, tokens = train_within(sample, token_ids, nlist, seed)
-            owners = Owners(tokens)
-            near = owners.nearest(rows, token_ids[some], found)
+            near = owners.nearest(rows, row_ids, found)
         rotation = balanced_directions(_directions((rows - found[near])[near >= 0]), m)
         rows = rows @ rotation
         # The residuals are trained and coded against the very numbers that a reader will load.
@@ -209,13 +200,7 @@ class Codec:
             return self
         no_ids = np.full(len(sample), NO_ID, np.int32)
         novel_ids = None if self.owners is None else (no_ids if token_ids is None else token_ids)[worse]
-        if self.device is not None:
-            found, added = centroids_on(self.device, novel, novel_ids, more, seed)
-        elif novel_ids is None:
-            found, added = centroids_of(novel, more, seed)[0], None
-        else:
-            found, tokens = train_within(novel, novel_ids, more, seed)
-            added = Owners(tokens)
+        found, added, _ = train_centroids(novel, novel_ids, more, seed, self.device)
         owners = None
         if self.owners is not None and added is not None:
             owners = Owners(np.concatenate([self.owners.tokens, added.tokens]))

@@ -54,9 +54,8 @@ class Plan:
     def __init__(self, order: Ids, bounds: Ids, first: Ids, counts: Ids, device: torch.device) -> None:
         self.order, self.bounds, self.first, self.counts = order, bounds, first, counts
         self.device = device
-        alone = np.empty(len(order), np.int64)
-        alone[order] = np.repeat(first, np.diff(bounds))
-        self.alone = self._there(alone)  # (n,) the first of each vector's centroids: of most ids the only one
+        # (n,) the first of each vector's centroids: of most ids the only one
+        self.alone = self._there(_of_each(first, order, np.diff(bounds)))
         self.tiles = list(self._tiles())
 
     @classmethod
@@ -111,14 +110,12 @@ def kmeans(vectors: Tensor, plan: Plan, iterations: int, seed: int) -> Tensor:
     shuffled = plan.order[
         np.lexsort((random.random(len(plan.order)), np.repeat(np.arange(len(sizes)), sizes)))
     ]
-    within = np.arange(n_centroids) - np.repeat(np.cumsum(plan.counts) - plan.counts, plan.counts)
-    starts = np.repeat(plan.bounds[:-1], plan.counts) + within
-    centroids = _unit(vectors[plan._there(shuffled[starts])])
-    group = np.empty(len(plan.order), np.int64)
-    group[plan.order] = np.repeat(np.arange(len(sizes)), sizes)
-    of_row = plan._there(group)
-    begins = plan._there(np.repeat(plan.bounds[:-1], plan.counts))  # (n_centroids,), of its group's vectors
-    earlier = plan._there(np.repeat(np.cumsum(plan.counts) - plan.counts, plan.counts))
+    # (n_centroids,) each: where its group's vectors begin, and how many centroids earlier groups have.
+    begin = np.repeat(plan.bounds[:-1], plan.counts)
+    before_it = np.repeat(np.cumsum(plan.counts) - plan.counts, plan.counts)
+    centroids = _unit(vectors[plan._there(shuffled[begin + np.arange(n_centroids) - before_it])])
+    of_row = plan._there(_of_each(np.arange(len(sizes)), plan.order, sizes))
+    begins, earlier = plan._there(begin), plan._there(before_it)
     for _ in range(iterations):
         ids, products = nearest(vectors, centroids, plan)
         sums, counts = _sums(vectors, ids, n_centroids)
@@ -130,6 +127,13 @@ def kmeans(vectors: Tensor, plan: Plan, iterations: int, seed: int) -> Tensor:
         far = vectors[order[(begins + rank.clamp_min(0)).clamp_max(len(order) - 1)]]
         centroids = _unit(torch.where(empty[:, None], far, sums))
     return centroids
+
+
+def _of_each(values: Ids, order: Ids, sizes: Ids) -> Ids:
+    """A group's value for each of its vectors: (n_groups,) -> (n,). order, sizes: of the vectors, group after group."""
+    found = np.empty(len(order), np.int64)
+    found[order] = np.repeat(values, sizes)
+    return found
 
 
 def _sums(vectors: Tensor, ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -171,9 +175,7 @@ def train_centroids(
 
 def _spreads(vectors: Tensor, order: Ids, sizes: Ids) -> npt.NDArray[np.float64]:
     """Mean squared distance of each group's vectors from their mean. order, sizes: group after group."""
-    group = np.empty(len(order), np.int64)
-    group[order] = np.repeat(np.arange(len(sizes)), sizes)
-    of_row = torch.from_numpy(group).to(vectors.device)
+    of_row = torch.from_numpy(_of_each(np.arange(len(sizes)), order, sizes)).to(vectors.device)
     sums, counts = _sums(vectors, of_row, len(sizes))
     squares, _ = _sums(vectors.square().sum(dim=1, keepdim=True), of_row, len(sizes))
     spreads = (squares[:, 0] - sums.square().sum(dim=1) / counts) / counts
@@ -222,7 +224,7 @@ class DeviceCoder:
         # The centroids of an id side by side.
         order = np.arange(codec.nlist) if codec.owners is None else codec.owners.order
         self._numbers, self._sorted = self._there(order), self._there(codec.centroids[order])
-        self._centroids, self._rotation = self._there(codec.centroids), self._there(codec.rotation)
+        self._rotation = self._there(codec.rotation)
         self._parts = self._there(codec.pq_centroids)  # (m, 256, part)
         self._scales = self._there(codec.scales)
 
@@ -237,19 +239,22 @@ class DeviceCoder:
         with roomy(self.device):
             plan = self._plan(len(vectors), token_ids)
             rows = self._there(vectors).float() @ self._rotation
-            ids = self._nearest(rows, plan)
-            own = self._centroids[ids]
+            places, _ = nearest(rows, self._sorted, plan)
+            own = self._sorted[places]
             residuals = rows - own
             codes = self._by_part(residuals / residuals.norm(dim=1, keepdim=True).clamp_min(1e-30))
             last = self._last_bytes(rows, own, residuals, self._decoded(codes))
-            numbers = ids.to(torch.int32)[:, None].contiguous().view(torch.uint8)  # (n, 4)
+            ids = self._numbers[places].to(torch.int32)
+            numbers = ids[:, None].contiguous().view(torch.uint8)  # (n, 4)
             packed = torch.cat([numbers, codes.T.to(torch.uint8), last[:, None]], dim=1).cpu().numpy()
         return np.ascontiguousarray(packed[:, :4]).view(np.int32)[:, 0], packed[:, 4:].copy()
 
     def nearest(self, rotated: Floats, token_ids: npt.NDArray[np.int32] | None) -> Ids:
         """`Codec.assign` of vectors that are rotated: (n, dim) → (n,)."""
         with roomy(self.device):
-            return self._nearest(self._there(rotated), self._plan(len(rotated), token_ids)).cpu().numpy()
+            plan = self._plan(len(rotated), token_ids)
+            places, _ = nearest(self._there(rotated), self._sorted, plan)
+            return self._numbers[places].cpu().numpy()
 
     def direction_codes(self, directions: Floats) -> npt.NDArray[np.uint8]:
         """(n, dim) of length 1 → (n, m)."""
@@ -270,9 +275,6 @@ class DeviceCoder:
         first = np.where(none, 0, self.owners.starts[groups])
         counts = np.where(none, self.nlist, self.owners.counts[groups])
         return Plan(order, np.append(starts, n), first, counts, self.device)
-
-    def _nearest(self, rotated: Tensor, plan: Plan) -> Tensor:
-        return self._numbers[nearest(rotated, self._sorted, plan)[0]]
 
     def _last_bytes(self, rows: Tensor, own: Tensor, residuals: Tensor, directions: Tensor) -> Tensor:
         """As `lengths.numbers_of`: (n,) uint8. own: the centroids."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from indexing.coding.centroids import faiss_module
 from indexing.coding.sizes import PQ_CENTROIDS, part_dims
-from indexing.coding.vocabulary import ITERATIONS, Owners
+from indexing.coding.vocabulary import ITERATIONS, Owners, train_within
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +16,9 @@ __all__ = [
     "HNSW_NLIST",
     "KMEANS_ITERATIONS",
     "balanced_directions",
-    "centroids_of",
-    "centroids_on",
     "product_centroids",
     "quantizer_of",
+    "train_centroids",
 ]
 
 KMEANS_ITERATIONS = 3
@@ -28,10 +27,24 @@ HNSW_NLIST = 16384  # from here on a graph over the centroids assigns faster tha
 HNSW_EF = 32  # measured at 16,384 centroids: twice as fast, 99.1 % the same centroid
 
 
-def centroids_of(
-    sample: npt.NDArray[np.float32], nlist: int, seed: int
-) -> tuple[npt.NDArray[np.float32], Any]:
-    """k-means by FAISS: centroids (nlist, dim) of unit length, and an index of them."""
+def train_centroids(
+    sample: npt.NDArray[np.float32],
+    token_ids: npt.NDArray[np.int32] | None,
+    nlist: int,
+    seed: int,
+    device: "torch.device | None",
+) -> tuple[npt.NDArray[np.float32], Owners | None, Any]:
+    """k-means, within each vocabulary id where these are given: centroids (nlist, dim) of unit length, whose they are,
+    and FAISS's index of them, where it is FAISS that made them."""
+    if device is not None:
+        from indexing.coding import torch_coding
+
+        iterations = KMEANS_ITERATIONS if token_ids is None else ITERATIONS
+        found, tokens = torch_coding.train_centroids(sample, token_ids, nlist, iterations, seed, device)
+        return found, None if tokens is None else Owners(tokens), None
+    if token_ids is not None:
+        found, own = train_within(sample, token_ids, nlist, seed)
+        return found, Owners(own), None
     faiss = faiss_module()
     n, dim = sample.shape
     kmeans = faiss.Clustering(dim, nlist)
@@ -39,22 +52,7 @@ def centroids_of(
     kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, n
     quantizer = quantizer_of(dim, nlist, links=16, construction=40)
     kmeans.train(sample, quantizer)
-    return faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim), quantizer
-
-
-def centroids_on(
-    device: "torch.device",
-    sample: npt.NDArray[np.float32],
-    token_ids: npt.NDArray[np.int32] | None,
-    nlist: int,
-    seed: int,
-) -> tuple[npt.NDArray[np.float32], Owners | None]:
-    """Centroids, (nlist, dim) of unit length, and whose they are, by k-means on a device."""
-    from indexing.coding.torch_coding import train_centroids
-
-    iterations = KMEANS_ITERATIONS if token_ids is None else ITERATIONS
-    found, tokens = train_centroids(sample, token_ids, nlist, iterations, seed, device)
-    return found, None if tokens is None else Owners(tokens)
+    return faiss.vector_to_array(kmeans.centroids).reshape(nlist, dim), None, quantizer
 
 
 def product_centroids(
