@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from encoder.errors import CorpusError
 from indexing.exchange.source import VectorSource, cut, packed
+from indexing.storage.segment import token_places
 from indexing.writing.given import VectorBatch
 
 __all__ = ["Chunk", "Documents", "ResidualCodec", "plaid_source"]
@@ -196,9 +197,7 @@ class _Places:
     def decode(self, places: Ints) -> npt.NDArray[np.float32]:
         """The vectors of passages, end to end."""
         lengths = self.lengths[places]
-        rows = np.arange(int(lengths.sum())) + np.repeat(
-            self.rows[places] - (np.cumsum(lengths) - lengths), lengths
-        )
+        rows = token_places(self.rows[places], lengths)
         of = np.repeat(self.chunk[places], lengths)
         codes = np.empty(len(rows), np.int64)
         residuals = np.empty((len(rows), self.codec.row_bytes), np.uint8)

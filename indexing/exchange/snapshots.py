@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from encoder.embeddings import NO_ID
 from indexing.exchange.source import cut, packed
-from indexing.storage.segment import Segment
+from indexing.storage.segment import Segment, token_places
 from indexing.storage.snapshot import Selection, Snapshot
 from indexing.writing.given import VectorBatch
 
@@ -84,8 +84,7 @@ def _batch(
     places: npt.NDArray[np.int64],
 ) -> VectorBatch:
     lengths = np.diff(segment.offsets)[places]
-    starts = np.cumsum(lengths) - lengths
-    tokens = np.arange(int(lengths.sum())) + np.repeat(segment.offsets[places] - starts, lengths)
+    tokens = token_places(segment.offsets[places], lengths)
     ids = segment.token_ids(tokens, snapshot.codec)
     if ids is None:
         ids = np.full(len(tokens), NO_ID, np.int32)

@@ -25,7 +25,7 @@ from indexing.coding.sizes import id_bytes
 from indexing.storage.originals import Originals
 from indexing.storage.tables import SegmentRow
 
-__all__ = ["Layout", "Segment", "write_segment"]
+__all__ = ["Layout", "Segment", "token_places", "write_segment"]
 
 Kind = Literal["flat", "compressed"]
 FLAT: Kind = "flat"
@@ -202,6 +202,13 @@ def invert(
     list_offsets = np.zeros(nlist + 1, dtype=np.int64)
     np.cumsum(np.bincount(lists, minlength=nlist), out=list_offsets[1:])
     return list_offsets, pids.astype(np.int32)
+
+
+def token_places(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Numbers of some passages' tokens, end to end: lengths[0] from starts[0] on, then those of the next."""
+    firsts = np.cumsum(lengths) - lengths
+    places: npt.NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+    return places
 
 
 def _centroid_ids(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[Any]:

@@ -8,15 +8,14 @@ import numpy.typing as npt
 
 from encoder.maxsim import maxsim_arrays, sharpened_array
 from indexing.coding.codec import Codec
-from indexing.storage.segment import Segment
+from indexing.storage.segment import Segment, token_places
 from indexing.storage.snapshot import Live
+from retriever.ranking.scoring import TOKENS_AT_ONCE
 
 __all__ = ["Compiled", "Engine", "Plain"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Passages: TypeAlias = npt.NDArray[np.int64]
-
-TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time
 
 
 class Engine(Protocol):
@@ -83,15 +82,15 @@ class Plain:
         found, totals = [], []
         for segment, live in zip(segments, lives, strict=True):
             total, seen = np.zeros(len(live), np.float32), np.zeros(len(live), np.bool_)
-            starts, stops = segment.list_offsets[lists], segment.list_offsets[lists + 1]
+            starts = segment.list_offsets[lists]
+            lengths = np.maximum(segment.list_offsets[lists + 1] - starts, 0)
             for token, gains in enumerate(scores - scores[:, :1]):
-                places = _ranges(starts[token], stops[token] - starts[token])
+                places = token_places(starts[token], lengths[token])
                 pids = segment.list_pids[np.clip(places, 0, max(len(segment.list_pids) - 1, 0))]
-                within = (pids >= 0) & (
-                    pids < len(live)
-                )  # a damaged file may name passages that are not there
+                # A damaged file may name passages that are not there.
+                within = (pids >= 0) & (pids < len(live))
                 own = np.zeros(len(live), np.float32)
-                own[pids[within]] = np.repeat(gains, np.maximum(stops[token] - starts[token], 0))[within]
+                own[pids[within]] = np.repeat(gains, lengths[token])[within]
                 seen[pids[within]] = True
                 total += own
             passages = np.flatnonzero(seen & live)
@@ -126,15 +125,7 @@ class Plain:
             lengths = np.clip(segment.offsets[passages + 1], starts, segment.n_tokens) - starts
             groups = np.cumsum(lengths) // TOKENS_AT_ONCE
             for some in np.split(np.arange(len(passages)), np.flatnonzero(np.diff(groups)) + 1):
-                tokens = _ranges(starts[some], lengths[some])
+                tokens = token_places(starts[some], lengths[some])
                 offsets = np.concatenate([[0], np.cumsum(lengths[some])])
                 scores.append(maxsim_arrays(query, vectors(segment, tokens), offsets, self._sharpness))
         return np.concatenate(scores)
-
-
-def _ranges(starts: Passages, lengths: Passages) -> Passages:
-    """starts[0], starts[0] + 1, ...: lengths[0] numbers, then those of the next."""
-    lengths = np.maximum(lengths, 0)
-    ends = np.cumsum(lengths)
-    whole: Passages = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-    return whole

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from encoder.maxsim import maxsim_arrays
 from indexing.storage.segment import Segment
 
-__all__ = ["score_flat", "top"]
+__all__ = ["TOKENS_AT_ONCE", "score_flat", "top"]
 
 Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
