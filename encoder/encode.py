@@ -1,7 +1,7 @@
 """Encoder: texts → TokenEmbeddings."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from encoder.arguments import as_integer
 from encoder.asking import Asked, check_length, fingerprint
 from encoder.base import BaseEncoder
-from encoder.batches import BATCH_TOKENS, Batching, encode_texts
+from encoder.batches import BATCH_TOKENS, Batching, Job, Vectors, encode_texts
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.checkpoints.places import BUNDLED
 from encoder.devices import as_device
@@ -188,13 +188,13 @@ class Encoder(BaseEncoder):
             self.dim,
             progress,
         )
-        if workers is not None:
-            run = workers.run
-        elif self.on_device is not None:
-            run = self.on_device.run
-        else:
-            run = partial(run_jobs, self.model, self.device)
-        return encode_texts(tokenise, texts, batching, run)
+        return encode_texts(tokenise, texts, batching, self.run if workers is None else workers.run)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Vectors]]:
+        """Each batch with its vectors, in order, computed by this process."""
+        if self.on_device is not None:
+            return self.on_device.run(jobs)
+        return run_jobs(self.model, self.device, jobs)
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:

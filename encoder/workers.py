@@ -22,7 +22,6 @@ from encoder.devices import parse_device
 from encoder.errors import ArgumentError, LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
-from encoder.on_device import DeviceRunner
 from encoder.threads import computing_threads
 
 __all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
@@ -111,9 +110,7 @@ def worker_devices(device: str | torch.device | None, workers: int | None) -> li
 class LoadedEncoder(Protocol):
     """What a worker process needs of the encoder that it loads."""
 
-    model: LateInteractionModel
-    device: torch.device
-    on_device: DeviceRunner | None
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Vectors]]: ...
 
 
 class WorkerPool:
@@ -184,7 +181,4 @@ def _end_with_parent() -> None:
 
 
 def _run(jobs: list[Job]) -> list[Vectors]:
-    encoder = _worker["encoder"]
-    if encoder.on_device is not None:
-        return [vectors for _, vectors in encoder.on_device.run(jobs)]
-    return [vectors for _, vectors in run_jobs(encoder.model, encoder.device, jobs)]
+    return [vectors for _, vectors in _worker["encoder"].run(jobs)]
