@@ -18,6 +18,7 @@ from encoder import Encoder
 from encoder.checkpoints.loading import Checkpoint, load_checkpoint, save_checkpoint
 from encoder.errors import ArgumentError, CorpusError
 from encoder.maxsim import maxsim
+from encoder.model import modernbert
 from encoder.model.config import DenseConfig, EncoderConfig
 from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
@@ -320,6 +321,33 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, model_di
     for name in expected:
         scale = expected[name].abs().max()
         torch.testing.assert_close(own[name], expected[name], atol=float(scale) * 0.05 + 1e-6, rtol=0)
+
+
+def test_layers_computed_anew_train_the_same_model(model_dir, data, tmp_path, monkeypatch):
+    """Two steps with and without."""
+    weights, made = [], []
+    again = modernbert.checkpoint
+    monkeypatch.setattr(
+        modernbert, "checkpoint", lambda *given, **how: made.append(0) or again(*given, **how)
+    )
+    for anew in (False, True):
+        out = tmp_path / str(anew)
+        settings = config(model_dir, steps=2, warmup=0, recompute=anew)
+        train_retrieval([(data / "mined.jsonl.gz", 1.0)], out / "out", out / "run", settings)
+        weights.append(load_checkpoint(out / "out").model.state_dict())
+        assert bool(made) is anew
+    before = load_checkpoint(model_dir).model.state_dict()
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected)
+        assert not torch.equal(expected, before[name])
+
+
+def test_computing_layers_anew_is_refused_for_another_backbone(teacher_dir, data, tmp_path):
+    sources = [(data / "mined.jsonl.gz", 1.0)]
+    with pytest.raises(
+        ArgumentError, match=r"recompute=True is for ModernBERT, and .* is none; leave it out"
+    ):
+        train_retrieval(sources, tmp_path / "out", tmp_path / "run", config(teacher_dir, recompute=True))
 
 
 @pytest.mark.slow
