@@ -75,7 +75,7 @@ def build_maxsim() -> list[Any]:
         tables = Tables(
             torch.zeros(4, batch, n_query),
             torch.zeros(m, 256, batch, n_query),
-            torch.zeros(256),
+            torch.zeros(256, 2),
             torch.zeros(batch, n_query),
             sharpness,
         )

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from retriever import Searcher, SearchOptions
 from retriever.kernels import torch_codes
 from retriever.kernels.torch_codes import Codes, Scan, Tables
 from retriever.ranking import device as on_device
+from tests.helpers.launches import noted
 from tests.helpers.syncs import no_sync
 from tests.retriever.test_searcher import DIM, assert_same, brute_force, build, unit
 
@@ -267,23 +267,11 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
 
     from retriever.kernels import triton_codes
 
-    current, launched = ["cuda:0"], []
-
-    @contextmanager
-    def device(wanted):
-        current.append(str(wanted))
-        yield
-        current.pop()
-
-    class Recorder:
-        def __getitem__(self, grid):
-            return lambda *args, **named: launched.append((grid, current[-1], args[0][0].shape))
-
-    monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(triton_codes, "_residual_maxsim", Recorder())
+    launched = noted(monkeypatch, triton_codes, "_residual_maxsim")
     with FakeTensorMode(allow_non_fake_inputs=True):
         out = triton_codes.residual_maxsim(*arguments(np.random.default_rng(0), device="cuda:1"))
-    assert launched == [((2, 2), "cuda:1", (4, 2, 16))]
+    [(grid, current, given)] = launched
+    assert (grid, current, given[0][0].shape) == ((2, 2), "cuda:1", (4, 2, 16))
     assert out.device == torch.device("cuda:1")
 
 
