@@ -8,7 +8,6 @@ one of every 16th token. With --passages only the first N are indexed, and only 
 """
 
 import argparse
-import itertools
 import json
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from shared import Info, ndcg
+from shared import Info, ndcg, query_vectors
 
 from encoder import TokenEmbeddings
 from indexing import Index
@@ -68,10 +67,9 @@ def read(folder: Path, most: int | None) -> Corpus:
     judged = {q: {d: r for d, r in own.items() if d in here} for q, own in info["qrels"].items()}
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")[rows].astype(np.float32)
     token_ids = np.load(folder / "token_ids.npy")[rows]
-    at, queries = np.load(folder / "query_offsets.npy"), np.load(folder / "query_vectors.npy")
     return Corpus(
         TokenEmbeddings(vectors, offsets, token_ids=token_ids),
-        [queries[start:stop] for start, stop in itertools.pairwise(at)],
+        query_vectors(folder),
         info | {"doc_ids": ids, "qrels": judged},
     )
 

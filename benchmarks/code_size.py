@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shared import query_vectors
 
 from encoder.maxsim import maxsim_arrays
 from indexing.coding.codec import Codec
@@ -82,13 +83,12 @@ class Data:
 
     @classmethod
     def read(cls, folder: Path) -> "Data":
-        ends = np.load(folder / "query_offsets.npy")
         ids = folder / "token_ids.npy"
         return cls(
             np.load(folder / "vectors.npy"),
             np.load(folder / "offsets.npy"),
             np.load(ids) if ids.exists() else None,
-            np.split(np.load(folder / "query_vectors.npy"), ends[1:-1]),
+            query_vectors(folder),
             json.loads((folder / "info.json").read_text()),
         )
 

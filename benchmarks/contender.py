@@ -8,7 +8,6 @@ NAME is latewood, latewood-32 or latewood-48 (bytes a token), exact (brute force
 need only themselves, torch and numpy.
 """
 
-import itertools
 import json
 import resource
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shared import query_vectors
 
 K = 10
 LATEWOOD = ("latewood", "latewood-32", "latewood-48")
@@ -204,9 +204,7 @@ def rank(name: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_queries(job: dict[str, Any]) -> list[Any]:
-    folder = Path(job["vectors"])
-    vectors, ends = np.load(folder / "query_vectors.npy"), np.load(folder / "query_offsets.npy")
-    return [vectors[a:b] for a, b in itertools.pairwise(ends)][: job["queries"]]
+    return query_vectors(Path(job["vectors"]))[: job["queries"]]
 
 
 class Latewood:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from shared import query_vectors
 
 from encoder import TokenEmbeddings
 from indexing import Index
@@ -78,13 +79,8 @@ class Data:
         known = set(self.doc_ids)
         kept = {qid: {d: g for d, g in docs.items() if d in known} for qid, docs in info["qrels"].items()}
         self.qrels = {qid: docs for qid, docs in kept.items() if any(docs.values())}
-        bounds = np.load(folder / "query_offsets.npy")
-        rows = np.load(folder / "query_vectors.npy")
-        self.queries = {
-            qid: rows[bounds[i] : bounds[i + 1]]
-            for i, qid in enumerate(info["query_ids"])
-            if qid in self.qrels
-        }
+        queries = zip(info["query_ids"], query_vectors(folder), strict=True)
+        self.queries = {qid: rows for qid, rows in queries if qid in self.qrels}
 
     def passage(self, i: int) -> npt.NDArray[np.float32]:
         rows: npt.NDArray[np.float32] = self.vectors[self.starts[i] : self.starts[i] + self.lengths[i]]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shared import query_vectors
 
 from indexing import Index, open_vectors
 from retriever import ImportOptions, Searcher, import_index
@@ -80,10 +81,8 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
     settings = {} if given.flat_tokens is None else {"flat_tokens": given.flat_tokens}
     Index.create(place / "index", dim=open_vectors(place / "peer").dim, **settings).close()
     report = import_index(place / "peer", place / "index", ImportOptions(check=0))
-    vectors, ends = np.load(given.vectors / "query_vectors.npy"), np.load(given.vectors / "query_offsets.npy")
-    asked = Queries(0)
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    asked.vectors = [vectors[ends[i] : ends[i + 1]] for i in chosen]
+    vectors, asked = query_vectors(given.vectors), Queries(0)
+    asked.vectors = [vectors[i] / np.linalg.norm(vectors[i], axis=1, keepdims=True) for i in chosen]
     exact = asked.best(open_vectors(place / "peer").batches(), 2 * K)
     with Searcher.open(place / "index") as searcher:
         found = [

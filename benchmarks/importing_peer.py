@@ -7,7 +7,6 @@ by vectors that are there already, for no checkpoint can be had offline; and so 
 and its index does not use. All that writes and reads the index is the peers' own.
 """
 
-import itertools
 import json
 import sys
 import types
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shared import query_vectors
 
 K = 100
 
@@ -29,10 +29,8 @@ def main(peer: str, job_file: str) -> None:
     offsets = np.load(folder / "offsets.npy")[: job["documents"] + 1]
     rows = torch.from_numpy(np.load(folder / "vectors.npy", mmap_mode="r")[: offsets[-1]].astype(np.float32))
     documents = [own[: job["document_length"]] for own in rows.split(np.diff(offsets).tolist())]
-    vectors, ends = np.load(folder / "query_vectors.npy"), np.load(folder / "query_offsets.npy")
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cut = list(itertools.pairwise(ends))
-    queries = [torch.from_numpy(vectors[a:b]) for a, b in (cut[i] for i in job["queries"])]
+    asked = [torch.from_numpy(own) for own in query_vectors(folder)]
+    queries = [torch.nn.functional.normalize(asked[i], dim=1) for i in job["queries"]]
     package, run = PEERS[peer]
     found = run(Path(job["index"]), documents, queries, job)
     rankings = [[(str(name), float(score)) for name, score in own[:K]] for own in found]

@@ -1,6 +1,7 @@
-"""What build.py and search.py share: starting a contender, and measuring what it found."""
+"""What benchmarks share: starting a contender, the queries of a folder of vectors, and measuring what was found."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "LATEWOOD",
@@ -21,6 +23,7 @@ __all__ = [
     "index_of",
     "interpreter",
     "ndcg",
+    "query_vectors",
     "recall",
     "start",
 ]
@@ -71,6 +74,12 @@ def exact_rankings(vectors: Path, threads: int) -> list[Any]:
 
 def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def query_vectors(vectors: Path) -> list[npt.NDArray[np.float32]]:
+    """Of each query, (n_query, dim), as vectors.py wrote them."""
+    rows, ends = np.load(vectors / "query_vectors.npy"), np.load(vectors / "query_offsets.npy")
+    return [rows[start:stop] for start, stop in itertools.pairwise(ends)]
 
 
 def ndcg(info: Info, rankings: list[list[tuple[int, float]]]) -> float | None:
