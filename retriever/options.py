@@ -46,8 +46,9 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name, known in (("mode", get_args(Mode)), ("by", get_args(By))):
-            if getattr(self, name) not in (*known, *((None,) if name == "mode" else ())):
-                raise ArgumentError(f"{name}={shown(getattr(self, name))}; pass one of {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known and not (name == "mode" and value is None):
+                raise ArgumentError(f"{name}={shown(value)}; pass one of {', '.join(known)}")
         object.__setattr__(self, "k", as_integer(self.k, "k", 1))
         for name in ("nprobe", "ncandidates", "nrerank"):
             value = getattr(self, name)

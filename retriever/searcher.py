@@ -170,10 +170,8 @@ class Searcher(Closing):
     def _move(self, snapshot: Snapshot) -> None:
         if snapshot is not self.snapshot:
             # The old one is not closed: other threads may search it. It is let go with the last of them.
-            self._ranker, self._own = (
-                Ranker(snapshot, self._device, self._ranker, once=self._ranker.once),
-                True,
-            )
+            self._ranker = Ranker(snapshot, self._device, self._ranker, once=self._ranker.once)
+            self._own = True
 
     def still(self) -> "Searcher":
         """A searcher of what this one searches now, which no `reload` moves; it need not be closed."""

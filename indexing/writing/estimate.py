@@ -33,9 +33,8 @@ TIMED_TOKENS = 16_384  # encoded for a trial
 RANKED_TOKENS = 65_536  # ranked for the choice of size,
 RANKED_PART = 0.05  # where they are no more than so much of all
 PASSAGE_BYTES = 24  # of a passage beside its tokens: offset, owner and span
-LIST_BYTES = (
-    2.1  # of inverted lists a token, beside their offsets; measured on nfcorpus (docs/internals/codec.md)
-)
+# Of inverted lists a token, beside their offsets; measured on nfcorpus (docs/internals/codec.md).
+LIST_BYTES = 2.1
 FAISS_BYTES = 15_000_000  # resident once it is imported, which a flat index does without
 BATCH_BYTES = 6  # of a token that was just encoded, a dimension: in float32, then in float16
 MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passages sorted by centroid
@@ -210,9 +209,8 @@ def _codec_seconds(
 ) -> float:
     """Training on `rows` with nlist centroids, then coding all tokens; each part timed on a little and scaled."""
     vectors = encoded.vectors[: 1 << 14]
-    vectors = np.concatenate(
-        [vectors] * -(-1024 // len(vectors))
-    )  # at least so many that timing means something
+    # At least so many that timing means something.
+    vectors = np.concatenate([vectors] * -(-1024 // len(vectors)))
     started = clock()
     codec = Codec.train(vectors, nlist=2)  # as good as nothing but the product quantiser
     train = (clock() - started) / len(vectors) * min(rows, PQ_CENTROIDS * PQ_CENTROIDS)

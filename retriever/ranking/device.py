@@ -28,9 +28,8 @@ SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk 
 AT_ONCE = 64  # queries of a launch
 TABLE_BYTES = 1 << 28  # of their scores with centroids and residuals
 TIES = 64  # more passages than asked for that are brought back, for those that score alike
-NOTHING = torch.finfo(
-    torch.float32
-).min  # of a passage without tokens, in place of -inf: what is not worth it
+# The score of a passage without tokens, in place of -inf: that is of what is not worth it.
+NOTHING = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True, eq=False)

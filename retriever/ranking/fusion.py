@@ -10,10 +10,8 @@ from indexing.storage.fulltext import queried
 
 __all__ = ["WEIGHTS", "fused", "fusion_depth", "words_weight"]
 
-WEIGHTS = (
-    1.0,
-    0.25,
-)  # of late and of words, chosen by cross-validation over collections (docs/guides/hybrid.md)
+# Of late and of words, chosen by cross-validation over collections (docs/guides/hybrid.md).
+WEIGHTS = (1.0, 0.25)
 TYPICAL = 10  # words of a query for which weights are given
 FURTHER = 20  # documents of each ranking that are looked at beyond the k
 
