@@ -57,7 +57,7 @@ LAYERS = {
         hits ranking
         searcher reranking
         ranking.tuning code mining folders agreement
-        importing devices
+        importing doctor
         evaluation integrations
         serving
         cluster

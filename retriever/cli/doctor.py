@@ -24,7 +24,7 @@ def doctor_command(
     Example: latewood doctor lightonai/GTE-ModernColBERT-v1 --document-length 8192
     """
     if options.device is not None:
-        from retriever.devices import facts_of  # torch takes seconds
+        from retriever.doctor import facts_of  # torch takes seconds
 
         facts = facts_of(options.building or "cpu")
         width = max(map(len, facts))
