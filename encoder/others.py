@@ -27,9 +27,11 @@ class OtherEncoder:
         self._is_pylate = _is_of(model, "pylate")
         settings = [repr(model), repr(getattr(model, "prompts", None)), *_lengths(model)]
         digest = hashlib.sha256("\n".join(settings).encode())
+        import torch  # there already: the model is made of it
+
         for name, value in sorted(model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(_bytes()).numpy().data)
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         self.fingerprint = digest.hexdigest()
         # No name by which an index could load it again: whoever opens the index passes the object.
         self.name = f"{type(model).__name__}, passed as an object"
@@ -90,9 +92,3 @@ def _lengths(model: Any) -> list[str]:
         "skiplist",
     )
     return [f"{name}={getattr(part, name)!r}" for part in parts for name in names if hasattr(part, name)]
-
-
-def _bytes() -> Any:
-    import torch  # there already: the model is made of it
-
-    return torch.uint8
