@@ -5,7 +5,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,4 +241,4 @@ class _Texts:
                 own = own or json.loads(row[2])
             texts.append(text)
             metadata.append(own)
-        return VectorBatch(doc_ids, batch.embeddings, texts, metadata, batch.counts, spans)
+        return replace(batch, doc_ids=doc_ids, texts=texts, metadata=metadata, spans=spans)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -98,13 +98,11 @@ def _described(snapshot: Snapshot, numbers: npt.NDArray[np.int64], batch: Vector
     """The same with ids, texts and metadata of the documents of these numbers."""
     found = snapshot.documents(numbers.tolist())
     documents = [found[number] for number in numbers.tolist()]
-    return VectorBatch(
-        [document.doc_id for document in documents],
-        batch.embeddings,
-        [document.text for document in documents],
-        [document.metadata for document in documents],
-        batch.counts,
-        batch.spans,
+    return replace(
+        batch,
+        doc_ids=[document.doc_id for document in documents],
+        texts=[document.text for document in documents],
+        metadata=[document.metadata for document in documents],
     )
 
 
