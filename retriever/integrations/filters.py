@@ -164,10 +164,17 @@ class Field:
         )
 
 
-def said(condition: Callable[[], Condition]) -> str:
-    """The filter expression of a condition. Raises ArgumentError for one that is longer or deeper than they may be."""
+def said(filters: Any, condition: Callable[[Any], Condition]) -> str | None:
+    """A framework's filters in Latewood's language; a text is in it already, and None or {} asks nothing.
+
+    Raises ArgumentError for what is longer or deeper than a filter may be.
+    """
+    if isinstance(filters, str):
+        return filters
+    if filters is None or filters == {}:
+        return None
     try:
-        text = condition().met
+        text = condition(filters).met
     except RecursionError:
         raise ArgumentError("the filter is nested too deeply; pass at most 100 levels") from None
     parse_filter(text)

@@ -1,11 +1,10 @@
 """Haystack: a document store over an index, a retriever, a ranker (docs/guides/haystack.md). Extra: `haystack`."""
 
 import asyncio
-import functools
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from encoder.arguments import as_integer, shown
 from encoder.errors import ArgumentError
@@ -14,7 +13,7 @@ from indexing import Document as Stored
 from retriever.hits import Hit
 from retriever.integrations.filters import said
 from retriever.integrations.haystack_filters import condition
-from retriever.integrations.store import IndexEncoder, Store, bundled, extra
+from retriever.integrations.store import IndexEncoder, Store, bundled, extra, in_thread, passage_of
 from retriever.options import By, SearchOptions
 from retriever.reranking import rerank
 
@@ -28,9 +27,6 @@ except ImportError as error:
 
 __all__ = ["LatewoodDocumentStore", "LatewoodRanker", "LatewoodRetriever", "filter_text"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 OTHERS = "_haystack"  # the key of metadata for what a Document has beside id, content and meta
 KINDS = {bool: "boolean", int: "int", float: "float"}
 
@@ -38,10 +34,8 @@ KINDS = {bool: "boolean", int: "int", float: "float"}
 def filter_text(filters: Mapping[str, Any] | str | None) -> str | None:
     """Haystack's filters in Latewood's language; a text is in it already. Raises FilterError for what is malformed or
     cannot be said, with the operator's name."""
-    if isinstance(filters, str) or not filters:
-        return filters if isinstance(filters, str) else None
     try:
-        return said(lambda: condition(filters))
+        return said(filters, condition)
     except ArgumentError as error:
         raise FilterError(str(error)) from error
 
@@ -70,20 +64,9 @@ def _document(stored: Stored | Hit, by: By = "document") -> Document:
     fields = {"id": stored.doc_id, "content": stored.text, "meta": metadata, **metadata.pop(OTHERS, {})}
     if isinstance(stored, Hit):
         fields["score"] = stored.score
-        if by == "passage" and stored.passage is not None:
-            fields["content"] = stored.passage.text
+    if passage := passage_of(stored, by):
+        fields["content"] = passage.text
     return Document.from_dict(fields)
-
-
-def _twin(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """The method in another thread, for a loop that must not wait."""
-
-    async def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    functools.update_wrapper(twin, method)
-    twin.__name__ += "_async"
-    return twin
 
 
 class LatewoodDocumentStore:
@@ -243,18 +226,18 @@ class LatewoodDocumentStore:
         for stored in self.store.matching(filter_text(filters)):
             yield {key: value for key, value in stored.metadata.items() if key != OTHERS}
 
-    count_documents_async = _twin(count_documents)
-    filter_documents_async = _twin(filter_documents)
-    write_documents_async = _twin(write_documents)
-    delete_documents_async = _twin(delete_documents)
-    delete_all_documents_async = _twin(delete_all_documents)
-    delete_by_filter_async = _twin(delete_by_filter)
-    update_by_filter_async = _twin(update_by_filter)
-    count_documents_by_filter_async = _twin(count_documents_by_filter)
-    count_unique_metadata_by_filter_async = _twin(count_unique_metadata_by_filter)
-    get_metadata_fields_info_async = _twin(get_metadata_fields_info)
-    get_metadata_field_min_max_async = _twin(get_metadata_field_min_max)
-    get_metadata_field_unique_values_async = _twin(get_metadata_field_unique_values)
+    count_documents_async = in_thread(count_documents)
+    filter_documents_async = in_thread(filter_documents)
+    write_documents_async = in_thread(write_documents)
+    delete_documents_async = in_thread(delete_documents)
+    delete_all_documents_async = in_thread(delete_all_documents)
+    delete_by_filter_async = in_thread(delete_by_filter)
+    update_by_filter_async = in_thread(update_by_filter)
+    count_documents_by_filter_async = in_thread(count_documents_by_filter)
+    count_unique_metadata_by_filter_async = in_thread(count_unique_metadata_by_filter)
+    get_metadata_fields_info_async = in_thread(get_metadata_fields_info)
+    get_metadata_field_min_max_async = in_thread(get_metadata_field_min_max)
+    get_metadata_field_unique_values_async = in_thread(get_metadata_field_unique_values)
 
 
 def _some(filters: dict[str, Any]) -> str:
@@ -285,7 +268,7 @@ class LatewoodRetriever:
         options: dict[str, Any] | None = None,
         filter_policy: FilterPolicy = FilterPolicy.REPLACE,
     ) -> None:
-        """options: what else a search takes, fields of SearchOptions: {"mode": "hybrid"}, {"by": "passage"} for the
+        """options: what else a search takes, fields of SearchOptions: {"mode": "late"}, {"by": "passage"} for the
         passages that match. filter_policy: what becomes of `filters` where `run` is given others."""
         if not isinstance(document_store, LatewoodDocumentStore):
             raise ArgumentError(

@@ -11,7 +11,7 @@ from encoder.options import updated
 from indexing import Document as Stored
 from retriever.hits import Hit
 from retriever.integrations.filters import Condition, Field, all_of, any_of, as_values, said, unsayable
-from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra
+from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra, passage_of
 from retriever.options import By, Mode, SearchOptions
 from retriever.reranking import rerank
 
@@ -45,12 +45,10 @@ def filter_text(filter: str | Mapping[str, Any] | None) -> str | None:
 
     Raises ArgumentError for an operator that cannot be said, with its name.
     """
-    if isinstance(filter, str) or not filter:
-        return filter if isinstance(filter, str) else None
-    return said(lambda: _condition(filter, "filter"))
+    return said(filter, _condition)
 
 
-def _condition(filter: Any, where: str) -> Condition:
+def _condition(filter: Any, where: str = "filter") -> Condition:
     if not isinstance(filter, Mapping):
         raise ArgumentError(
             f"{where} {shown(filter)} is {type(filter).__name__}; pass a dict such as {{'lang': 'py'}}, or a text"
@@ -278,8 +276,7 @@ class LatewoodRetriever(BaseRetriever):
 
     def close(self) -> None:
         """Let go of an index that was given by its path."""
-        if not isinstance(self.index, LatewoodVectorStore):
-            self._store.close()
+        self._store.close()
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **changes: Any
@@ -329,9 +326,7 @@ class LatewoodReranker(BaseDocumentCompressor):
 
 
 def _document(stored: Stored | Hit, by: By = "document") -> Document:
-    text = stored.text or ""
-    if by == "passage" and isinstance(stored, Hit) and stored.passage is not None:
-        text = stored.passage.text
+    text = (passage_of(stored, by) or stored).text or ""
     return Document(id=stored.doc_id, page_content=text, metadata=stored.metadata)
 
 

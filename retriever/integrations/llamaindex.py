@@ -1,6 +1,5 @@
 """LlamaIndex: a vector store over an index, a retriever, a reranker (docs/guides/llamaindex.md). Extra `llamaindex`."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from encoder.options import updated
 from indexing import Document as Stored
 from retriever.hits import Hit
 from retriever.integrations.filters import NONE, Condition, Field, all_of, any_of, as_values, said, unsayable
-from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra
+from retriever.integrations.store import Diversity, IndexEncoder, Store, bundled, extra, in_thread, passage_of
 from retriever.options import By, Mode, SearchOptions
 from retriever.reranking import rerank
 
@@ -52,9 +51,7 @@ MODES: dict[VectorStoreQueryMode, Mode] = {
 def filter_text(filters: MetadataFilters | MetadataFilter | str | None) -> str | None:
     """Filters in Latewood's language; a text is in it already. Raises ArgumentError for what cannot be said, with
     the operator's name."""
-    if filters is None or isinstance(filters, str):
-        return filters
-    return said(lambda: _condition(filters))
+    return said(filters, _condition)
 
 
 def _condition(filters: Any) -> Condition:
@@ -147,7 +144,7 @@ class LatewoodVectorStore(BasePydanticVectorStore):
 
     # Writing -------------------------------------------------------------------------------------------------
 
-    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+    def add(self, /, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Add nodes or replace those of the same id; their ids. Their texts are encoded without metadata."""
         self._store.add(
             {
@@ -159,12 +156,13 @@ class LatewoodVectorStore(BasePydanticVectorStore):
         )
         return [node.node_id for node in nodes]
 
-    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+    def delete(self, /, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes of a source document."""
         self._store.delete(filter=Field([REF_DOC_ID], "==").equals(ref_doc_id).met)
 
     def delete_nodes(
         self,
+        /,
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
         **delete_kwargs: Any,
@@ -187,7 +185,7 @@ class LatewoodVectorStore(BasePydanticVectorStore):
         """Nodes by id and filters, in the order of adding; with neither all."""
         return [_node(stored) for stored in self._store.matching(_selected(filters, node_ids=node_ids))]
 
-    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+    def query(self, /, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """The best nodes for `query_str`. Modes: default and mmr by MaxSim, text_search and sparse by words, hybrid by
         both, alpha being the share of MaxSim. kwargs: fields of SearchOptions, and mmr_threshold."""
         if not query.query_str:
@@ -225,30 +223,12 @@ class LatewoodVectorStore(BasePydanticVectorStore):
 
     # In other threads: LlamaIndex's own would hold up the loop -----------------------------------------------
 
-    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        return await asyncio.to_thread(self.add, nodes, **kwargs)
-
-    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
-
-    async def adelete_nodes(
-        self,
-        node_ids: list[str] | None = None,
-        filters: MetadataFilters | None = None,
-        **delete_kwargs: Any,
-    ) -> None:
-        await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
-
-    async def aclear(self) -> None:
-        await asyncio.to_thread(self.clear)
-
-    async def aget_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
-        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
-
-    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        return await asyncio.to_thread(self.query, query, **kwargs)
+    async_add = in_thread(add)
+    adelete = in_thread(delete)
+    adelete_nodes = in_thread(delete_nodes)
+    aclear = in_thread(clear)
+    aget_nodes = in_thread(get_nodes)
+    aquery = in_thread(query)
 
 
 class LatewoodRetriever(BaseRetriever):
@@ -269,8 +249,7 @@ class LatewoodRetriever(BaseRetriever):
         """
         asked = {"k": similarity_top_k, "filter": filter_text(filters)}
         self._options = updated(options or SearchOptions(mode="late"), asked)
-        self._opened = not isinstance(index, LatewoodVectorStore)
-        self._store = Store.reading(index if self._opened else index.client)
+        self._store = Store.reading(index.client if isinstance(index, LatewoodVectorStore) else index)
         super().__init__(**kwargs)
 
     def reload(self) -> bool:
@@ -279,15 +258,13 @@ class LatewoodRetriever(BaseRetriever):
 
     def close(self) -> None:
         """Let go of an index that was given by its path."""
-        if self._opened:
-            self._store.close()
+        self._store.close()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._store.search(query_bundle.query_str, self._options)
         return [NodeWithScore(node=_node(hit, self._options.by), score=hit.score) for hit in hits]
 
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+    _aretrieve = in_thread(_retrieve)
 
 
 class LatewoodReranker(BaseNodePostprocessor):
@@ -338,8 +315,8 @@ def _node(stored: Stored | Hit, by: By = "document") -> BaseNode:
         node = metadata_dict_to_node(stored.metadata, text=stored.text)
     else:
         node = TextNode(id_=stored.doc_id, text=stored.text or "", metadata=stored.metadata)
-    if by == "passage" and isinstance(stored, Hit) and stored.passage is not None:
-        node.set_content(stored.passage.text)
+    if passage := passage_of(stored, by):
+        node.set_content(passage.text)
         if isinstance(node, TextNode):
-            node.start_char_idx, node.end_char_idx = stored.passage.span
+            node.start_char_idx, node.end_char_idx = passage.span
     return node

@@ -1,14 +1,15 @@
 """What the adapters share: an index that threads and tasks write and search at once, and diverse hits."""
 
+import asyncio
+import functools
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,16 @@ from encoder.others import as_encoder
 from indexing import Document, Index, Snapshot
 from indexing.settings import DocumentEncoder
 from indexing.storage.tables import DATABASE
-from retriever.hits import Hit, Hits
-from retriever.options import SearchOptions
+from retriever.hits import Hit, Hits, Passage
+from retriever.integrations.filters import EVERY
+from retriever.options import By, SearchOptions
 from retriever.ranking.ranker import document_vectors
 from retriever.searcher import QueryEncoder, Searcher
 
-__all__ = ["Diversity", "IndexEncoder", "Store", "bundled", "extra"]
+__all__ = ["Diversity", "IndexEncoder", "Store", "bundled", "extra", "in_thread", "passage_of"]
 
-ALL = "doc_id is not null"
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class IndexEncoder(DocumentEncoder, QueryEncoder, Protocol):
@@ -71,11 +74,15 @@ class Store:
     block, or when nobody has it.
     """
 
-    def __init__(self, searcher: Searcher, opened: _Open | None = None, *, own: bool = True) -> None:
-        """opened: what to write to; None for searches alone. own: whether `close` closes the searcher."""
+    def __init__(
+        self, searcher: Searcher, opened: _Open | None = None, *, owner: "Searcher | Store | None" = None
+    ) -> None:
+        """opened: what to write to; None for searches alone. owner: whose the searcher is, where `close` leaves it
+        open."""
         self.searcher = searcher
         self._opened = opened
-        close = searcher.close if own else _nothing
+        self._owner = owner  # kept, for a store that nobody has is closed
+        close = searcher.close if owner is None else _nothing
         self._finalizer = (
             weakref.finalize(self, close) if opened is None else weakref.finalize(self, _release, opened)
         )
@@ -113,14 +120,14 @@ class Store:
         return store
 
     @classmethod
-    def reading(cls, source: Any, encoder: QueryEncoder | None = None) -> "Store":
+    def reading(cls, source: Any) -> "Store":
         """For searches alone. source: the path of an index, a Searcher or a Store, which stay their owner's."""
         if isinstance(source, Store):
-            return source
+            return cls(source.searcher, owner=source)
         if isinstance(source, Searcher):
-            return cls(source, own=False)
+            return cls(source, owner=source)
         if isinstance(source, str | Path):
-            return cls(Searcher.open(source, encoder))
+            return cls(Searcher.open(source))
         raise ArgumentError(
             f"index is {shown(source)} ({type(source).__name__}); pass a path, a Searcher or a Latewood store"
         )
@@ -171,7 +178,7 @@ class Store:
     def delete(self, doc_ids: Iterable[str] | None = None, filter: str | None = None) -> int:
         """As `Index.delete`; all documents where neither is given."""
         with self.writing() as index:
-            return index.delete(doc_ids, filter=ALL if doc_ids is None and filter is None else filter)
+            return index.delete(doc_ids, filter=EVERY.met if doc_ids is None and filter is None else filter)
 
     # Reading -------------------------------------------------------------------------------------------------
 
@@ -281,9 +288,26 @@ def extra(name: str, package: str) -> MissingDependencyError:
     return MissingDependencyError(f"{package} is not installed; run: pip install 'latewood[{name}]'")
 
 
-@cache
+@functools.cache
 def bundled() -> IndexEncoder:
     """The bundled model, loaded once."""
     from encoder import Encoder  # imports torch
 
     return Encoder.load()
+
+
+def passage_of(stored: Document | Hit, by: By) -> Passage | None:
+    """The passage to give in place of the document: of a hit, where passages were asked for."""
+    return stored.passage if by == "passage" and isinstance(stored, Hit) else None
+
+
+def in_thread(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """The method in another thread, for a loop that must not wait."""
+
+    @functools.wraps(method)
+    async def twin(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self, *args, **kwargs)
+
+    return twin

@@ -393,6 +393,9 @@ def test_a_retriever_of_a_path_moves_when_it_is_told(tmp_path):
             assert len(apart.invoke("w1")) == 2
             with pytest.raises(ArgumentError, match="is open for searching alone"):
                 apart._store.add([])
+            for source in (store, store.store, searcher):  # which stay their owners'
+                LatewoodRetriever(index=source).close()
+            assert [len(one.invoke("w1")) for one in (following, apart)] == [2, 2]
 
 
 async def test_the_reranker_orders_by_maxsim(encoder):

@@ -371,6 +371,10 @@ async def test_a_retriever_needs_no_index_of_llamaindex(encoder, tmp_path):
         for wrong in (lambda: LatewoodRetriever(searcher, 0), lambda: LatewoodRetriever(5)):
             with pytest.raises(ArgumentError):
                 wrong()
+    with LatewoodVectorStore(tmp_path / "x", encoder) as store:
+        for given in (store, store.client):  # which stay open
+            LatewoodRetriever(given).close()
+            assert len(LatewoodRetriever(given, 1).retrieve("borrowing money")) == 1
 
 
 async def test_the_reranker_orders_by_maxsim(encoder):
