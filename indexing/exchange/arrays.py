@@ -19,17 +19,18 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from encoder.checkpoints.folder import first_line, output_file
+from encoder.checkpoints.folder import first_line, output_file, write_json
 from encoder.errors import CorpusError
 from encoder.jsonl import Row, read_rows
 from indexing.exchange.snapshots import Shape, blocks, shape_of
-from indexing.exchange.source import VectorSource, checked_offsets, cut, packed
+from indexing.exchange.source import VectorSource, checked_offsets, cut, mapped, packed
 from indexing.storage.snapshot import Selection, Snapshot
 from indexing.writing.given import VectorBatch
 
 __all__ = ["npy_source", "safetensors_source", "write_npy", "write_safetensors"]
 
 DOCUMENTS = "documents.jsonl"
+AGAIN = "write it anew"
 NAMES = {"F16": "<f2", "I32": "<i4", "I64": "<i8"}
 Slice: TypeAlias = Callable[[str, int, int], npt.NDArray[Any]]
 
@@ -53,19 +54,10 @@ def npy_source(folder: Path) -> VectorSource:
     """A folder with vectors.npy and offsets.npy."""
     names = ("vectors", "offsets", "token_ids", "owners", "spans")
     paths = {name: folder / f"{name}.npy" for name in names if (folder / f"{name}.npy").exists()}
-
-    def mapped(name: str) -> npt.NDArray[Any]:
-        try:
-            found: npt.NDArray[Any] = np.load(paths[name], mmap_mode="r", allow_pickle=False)
-            return found
-        except (ValueError, OSError, EOFError) as error:
-            raise CorpusError(f"{paths[name]} cannot be read ({first_line(error)}); write it anew") from None
-
-    # Mapped anew each time, so that pages read before are not counted as this process's memory.
     arrays = _Arrays(
         lambda name: str(folder / f"{name}.npy"),
-        {name: mapped(name).shape for name in paths},
-        lambda name, start, stop: np.array(mapped(name)[start:stop]),
+        {name: mapped(path, AGAIN).shape for name, path in paths.items()},
+        lambda name, start, stop: np.array(mapped(paths[name], AGAIN)[start:stop]),
     )
     about = folder / "about.json"
     try:
@@ -86,11 +78,14 @@ def safetensors_source(path: Path) -> VectorSource:
             wide = {name for name, part in slices.items() if part.get_dtype() == "BF16"}
             told = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CorpusError(f"{path} cannot be read ({first_line(error)}); write it anew") from None
+        raise CorpusError(f"{path} cannot be read ({first_line(error)}); {AGAIN}") from None
 
     def read(name: str, start: int, stop: int) -> npt.NDArray[Any]:
         with safe_open(path, "pt" if name in wide else "numpy") as file:
-            part = file.get_slice(name)[start:stop]
+            if shapes[name][0]:  # its slices may begin nowhere but at a row
+                part = file.get_slice(name)[slice(start, stop) if start < stop else slice(0)]
+            else:
+                part = file.get_tensor(name)
         rows: npt.NDArray[Any] = part.float().numpy() if name in wide else part
         return rows
 
@@ -202,13 +197,14 @@ def write_npy(snapshot: Snapshot, selection: Selection, folder: Path) -> int:
     shape, filled = shape_of(snapshot, selection), _Filled()
     with ExitStack() as stack:
         for name, (kind, size) in _plan(shape).items():
-            file = stack.enter_context((folder / f"{name}.npy").open("wb"))
+            file = stack.enter_context(stack.enter_context(output_file(folder / f"{name}.npy")).open("wb"))
             header = {"descr": NAMES[kind], "fortran_order": False, "shape": size}
             np.lib.format.write_array_header_1_0(file, header)
             filled.places[name] = file, file.tell()
-        documents = stack.enter_context((folder / DOCUMENTS).open("w", encoding="utf-8"))
-        (folder / "about.json").write_text(json.dumps(shape.about, indent=2) + "\n", encoding="utf-8")
-        return _fill(filled, documents, blocks(snapshot, selection))
+        documents = stack.enter_context(output_file(folder / DOCUMENTS))
+        lines = stack.enter_context(documents.open("w", encoding="utf-8"))
+        write_json(stack.enter_context(output_file(folder / "about.json")), shape.about)
+        return _fill(filled, lines, blocks(snapshot, selection))
 
 
 def write_safetensors(snapshot: Snapshot, selection: Selection, path: Path) -> int:

@@ -5,13 +5,13 @@ from typing import Any
 
 from encoder.arguments import absolute
 from encoder.checkpoints.folder import output_folder
-from encoder.errors import ArgumentError, CorpusError
+from encoder.errors import ArgumentError, CorpusError, LatewoodError, StorageError
 from indexing.exchange.arrays import npy_source, safetensors_source, write_npy, write_safetensors
 from indexing.exchange.peers import peer_source
 from indexing.exchange.source import VectorSource
 from indexing.exchange.tables import ARROW, PARQUET, file_source, table_source, write_table
 from indexing.index import Index
-from indexing.storage.snapshot import Snapshot
+from indexing.storage.snapshot import Selection, Snapshot
 from indexing.storage.tables import DATABASE
 
 __all__ = ["export_vectors", "open_vectors"]
@@ -67,6 +67,17 @@ def export_vectors(index: Index | Snapshot, out: str | Path, *, filter: str | No
         with index.snapshot() as snapshot:
             return export_vectors(snapshot, path, filter=filter)
     selection, kind = index.select(filter), path.suffix.lower()
+    try:
+        return _written(index, selection, path, kind)
+    except LatewoodError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}); free space on that disk, or pass another path"
+        ) from error
+
+
+def _written(index: Snapshot, selection: Selection, path: Path, kind: str) -> int:
     if kind == ".safetensors":
         if path.with_suffix(".jsonl").exists():
             raise ArgumentError(f"{path.with_suffix('.jsonl')} exists; pass a new path")
@@ -75,7 +86,7 @@ def export_vectors(index: Index | Snapshot, out: str | Path, *, filter: str | No
         return write_table(index, selection, path)
     if kind:
         raise ArgumentError(
-            f"out={str(out)!r} is of no known form; pass a name that ends in .safetensors, "
+            f"out={str(path)!r} is of no known form; pass a name that ends in .safetensors, "
             f"{', '.join(TABLES)}, or a folder's, without a dot"
         )
     return write_npy(index, selection, output_folder(path))

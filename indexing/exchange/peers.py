@@ -14,16 +14,12 @@ import numpy.typing as npt
 from encoder.checkpoints.folder import first_line
 from encoder.errors import CorpusError
 from indexing.exchange.plaid import Chunk, Documents, ResidualCodec, plaid_source
-from indexing.exchange.source import VectorSource
+from indexing.exchange.source import VectorSource, mapped
 
 __all__ = ["peer_source"]
 
-PYLATE = {
-    "fast_plaid_index": "plaid",
-    "warp_index": "warp",
-}  # folder of the vectors → whose numbers are mapped to ids
-
-SMALL = 4096  # bytes of a file that is read whole: an empty array cannot be mapped
+# folder of the vectors → whose numbers are mapped to ids
+PYLATE = {"fast_plaid_index": "plaid", "warp_index": "warp"}
 
 
 def peer_source(folder: Path) -> VectorSource | None:
@@ -230,22 +226,16 @@ def _reader(
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
-    try:
-        found: npt.NDArray[Any] = np.load(
-            path, mmap_mode="r" if path.stat().st_size > SMALL else None, allow_pickle=False
-        )
-        return found
-    except (ValueError, OSError, EOFError) as error:
-        raise CorpusError(f"{path} cannot be read ({first_line(error)}); copy the index again") from None
+    return mapped(path, "copy the index again")
 
 
 def _tensors(path: Path) -> Any:
     """What a .pt file holds. Code that is pickled in it is refused by torch, which runs none."""
     import torch
 
-    for mapped in (True, False):  # the form of torch before 1.6 cannot be mapped
+    for in_place in (True, False):  # the form of torch before 1.6 cannot be mapped
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=in_place)
         except Exception as error:  # torch has many errors of its own; to the user they are one fact
             failed = error
     raise CorpusError(

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.checkpoints.folder import first_line
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import CorpusError
 from indexing.writing.given import VectorBatch
 
-__all__ = ["BATCH_TOKENS", "VectorSource", "checked_offsets", "cut", "packed"]
+__all__ = ["BATCH_TOKENS", "VectorSource", "checked_offsets", "cut", "mapped", "packed"]
 
 BATCH_TOKENS = 1 << 15  # of 128 dimensions 16 MiB in float32
 
@@ -55,6 +57,18 @@ def packed(
     """Vectors end to end, (n_tokens, dim), and how many each text has."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return TokenEmbeddings(vectors.astype(np.float32, copy=False), offsets, 0, token_ids)
+
+
+def mapped(path: Path, remedy: str) -> npt.NDArray[Any]:
+    """An .npy file. To be called for each reading: pages of an earlier map count as this process's memory.
+
+    Raises CorpusError, with the remedy, for what cannot be read.
+    """
+    try:
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return found
+    except (ValueError, OSError, EOFError) as error:
+        raise CorpusError(f"{path} cannot be read ({first_line(error)}); {remedy}") from None
 
 
 def checked_offsets(offsets: npt.NDArray[Any], n_tokens: int, where: str) -> npt.NDArray[np.int64]:

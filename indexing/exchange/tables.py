@@ -113,11 +113,9 @@ def _source(kind: str, where: str, schema: Any, batches: Batches, n: int | None)
 
     doc_id, vectors = column(IDS), column(VECTORS)
     _check_types(where, schema, vectors)
-    dim = 0
-    for batch in batches():
-        if len(widths := _widths(batch.column(vectors))):
-            dim = int(widths[0])
-            break
+    dim = getattr(schema.field(vectors).type.value_type, "list_size", 0)
+    widths = (_widths(batch.column(vectors)) for batch in batches() if not dim)
+    dim = dim or next((int(own[0]) for own in widths if len(own)), 0)
 
     def read() -> Iterator[VectorBatch]:
         done = 0
@@ -230,7 +228,6 @@ def _widths(column: Any) -> npt.NDArray[np.int64]:
 
 def _lengths(column: Any) -> npt.NDArray[np.int64]:
     """Of the lists of a column, 0 for null: (n,)."""
-    _arrow()
     import pyarrow.compute as pc
 
     found: npt.NDArray[np.int64] = pc.fill_null(pc.list_value_length(column), 0).to_numpy(

@@ -1,6 +1,7 @@
 """Vectors in files and tables: what is written is read again, what others write is read, what is wrong is refused."""
 
 import json
+import resource
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from encoder.embeddings import TokenEmbeddings
-from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
+from encoder.errors import ArgumentError, CorpusError, MissingDependencyError, StorageError
 from indexing import AddReport, Index, VectorBatch, export_vectors, open_vectors
 from indexing.exchange import source as source_module
 from tests.helpers.fakes import FakeEncoder, corpus
@@ -89,6 +90,39 @@ def test_a_filter_chooses_what_is_exported(tmp_path: Path, mixed: Index, name: s
     assert export_vectors(mixed, tmp_path / name, filter="kept = 1") == 2
     expected = {doc_id: own for doc_id, own in rows(mixed).items() if doc_id in ("d1", "later")}
     assert imported(tmp_path / "again.index", tmp_path / name) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documents_whose_vectors_are_to_come_go_there_and_back(
+    tmp_path: Path, mixed: Index, name: str
+) -> None:
+    assert export_vectors(mixed, tmp_path / name, filter="doc_id = 'later'") == 1
+    assert imported(tmp_path / "again.index", tmp_path / name) == {"later": rows(mixed)["later"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_empty_behind_what_is_long_is_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module.cut, "__defaults__", (2,))
+    with Index.create(tmp_path / "x.index", dim=8) as index:
+        index.add_embeddings(["long", "empty"], [np.eye(8), np.zeros((0, 8))])
+        export_vectors(index, tmp_path / name)
+        assert imported(tmp_path / "again.index", tmp_path / name) == rows(index)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_refuses_is_told_and_leaves_no_part(tmp_path: Path, mixed: Index, name: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # a real failure to write, of a real file
+    try:
+        with pytest.raises(StorageError, match=rf"{name} cannot be written \(.*; free space on that disk"):
+            export_vectors(mixed, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in left} == {"mixed.index"}
+    assert export_vectors(mixed, tmp_path / name) == len(mixed)
 
 
 def test_a_plain_table_of_anyone_is_read(tmp_path: Path) -> None:
