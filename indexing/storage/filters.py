@@ -16,7 +16,7 @@ from encoder.errors import ArgumentError
 from indexing.storage.dates import DATE, read_date
 from indexing.storage.tokens import Token, tokens
 
-__all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key", "written_key"]
+__all__ = ["MOST_KEYS", "Filter", "key_names", "parse_filter", "parse_key", "written_key", "written_strings"]
 
 MAX_DEPTH = 100  # parentheses and nots within each other
 MAX_COMPARISONS = 400  # two bound parameters each; SQLite builds from before 2020 stop at 999
@@ -367,6 +367,11 @@ def written_key(names: Sequence[str]) -> str:
     """A key as a filter writes it."""
     plain = (re.fullmatch(r"[^\W\d]\w*", n) and n.lower() not in KEYWORDS for n in names)
     return ".".join(n if is_plain else f'"{n}"' for n, is_plain in zip(names, plain, strict=True))
+
+
+def written_strings(*values: str) -> str:
+    """Strings as a filter writes them, between commas."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
 def _joined(parts: list[str], operator: str) -> str:

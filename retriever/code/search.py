@@ -13,7 +13,7 @@ from encoder.errors import ArgumentError
 from encoder.options import option, updated
 from indexing import Snapshot
 from indexing.reading.languages import language_named
-from indexing.storage.filters import parse_filter
+from indexing.storage.filters import parse_filter, written_strings
 from indexing.storage.fulltext import split_words
 from retriever.code.ranking import Candidate, Question, Ranked, by_file, combined, key_of
 from retriever.hits import Hit
@@ -146,6 +146,9 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
 
 def holds_code(snapshot: Snapshot) -> bool:
     """Whether any document is a definition, as chunks of source files are."""
+    keys = snapshot.reader.keys
+    if keys is not None and ("kind",) not in keys:
+        return False
     return not DEFINITIONS.isdisjoint(kind for kind in snapshot.values("kind") if isinstance(kind, str))
 
 
@@ -159,18 +162,18 @@ def code_filter(snapshot: Snapshot, code: CodeOptions, filter: str | None = None
         parse_filter(filter)  # by itself, so that an error names the user's own position
     parts = [f"({filter})"] if filter is not None else []
     if code.languages:
-        parts.append(f"language in ({_quoted([_language(name) for name in code.languages])})")
+        parts.append(f"language in ({written_strings(*map(_language, code.languages))})")
     if code.paths:
         among = _matching_paths([str(p) for p in snapshot.values("path") if p is not None], code.paths)
         if not among:
             return ""
-        parts.append(f"path in ({_quoted(among)})")
+        parts.append(f"path in ({written_strings(*among)})")
     where = " and ".join(parts) or None
     if code.regex is None:
         return where
     pattern = _Pattern(code.regex)
     found = [doc_id for doc_id, text in snapshot.texts(where) if pattern.is_in(text)]
-    return f"doc_id in ({_quoted(found)})" if found else ""
+    return f"doc_id in ({written_strings(*found)})" if found else ""
 
 
 def _language(name: str) -> str:
@@ -231,10 +234,6 @@ class _Pattern:
             ) from None
         finally:
             self._left -= time.perf_counter() - started
-
-
-def _quoted(values: Sequence[str]) -> str:
-    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
 @dataclass(frozen=True)

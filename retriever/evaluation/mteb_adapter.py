@@ -19,6 +19,7 @@ from encoder.closing import Closing
 from encoder.errors import ArgumentError, MissingDependencyError
 from encoder.progress import Told, progress_shown
 from indexing import Index
+from indexing.storage.filters import written_strings
 from retriever.evaluation.datasets import query_length
 from retriever.evaluation.published import short_name
 from retriever.hits import Hits
@@ -151,8 +152,7 @@ def _query_text(row: Mapping[str, Any]) -> str:
 
 
 def _among(doc_ids: Iterable[str]) -> str:
-    quoted = ("'" + doc_id.replace("'", "''") + "'" for doc_id in doc_ids)
-    return f"doc_id in ({', '.join(quoted)})"
+    return f"doc_id in ({written_strings(*doc_ids)})"
 
 
 def _told(encode_kwargs: Mapping[str, Any]) -> Told | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from encoder.arguments import shown
 from encoder.errors import ArgumentError
-from indexing.storage.filters import parse_filter
+from indexing.storage.filters import parse_filter, written_strings
 
 __all__ = [
     "EVERY",
@@ -153,7 +153,7 @@ class Field:
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, str):
-            return "'" + value.replace("'", "''") + "'"
+            return written_strings(value)
         if isinstance(value, date | Moment):
             return f"date '{value.text if isinstance(value, Moment) else value.isoformat()}'"
         if isinstance(value, int | float) and math.isfinite(value):

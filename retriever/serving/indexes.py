@@ -125,8 +125,7 @@ class Served:
         now = self.snapshot
         moved, self._looked = now.state.generation != self._looked, now.state.generation
         if moved:
-            keys = now.reader.keys
-            self.holds_code = (keys is None or ("kind",) in keys) and holds_code(now)
+            self.holds_code = holds_code(now)
         return moved
 
     def info(self) -> dict[str, Any]:

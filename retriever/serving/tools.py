@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from encoder.errors import ArgumentError
 from encoder.progress import Told
 from indexing.reading.files import TextFile
+from indexing.storage.filters import written_strings
 from retriever.code.search import CodeHit, CodeOptions, code_filter, search_code
 from retriever.folders import Folder, cache_of, is_index
 from retriever.hits import Hit, best_stretch
@@ -177,7 +178,7 @@ class Tools:
         with kept.asked(progress) as folder:
             _file(kept, path)
             now = folder.searcher.snapshot
-            at = f"path = {_quoted(path)} and start_line <= {asked.line} and end_line >= {asked.line}"
+            at = f"path = {written_strings(path)} and start_line <= {asked.line} and end_line >= {asked.line}"
             found = [document for document in now.get(now.ids(at)) if document is not None]
             if not found:
                 raise ArgumentError(
@@ -188,7 +189,7 @@ class Tools:
                 found, key=lambda document: document.metadata["end_line"] - document.metadata["start_line"]
             )
             text = inner.text or ""
-            how = SearchOptions(k=asked.k), CodeOptions(), f"path != {_quoted(path)}"
+            how = SearchOptions(k=asked.k), CodeOptions(), f"path != {written_strings(path)}"
             results, notes = _answer(kept, folder, text, how, progress)
         return _fitting(results, text, asked.max_tokens, notes)
 
@@ -240,7 +241,7 @@ def _answer(
     options, code, where = how
     notes, now = list(kept.notes), folder.searcher.snapshot
     if kept.outside:
-        inside = f"path not in ({', '.join(map(_quoted, kept.outside))})"
+        inside = f"path not in ({written_strings(*kept.outside)})"
         where = inside if where is None else f"({where}) and {inside}"
     chosen = code_filter(now, code, where)
     if chosen == "":
@@ -319,11 +320,8 @@ def _within(path: str) -> str | None:
     """A filter for a file, or all below a folder: `0` is the character after `/`."""
     if not path:
         return None
-    return f"path = {_quoted(path)} or (path >= {_quoted(path + '/')} and path < {_quoted(path + '0')})"
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    itself, first, end = (written_strings(one) for one in (path, f"{path}/", f"{path}0"))
+    return f"path = {itself} or (path >= {first} and path < {end})"
 
 
 def _status(kept: Kept) -> FolderStatus:
