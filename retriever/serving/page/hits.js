@@ -19,7 +19,7 @@ function cardOf(hit, query, address, goesOn) {
   const card = el("li", { class: goesOn ? "hit goes-on" : "hit", "data-rank": hit.rank },
     el("h2", {},
       el("a", { href: address, "data-doc": hit.doc_id, dir: "auto" }, title),
-      el("span", { class: "score", title: "Score" }, hit.score.toFixed(hit.score < 0.1 ? 4 : 2))),
+      el("span", { class: "score", title: "Score" }, hit.score?.toFixed(hit.score < 0.1 ? 4 : 2))),
     place.length ? el("p", { class: "place" }, place.join(" · ")) : null,
     hit.passage ? shortPassage(hit, marksOf(hit, query)) : el("p", { class: "place" }, "Stored without its text."),
     hit.explanation ? [bar, note] : null);
