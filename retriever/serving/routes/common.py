@@ -7,26 +7,32 @@ from typing import Annotated, Any, TypeVar
 
 import anyio
 from fastapi import Depends, Path, Request, Response
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from encoder.arguments import did_you_mean, shown
 from encoder.errors import ArgumentError
 from retriever.serving.batching import Batcher, Threads
-from retriever.serving.errors import ProblemError, busy
+from retriever.serving.errors import ProblemError, busy, refusals
 from retriever.serving.indexes import Answer, Asked, Served, Serving
 from retriever.serving.metrics import Metrics
 from retriever.serving.settings import Limits, ServeSettings
 
 __all__ = [
+    "ASKING",
+    "AskedBody",
     "JsonResponse",
     "State",
     "TheIndex",
     "TheState",
-    "check_count",
-    "check_texts",
+    "check_each",
+    "check_text",
+    "in_time",
     "while_there",
 ]
+
+ASKING = refusals(400, 404, 408, 413, 422)  # of a route that takes a body of JSON
 
 Result = TypeVar("Result")
 
@@ -76,6 +82,12 @@ def _index(
 TheIndex = Annotated[Served, Depends(_index)]
 
 
+class AskedBody(BaseModel):
+    """JSON that is asked with: values of their own types, and no fields that are not known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
 class JsonResponse(Response):
     """Written by pydantic's encoder, in UTF-8; infinities, which JSON has not, are null."""
 
@@ -117,16 +129,25 @@ async def while_there(
     return found[0]
 
 
-def check_texts(state: State, texts: list[str], what: str) -> None:
+async def in_time(request: Request, state: State, work: Callable[[], Result]) -> Result:
+    """What `work` gives, in a thread; `while_there` and within the time limit."""
+    return await while_there(request, lambda: state.threads.run(work), state.limits.timeout)
+
+
+def check_text(state: State, text: str, what: str) -> None:
     """Raises ArgumentError for a text beyond the limit."""
     most = state.limits.max_chars
+    if len(text) > most:
+        raise ArgumentError(f"{what} has {len(text):,} characters; pass at most {most:,}")
+
+
+def check_each(state: State, texts: list[str], what: str = "texts", most: int | None = None) -> None:
+    """Raises ArgumentError for more texts than a request may have, and for one beyond the limit.
+
+    most: texts; by default as many as are reranked or encoded.
+    """
+    most = state.limits.max_texts if most is None else most
+    if len(texts) > most:
+        raise ArgumentError(f"{len(texts):,} {what} are too many; pass at most {most:,} a request")
     for i, text in enumerate(texts):
-        if len(text) > most:
-            where = what if len(texts) == 1 else f"{what}[{i}]"
-            raise ArgumentError(f"{where} has {len(text):,} characters; pass at most {most:,}")
-
-
-def check_count(count: int, most: int, what: str) -> None:
-    """Raises ArgumentError for more than a request may have."""
-    if count > most:
-        raise ArgumentError(f"{count:,} {what} are too many; pass at most {most:,} a request")
+        check_text(state, text, f"{what}[{i}]")

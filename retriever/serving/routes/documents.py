@@ -8,7 +8,7 @@ import anyio
 from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi import Path as Part
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from encoder.arguments import shown
@@ -16,7 +16,7 @@ from retriever.serving import writing
 from retriever.serving.errors import ProblemError, refusals
 from retriever.serving.indexes import Served
 from retriever.serving.models import DocumentJson
-from retriever.serving.routes.common import JsonResponse, State, TheIndex, TheState, while_there
+from retriever.serving.routes.common import AskedBody, JsonResponse, State, TheIndex, TheState, while_there
 
 __all__ = ["router"]
 
@@ -31,10 +31,9 @@ WRITING = refusals(400, 404, 408, 409, 413, 422)
 router = APIRouter(prefix="/v1/indexes/{name}", tags=["documents"])
 
 
-class Content(BaseModel):
+class Content(AskedBody):
     """A document without its doc_id."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     text: str = Field(examples=["The central bank raised interest rates."])
     metadata: dict[str, Any] = Field({}, examples=[{"lang": "en"}])
 
@@ -43,13 +42,11 @@ class Document(Content):
     doc_id: str = Field(examples=["bank"], min_length=1)
 
 
-class Documents(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class Documents(AskedBody):
     documents: list[Document]
 
 
-class ByFilter(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class ByFilter(AskedBody):
     filter: str = Field(description="All documents that meet it are deleted.", examples=["lang = 'en'"])
 
 

@@ -8,43 +8,32 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Body, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from retriever.serving.errors import refusals
 from retriever.serving.indexes import Served
 from retriever.serving.rerank import encoded, model_of
-from retriever.serving.routes.common import (
-    JsonResponse,
-    State,
-    TheIndex,
-    TheState,
-    check_count,
-    check_texts,
-    while_there,
-)
+from retriever.serving.routes import common
+from retriever.serving.routes.common import ASKING, AskedBody, JsonResponse, State, TheIndex, TheState
 from retriever.serving.routes.reranking import Usage
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["encode"])
-RESPONSES = refusals(400, 404, 408, 413, 422)
 Vectors = npt.NDArray[np.float32]
 
 
-class Encode(BaseModel):
+class Encode(AskedBody):
     """base64 is of float32, the lowest byte first, (n_tokens, dim) in rows."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     texts: list[str] = Field(examples=[["The heart pumps blood."]])
     kind: Literal["query", "document"] = "document"
     format: Literal["lists", "base64"] = "lists"
 
 
-class Pooling(BaseModel):
+class Pooling(AskedBody):
     """vLLM's. input_type: ours; documents are what an index is made of."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
     input: str | list[str] = Field(examples=[["The heart pumps blood."]])
     task: Literal["token_embed"] = "token_embed"
@@ -80,7 +69,7 @@ class PooledTexts(TypedDict):
     usage: Usage
 
 
-@router.post("/v1/indexes/{name}/encode", response_model=Encoded, responses=RESPONSES)
+@router.post("/v1/indexes/{name}/encode", response_model=Encoded, responses=ASKING)
 async def encode(
     request: Request, state: TheState, served: TheIndex, asked: Annotated[Encode, Body()]
 ) -> JsonResponse:
@@ -96,7 +85,7 @@ async def encode(
     return JsonResponse(answer)
 
 
-@router.post("/pooling", response_model=PooledTexts, responses=RESPONSES)
+@router.post("/pooling", response_model=PooledTexts, responses=ASKING)
 async def pooling(request: Request, state: TheState, asked: Annotated[Pooling, Body()]) -> JsonResponse:
     """As vLLM's with the task `token_embed`: a vector of unit length for each token."""
     served = model_of(state.serving, asked.model)
@@ -121,13 +110,8 @@ async def _encoded(
     request: Request, state: State, served: Served, asked: tuple[list[str], str]
 ) -> list[Vectors]:
     texts, kind = asked
-    check_count(len(texts), state.limits.max_texts, "texts")
-    check_texts(state, texts, "texts")
-
-    def work() -> list[Vectors]:
-        return encoded(served, texts, queries=kind == "query")
-
-    return await while_there(request, lambda: state.threads.run(work), state.limits.timeout)
+    common.check_each(state, texts)
+    return await common.in_time(request, state, lambda: encoded(served, texts, queries=kind == "query"))
 
 
 def _written(vectors: Vectors, in_base64: bool) -> Any:

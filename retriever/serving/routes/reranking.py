@@ -6,36 +6,23 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Body, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from encoder.errors import ArgumentError
-from retriever.serving.errors import refusals
 from retriever.serving.indexes import Served
 from retriever.serving.rerank import Scored, model_of, scored, shortened
-from retriever.serving.routes.common import (
-    JsonResponse,
-    State,
-    TheIndex,
-    TheState,
-    check_count,
-    check_texts,
-    while_there,
-)
+from retriever.serving.routes import common
+from retriever.serving.routes.common import ASKING, AskedBody, JsonResponse, State, TheIndex, TheState
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["rerank"])
-RESPONSES = refusals(400, 404, 408, 413, 422)
 QUERY = ["who sets the cost of borrowing?"]  # examples
 TEXTS = [["The heart pumps blood.", "The central bank raised interest rates."]]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Texts(_Body):
+class Texts(AskedBody):
     """Ours."""
 
     query: str = Field(examples=QUERY)
@@ -43,14 +30,14 @@ class Texts(_Body):
     k: int | None = Field(None, ge=1, description="The k best; all if not given.")
 
 
-class TextObject(_Body):
+class TextObject(AskedBody):
     text: str
 
 
 Text: TypeAlias = str | TextObject
 
 
-class Rerank(_Body):
+class Rerank(AskedBody):
     """Cohere's, Jina's and vLLM's. model: an index that is served, or its encoder; the first one if not given."""
 
     model: str | None = None
@@ -65,7 +52,7 @@ class Rerank(_Body):
     user: str | None = Field(None, description="vLLM's; not used.")
 
 
-class TeiRerank(_Body):
+class TeiRerank(AskedBody):
     """TEI's. Texts beyond the encoder's document length are cut, whatever `truncate` says."""
 
     query: str = Field(examples=QUERY)
@@ -76,7 +63,7 @@ class TeiRerank(_Body):
     truncation_direction: Literal["Right"] = "Right"
 
 
-class Score(_Body):
+class Score(AskedBody):
     """vLLM's: one text with each of several, or as many of both, in pairs."""
 
     model: str | None = None
@@ -154,7 +141,7 @@ class Scores(TypedDict):
     usage: Usage
 
 
-@router.post("/v1/indexes/{name}/rerank", response_model=RankedTexts, responses=RESPONSES)
+@router.post("/v1/indexes/{name}/rerank", response_model=RankedTexts, responses=ASKING)
 async def rerank(
     request: Request, state: TheState, served: TheIndex, asked: Annotated[Texts, Body()]
 ) -> JsonResponse:
@@ -163,19 +150,19 @@ async def rerank(
     return JsonResponse({"index": served.name, "results": [asdict(one) for one in ranked[: asked.k]]})
 
 
-@router.post("/v2/rerank", response_model=Reranked, responses=RESPONSES)
+@router.post("/v2/rerank", response_model=Reranked, responses=ASKING)
 async def rerank_v2(request: Request, state: TheState, asked: Annotated[Rerank, Body()]) -> JsonResponse:
     """As Cohere's v2 and vLLM's."""
     return JsonResponse(await _reranked(request, state, asked, documents=False))
 
 
-@router.post("/v1/rerank", response_model=Reranked, responses=RESPONSES)
+@router.post("/v1/rerank", response_model=Reranked, responses=ASKING)
 async def rerank_v1(request: Request, state: TheState, asked: Annotated[Rerank, Body()]) -> JsonResponse:
     """As Jina's and vLLM's."""
     return JsonResponse(await _reranked(request, state, asked, documents=True))
 
 
-@router.post("/rerank", response_model=Reranked | list[TeiResult], responses=RESPONSES)
+@router.post("/rerank", response_model=Reranked | list[TeiResult], responses=ASKING)
 async def rerank_plain(
     request: Request, state: TheState, asked: Annotated[Rerank | TeiRerank, Body()]
 ) -> JsonResponse:
@@ -193,7 +180,7 @@ async def rerank_plain(
     return JsonResponse(results)
 
 
-@router.post("/score", response_model=Scores, responses=RESPONSES)
+@router.post("/score", response_model=Scores, responses=ASKING)
 async def score(request: Request, state: TheState, asked: Annotated[Score, Body()]) -> JsonResponse:
     """As vLLM's: the relevance of pairs of texts, 0 to 1, in their order."""
     served = model_of(state.serving, asked.model)
@@ -203,8 +190,8 @@ async def score(request: Request, state: TheState, asked: Annotated[Score, Body(
         raise ArgumentError(
             f"{len(first)} queries and {len(second)} documents; pass one query, or as many as documents"
         )
-    _check(state, first)
-    _check(state, second)
+    common.check_each(state, first)
+    common.check_each(state, second)
 
     def work() -> tuple[list[float], int]:
         if len(first) == 1:
@@ -213,7 +200,7 @@ async def score(request: Request, state: TheState, asked: Annotated[Score, Body(
         pairs = [scored(served, query, [text]) for query, text in zip(first, second, strict=True)]
         return [ranked[0].relevance for ranked, _ in pairs], sum(tokens for _, tokens in pairs)
 
-    found, tokens = await while_there(request, lambda: state.threads.run(work), state.limits.timeout)
+    found, tokens = await common.in_time(request, state, work)
     data: list[ScoreResult] = [{"index": i, "object": "score", "score": one} for i, one in enumerate(found)]
     answer: Scores = {
         "id": f"score-{uuid.uuid4().hex}",
@@ -253,18 +240,13 @@ async def _scored(
 ) -> tuple[list[Scored], int]:
     """asked: a query, texts, and how many tokens of each count. All texts best first, and the vectors that it took."""
     query, texts, tokens = asked
-    check_texts(state, [query], "query")
-    _check(state, texts)
+    common.check_text(state, query, "query")
+    common.check_each(state, texts)
 
     def work() -> tuple[list[Scored], int]:
         return scored(served, query, texts if tokens is None else shortened(served, texts, tokens))
 
-    return await while_there(request, lambda: state.threads.run(work), state.limits.timeout)
-
-
-def _check(state: State, texts: list[str]) -> None:
-    check_count(len(texts), state.limits.max_texts, "texts")
-    check_texts(state, texts, "texts")
+    return await common.in_time(request, state, work)
 
 
 def _text(given: Text) -> str:

@@ -24,15 +24,8 @@ from retriever.serving.models import (
     hit_json,
     options_of,
 )
-from retriever.serving.routes.common import (
-    JsonResponse,
-    State,
-    TheIndex,
-    TheState,
-    check_count,
-    check_texts,
-    while_there,
-)
+from retriever.serving.routes import common
+from retriever.serving.routes.common import ASKING, JsonResponse, State, TheIndex, TheState
 
 __all__ = ["router"]
 
@@ -63,9 +56,7 @@ async def search_by_parameters(
     return JsonResponse({"index": served.name, **result})
 
 
-@router.post(
-    "/{name}/search", response_model=SearchedJson | SearchesJson, responses=refusals(400, 404, 408, 413, 422)
-)
+@router.post("/{name}/search", response_model=SearchedJson | SearchesJson, responses=ASKING)
 async def search(
     request: Request, state: TheState, served: TheIndex, asked: Annotated[SearchBody, Body()]
 ) -> JsonResponse:
@@ -88,14 +79,16 @@ class _Search:
     def check(self, state: State) -> None:
         """Raises ArgumentError for what is beyond a limit."""
         options, limits = self.options, state.limits
-        check_count(len(self.texts), limits.max_queries, "queries")
-        check_texts(state, self.texts, "query")
+        if len(self.texts) == 1:
+            common.check_text(state, self.texts[0], "query")
+        else:
+            common.check_each(state, self.texts, "queries", limits.max_queries)
         if options.k > limits.max_k:
             raise ArgumentError(f"k={options.k}; pass k <= {limits.max_k}")
         code = self.code or CodeOptions()
         given = {"filter": options.filter, "regex": code.regex, "paths": "".join(code.paths)}
         for name, value in given.items():
-            check_texts(state, [value or ""], name)
+            common.check_text(state, value or "", name)
 
     async def results(self, state: State) -> list[ResultJson]:
         if self.code is not None:
@@ -154,4 +147,4 @@ class _Search:
 
 async def _results(request: Request, state: State, asked: _Search) -> list[ResultJson]:
     asked.check(state)
-    return await while_there(request, lambda: asked.results(state), state.limits.timeout)
+    return await common.while_there(request, lambda: asked.results(state), state.limits.timeout)
