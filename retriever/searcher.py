@@ -4,7 +4,7 @@ import copy
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -373,8 +373,7 @@ class Searcher(Closing):
                 vectors[i] = one
         encoding = time.perf_counter() - started
         queries = [(text, one, plan) for (text, plan), one in zip(asked, vectors, strict=True)]
-        found = list(_each(ranker, lambda query: ranker.rank(*query), queries))
-        hits = self._hits(ranker, queries, found)
+        hits = self._hits(ranker, queries, _ranked(ranker, queries))
         return hits, Seconds(encoding, time.perf_counter() - started - encoding)
 
     def _hits(self, ranker: Ranker, asked: Sequence[_Asked], found: Sequence[list[Found]]) -> list[Hits]:
@@ -432,17 +431,15 @@ class Searcher(Closing):
         return best
 
 
-def _each(
-    ranker: Ranker, rank: Callable[[_Asked], list[Found]], queries: Sequence[_Asked]
-) -> Iterable[list[Found]]:
-    """rank(query) for each: side by side where the kernels do the work, else torch shares out each one."""
+def _ranked(ranker: Ranker, queries: Sequence[_Asked]) -> list[list[Found]]:
+    """`Ranker.rank` for each: side by side where the kernels do the work, else torch shares out each one."""
     if ranker.device is not None:
         return ranker.rank_together(queries)
     if len(queries) == 1 or ranker.serial:
-        return map(rank, queries)
+        return [ranker.rank(*query) for query in queries]
     from retriever.kernels import each_on_a_thread  # imports numba
 
-    return each_on_a_thread(rank, queries)
+    return list(each_on_a_thread(lambda query: ranker.rank(*query), queries))
 
 
 def _asked(options: SearchOptions, changes: Mapping[str, Any]) -> SearchOptions:

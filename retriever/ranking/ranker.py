@@ -79,8 +79,8 @@ class Ranker:
 
     @property
     def serial(self) -> bool:
-        """Whether queries are best ranked one after the other: a device, or torch, shares out each one."""
-        return self.device is not None or any(s.kind == "flat" for s in self.snapshot.segments)
+        """Whether queries are best ranked one after the other on the processor: torch shares out each one."""
+        return any(s.kind == "flat" for s in self.snapshot.segments)
 
     def mode(self, options: SearchOptions) -> Mode:
         """What a search for a text with these options ranks by."""
