@@ -54,7 +54,8 @@ class LightModel:
             theta: rope_tables(positions, config.head_dim, theta)
             for theta in (config.global_rope_theta, config.local_rope_theta)
         }
-        x: Floats = self.weights["embeddings.tok_embeddings.weight"][tokens].astype(np.float32)  # (T, d)
+        x: Floats = self.weights["embeddings.tok_embeddings.weight"][tokens]  # (T, d), a copy
+        x = x.astype(np.float32, copy=False)
         self._norm("embeddings.norm", x, x)
         normed = np.empty_like(x)
         qkv = np.empty((len(x), 3 * config.hidden_size), np.float32)

@@ -66,7 +66,7 @@ class DeviceIndex:
                     "leave out device=... to search on the processor"
                 )
         if codec is not None:
-            self._centroids = torch.tensor(codec.centroids, device=device)
+            self._centroids = torch.tensor(codec.byte_centroids.floats(), device=device)
             self._scales = torch.tensor(codec.scales, device=device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
             self._rotation = torch.tensor(codec.rotation, device=device)
