@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from shared import query_vectors
+from shared import LATEWOOD, query_vectors
 
 K = 10
-LATEWOOD = ("latewood", "latewood-32", "latewood-48")
 BLOCK = 1 << 16  # tokens read, or scored by brute force, at a time
 IN_MEMORY = 2_000_000  # brute force keeps this many tokens in float32; of more, float16
 WARM_UP = 3  # queries before a setting's clock starts
