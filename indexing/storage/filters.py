@@ -191,9 +191,9 @@ class _Parser:
             raise self._expected(", or )")
         parts = [self._compared(key, "=", flag) for flag in (True, False) if any(x is flag for x in literals)]
         if dates := [x.text for x in literals if isinstance(x, _Date)]:
-            among = f"(SELECT 1 FROM json_each({self._bind(json.dumps(dates))}) WHERE date_order({{}}, value) = 0)"
-            value = self._value(key)
-            parts.append(f"(CASE WHEN {value} IS NULL THEN NULL ELSE EXISTS {among.format(value)} END)")
+            value, given = self._value(key), self._bind(json.dumps(dates))
+            among = f"(SELECT 1 FROM json_each({given}) WHERE date_order({value}, value) = 0)"
+            parts.append(f"(CASE WHEN {value} IS NULL THEN NULL ELSE EXISTS {among} END)")
         strings = [x for x in literals if isinstance(x, str)]
         numbers = [x for x in literals if isinstance(x, (int, float)) and not isinstance(x, bool)]
         for name, some in (("string", strings), ("number", numbers)):
