@@ -136,12 +136,14 @@ class LatewoodDocumentStore:
         the first with SKIP."""
         if not isinstance(documents, list) or not all(isinstance(one, Document) for one in documents):
             raise ArgumentError(f"documents is {shown(documents)}; pass a list of Documents")
-        rows = {one["doc_id"]: one for one in map(_record, documents)}
-        if policy == DuplicatePolicy.SKIP:
-            rows = {one["doc_id"]: one for one in map(_record, reversed(documents))}
+        rows: dict[str, dict[str, Any]] = {}
+        for one in map(_record, documents):
+            if policy != DuplicatePolicy.SKIP or one["doc_id"] not in rows:
+                rows[one["doc_id"]] = one
         with self.store.writing():  # nobody writes between the look and the leap
             if policy != DuplicatePolicy.OVERWRITE:
-                known = [stored.doc_id for stored in self.store.get(list(rows))]
+                stored = self.store.now.reader.find(list(rows))
+                known = [doc_id for doc_id in rows if doc_id in stored]
                 if policy != DuplicatePolicy.SKIP and (known or len(rows) < len(documents)):
                     ids = [one.id for one in documents]
                     twice = known[0] if known else next(i for i in ids if ids.count(i) > 1)

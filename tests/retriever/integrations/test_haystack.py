@@ -265,6 +265,9 @@ def test_writing_says_what_it_did(tmp_path):
     with pytest.raises(ArgumentError, match="the key '_haystack'; give it another name"):
         store.update_by_filter({"field": "id", "operator": "==", "value": "a"}, {"_haystack": 1})
     assert store.count_documents() == 2
+    more = [Document(id=i, content="w1") for i in ("c", "d", "e")]
+    assert store.write_documents(more, DuplicatePolicy.SKIP) == 3
+    assert ids(store.filter_documents()) == ["b", "a", "c", "d", "e"]  # in the order of writing
     store.close()
 
 
