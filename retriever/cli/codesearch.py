@@ -2,19 +2,18 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import typer
 
 from encoder.errors import ArgumentError
 from retriever.cli.nothing import why_nothing
-from retriever.code.search import CodeHit, CodeOptions, MatchedLine, search_code
+from retriever.code.search import CodeHit, CodeOptions, MatchedLine, cell_of, search_code
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["Printed", "cell_of", "print_code"]
+__all__ = ["Printed", "print_code"]
 
 WIDTH = 160
 
@@ -52,11 +51,6 @@ def print_code(
 
 def _json(hit: CodeHit) -> dict[str, object]:
     return asdict(hit) | {"score": hit.score if math.isfinite(hit.score) else None}
-
-
-def cell_of(metadata: Mapping[str, Any]) -> str:
-    """Of a notebook, whose line numbers count from the beginning of a cell."""
-    return f":cell {metadata['cell']}" if isinstance(metadata.get("cell"), int) else ""
 
 
 def _printed(hit: CodeHit, explain: bool) -> list[str]:

@@ -12,12 +12,12 @@ from encoder.errors import ArgumentError
 from encoder.hiding import hidden
 from encoder.options import option
 from indexing import Snapshot
-from retriever.cli.codesearch import Printed, cell_of, print_code
+from retriever.cli.codesearch import Printed, print_code
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
 from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
-from retriever.code.search import CodeOptions, code_filter, holds_code
+from retriever.code.search import CodeOptions, cell_of, code_filter, holds_code
 from retriever.explaining import Explanation
 from retriever.folders import Folder, anew, is_index
 from retriever.hits import Hit

@@ -2,23 +2,21 @@
 
 import ctypes
 import math
-import os
 import signal
-import socket
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from encoder.errors import ArgumentError, MissingDependencyError
+from encoder.errors import MissingDependencyError
 from retriever.cli.flags import flags
 from retriever.options import Scoring
+from retriever.serving.listening import listening
 from retriever.serving.settings import Limits, ServeSettings, named_folders
 
 __all__ = ["serve_command"]
 
-BACKLOG = 2048
 M_ARENA_MAX = -8  # of malloc.h
 
 
@@ -49,7 +47,8 @@ def serve_command(
     from retriever.serving.indexes import open_indexes
 
     settings = replace(settings, indexes=named_folders(folders), scoring=scoring, limits=limits)
-    with _listening(settings) as listening, open_indexes(settings, _tell) as serving:
+    bound = listening(settings.host, settings.port, "pass another --host or --port")
+    with bound, open_indexes(settings, _tell) as serving:
         app = create_app(settings, serving)
         config = uvicorn.Config(
             app,
@@ -61,10 +60,10 @@ def serve_command(
         )
         for name, served in serving.items():
             typer.echo(f"{name}: {len(served.snapshot):,} documents")
-        host, port = listening.getsockname()[:2]
+        host, port = bound.getsockname()[:2]
         typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends at it, and raises it again when it has
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def _share_memory() -> None:
@@ -72,18 +71,6 @@ def _share_memory() -> None:
     process grows by a third or more."""
     with suppress(OSError, AttributeError, TypeError):  # another libc, or none
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-
-
-def _listening(settings: ServeSettings) -> socket.socket:
-    """Bound before anything is loaded. Raises ArgumentError where it cannot be."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise ArgumentError(
-            f"cannot listen on {settings.host} port {settings.port}: {reason}; pass another --host or --port"
-        ) from None
 
 
 def _tell(line: str) -> None:

@@ -20,7 +20,7 @@ from retriever.hits import Hit
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "code_filter", "holds_code", "search_code"]
+__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "cell_of", "code_filter", "holds_code", "search_code"]
 
 DEPTH = 100  # documents by meaning, and as many by words, that the rules look at
 DEFINITIONS = {"function", "method", "class", "type", "module"}  # kinds of chunks
@@ -142,6 +142,11 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
         if math.isfinite(hit.score)
     ]
     return found, combined(Question(query), candidates)
+
+
+def cell_of(metadata: Mapping[str, Any]) -> str:
+    """What follows a path: of a notebook, whose line numbers count from the beginning of a cell."""
+    return f":cell {metadata['cell']}" if isinstance(metadata.get("cell"), int) else ""
 
 
 def holds_code(snapshot: Snapshot) -> bool:

@@ -1,7 +1,6 @@
 """The tools of `serving.tools` over the Model Context Protocol: on standard input and output, or HTTP on loopback."""
 
 import inspect
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,9 +19,10 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel
 
-from encoder.errors import ArgumentError, LatewoodError
+from encoder.errors import LatewoodError
 from encoder.progress import Step, Told
 from retriever.serving.kept import KeptFolders
+from retriever.serving.listening import listening
 from retriever.serving.tools import About, Answer, Lines, Read, Related, Search, Status, Tools
 
 __all__ = ["create_server", "serve_http"]
@@ -85,21 +85,15 @@ def create_server(folders: KeptFolders) -> MCPServer[Any]:
     )
 
 
-def serve_http(server: MCPServer[Any], port: int, listening: Callable[[str], None]) -> None:
-    """Serve HTTP on loopback until SIGINT or SIGTERM. listening: is called with the address.
+def serve_http(server: MCPServer[Any], port: int, tell: Callable[[str], None]) -> None:
+    """Serve HTTP on loopback until SIGINT or SIGTERM. tell: is called with the address.
 
     Names other than loopback's in Host, and foreign ones in Origin, are refused: a page in a browser reaches nothing.
     Raises ArgumentError for a port that is taken.
     """
     host = "127.0.0.1"
-    try:
-        bound = socket.create_server((host, port))
-    except OSError as error:
-        raise ArgumentError(
-            f"cannot listen on port={port} of {host}: {error.strerror or error}; pass another, or 0 for any"
-        ) from None
-    with bound:
-        listening(f"http://{host}:{bound.getsockname()[1]}/mcp")
+    with listening(host, port, "pass another --port, or 0 for any") as bound:
+        tell(f"http://{host}:{bound.getsockname()[1]}/mcp")
         config = uvicorn.Config(
             server.streamable_http_app(host=host), log_level="warning", timeout_graceful_shutdown=3
         )

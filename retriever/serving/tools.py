@@ -12,7 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.progress import Told
 from indexing.reading.files import TextFile
 from indexing.storage.filters import written_strings
-from retriever.code.search import CodeHit, CodeOptions, code_filter, search_code
+from retriever.code.search import CodeHit, CodeOptions, cell_of, code_filter, search_code
 from retriever.folders import Folder, cache_of, is_index
 from retriever.hits import Hit, best_stretch
 from retriever.options import Mode, SearchOptions
@@ -275,7 +275,7 @@ def _found(kept: Kept, path: str, hit: CodeHit | Hit) -> Found:
     if passage is not None:
         lines = passage.first_line, passage.last_line
     return Found(
-        path=kept.shown(path) + (f":cell {meta['cell']}" if "cell" in meta else ""),
+        path=kept.shown(path) + cell_of(meta),
         start_line=lines[0],
         end_line=lines[1],
         symbol=meta.get("symbol") or "",
