@@ -341,16 +341,17 @@ def made_queries(n: int) -> list[Any]:
 
 
 def train(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    from encoder.training.loop import adamw
     from encoder.training.teacher import fast_matmul
 
     mean, longest = sizes.lengths
     for name, lengths in (("512 tokens", [mean] * 16), ("the longest", [longest])):
         model = base_model(sizes.base).to(device).train()
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        optimiser = adamw(model, lr=1e-5, embedding_lr=1e-5)
         [batch] = made_batches(lengths, 10**9, device, 400)
 
         def step(model: Any = model, optimiser: Any = optimiser, batch: Any = batch) -> None:
-            with fast_matmul(device.type):
+            with fast_matmul(device):
                 loss = model(batch).square().mean()
             loss.backward()
             optimiser.step()

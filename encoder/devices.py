@@ -1,5 +1,7 @@
-"""Devices by name."""
+"""Devices by name, and what is said of one whose memory runs out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError
@@ -7,7 +9,7 @@ from encoder.errors import ArgumentError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_device", "parse_device"]
+__all__ = ["as_device", "parse_device", "roomy", "why_full"]
 
 
 def as_device(device: "str | torch.device") -> "torch.device":
@@ -29,6 +31,22 @@ def parse_device(device: "str | torch.device") -> "torch.device":
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise _refused(device, error) from None
+
+
+@contextmanager
+def roomy(consequence: str) -> Iterator[None]:
+    """Raises ArgumentError where a device's memory runs out: `consequence`, with {reason} in it."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise ArgumentError(consequence.format(reason=why_full(error))) from None
+
+
+def why_full(error: BaseException) -> str:
+    """The first sentence of torch's, which goes on with numbers."""
+    return str(error).partition(". ")[0]
 
 
 def _refused(device: "str | torch.device", error: Exception) -> ArgumentError:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from encoder.batches import BATCH_TOKENS, Job, Vectors, vectors_of
+from encoder.devices import why_full
 from encoder.errors import ArgumentError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import length_sorted_batches, pack
@@ -50,22 +51,22 @@ class DeviceRunner:
             self._fits = BATCH_TOKENS
             if self.device.type == "cuda":
                 try:
-                    a_token = self._measure() / sum(PROBE)
+                    a_token = self._measure()
                 except torch.cuda.OutOfMemoryError:  # the first batches will find out how few it may take
                     return self._fits
                 room = SHARE * free_bytes(self.device) / max(a_token, 1)
                 self._fits = max(BATCH_TOKENS, min(MOST_TOKENS, int(room)))
         return self._fits
 
-    def _measure(self) -> int:
-        """The most bytes that a batch of PROBE takes."""
+    def _measure(self) -> float:
+        """The most bytes that a batch of PROBE takes, by token."""
         longest = self.model.backbone.config.max_positions
         ids = [[0] * min(length, longest) for length in PROBE]
         job = Job(list(range(len(ids))), ids, [len(own) for own in ids], None, 1)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         self._finish(self._start(job))
-        return torch.cuda.max_memory_allocated(self.device) - before
+        return (torch.cuda.max_memory_allocated(self.device) - before) / sum(map(len, ids))
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Vectors]]:
         """Each job with its result, in order. Where memory runs out, batches are half as large from then on; one line
@@ -104,10 +105,9 @@ class DeviceRunner:
     def _halve(self, job: Job, error: Exception) -> None:
         tokens = sum(map(len, job.ids))
         if len(job.ids) == 1:
-            reason = str(error).partition(". ")[0]
             raise ArgumentError(
-                f"a text of {tokens:,} tokens does not fit the memory of {self.device} ({reason}); pass a smaller "
-                "document_length, or window"
+                f"a text of {tokens:,} tokens does not fit the memory of {self.device} ({why_full(error)}); "
+                "pass a smaller document_length, or window"
             ) from None
         if self._limit is None:
             warnings.warn(

@@ -27,7 +27,7 @@ def facts_of(name: str) -> dict[str, str]:
         "triton": _installed("triton", "its kernels are left to torch"),
         "C compiler": shutil.which("cc") or shutil.which("gcc") or "none, which Triton needs",
         "faiss": _faiss(),
-        "precision": precision if device.type == "cuda" else f"{precision}: half precision pays on a GPU",
+        "precision": _precision(device, precision),
         "attention": branch(device),
         "encoder's kernels": _by_triton(device, precision),
         "batches": "as many tokens as memory takes" if device.type == "cuda" else "4,096 tokens a thread",
@@ -44,6 +44,12 @@ def _described(device: torch.device) -> str:
         f"{device}: {about.name}, compute capability {about.major}.{about.minor}, {free_bytes(device):,} bytes free of "
         f"{about.total_memory:,}"
     )
+
+
+def _precision(device: torch.device, precision: str) -> str:
+    if device.type != "cuda":
+        return f"{precision}: half precision pays on a GPU"
+    return precision if precision == "bf16" else f"{precision}: this GPU is too old for bf16"
 
 
 def _installed(package: str, otherwise: str) -> str:

@@ -43,7 +43,9 @@ class PackedBatch:
         """(total_tokens,) int64, each token's place in its own sequence."""
         import torch
 
-        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.input_ids.device)
+        lengths = torch.tensor(self.lengths)
+        starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths, output_size=sum(self.lengths))
+        return (torch.arange(len(starts)) - starts).to(self.input_ids.device)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same there. All its tensors go to a GPU in one copy, which nothing waits for."""

@@ -19,7 +19,7 @@ from encoder.model.packing import length_sorted_batches, pack
 from encoder.training.configs import ClassifyConfig
 from encoder.training.distributed import rank, say, world_size
 from encoder.training.labels import LabelledText, encode_texts, label_names, metric, read_labelled
-from encoder.training.loop import TrainingRun, claim_run, warmup_linear
+from encoder.training.loop import Pace, TrainingRun, claim_run, warmup_linear
 from encoder.training.mlm import plain_tokenizer
 from encoder.training.optimiser import stable_adamw
 from encoder.training.teacher import fast_matmul
@@ -81,11 +81,14 @@ def train_classifier(
     run = TrainingRun(run_folder, model, optimiser, save_every=config.save_every)
     about = {"classifier_pooling": pooling} | _about_labels(names)
 
+    pace = Pace()
+
     def gradients(rows: list[int]) -> Tensor:
+        pace.tokens += sum(len(texts[i]) for i in rows)
         own = rows[rank() :: world_size()]
         if not own:
             return torch.zeros((), device=device)
-        with fast_matmul(device.type):
+        with fast_matmul(device):
             logits = model(pack([texts[i] for i in own]).to(device))
             # The mean over processes of this is the mean over the batch.
             loss = classification_loss(logits, targets[own].to(device)) * world_size() / len(rows)
@@ -98,7 +101,7 @@ def train_classifier(
         logits = torch.empty(len(dev_texts), len(names or [0]))
         model.eval()
         for rows in length_sorted_batches([len(t) for t in dev_texts], EVAL_TOKENS):
-            with fast_matmul(device.type):
+            with fast_matmul(device):
                 logits[rows] = model(pack([dev_texts[i] for i in rows]).to(device)).float().cpu()
         model.train()
         found = logits.argmax(-1) if names else logits[:, 0]
@@ -112,13 +115,18 @@ def train_classifier(
         run.log(loss=loss)
         if step % eval_every and step != steps:
             return False
-        dev_loss, value = evaluate()
-        run.log(dev_loss=dev_loss, metric=value)
-        say(f"step {step}/{steps}: loss {loss:.4f}, dev loss {dev_loss:.4f}, metric {value:.4f}")
-        if value > run.best:
-            run.best = value
-            if rank() == 0:
-                save_heads(run_folder / "best", model, tokenizer, about)
+        speed = pace.taken()
+        with pace.paused():
+            dev_loss, value = evaluate()
+            run.log(dev_loss=dev_loss, metric=value, tokens_per_second=round(speed))
+            say(
+                f"step {step}/{steps}: loss {loss:.4f}, dev loss {dev_loss:.4f}, metric {value:.4f}, "
+                f"{speed:,.0f} tokens/s"
+            )
+            if value > run.best:
+                run.best = value
+                if rank() == 0:
+                    save_heads(run_folder / "best", model, tokenizer, about)
         return False
 
     model.train()

@@ -190,7 +190,9 @@ class RetrievalConfig:
     embedding_lr: float = option(1e-4, "The same, for token embeddings.", least=0)
     warmup: int = option(50, "Steps until the peak learning rate.", least=0)
     chunk_tokens: int = option(
-        0, "GradCache: encode a batch in pieces of so many tokens; 0 does it at once.", least=0
+        0,
+        "GradCache: encode a batch in pieces of so many tokens; 0: of as many as a GPU's memory takes, else at once.",
+        least=0,
     )
     recompute: bool = option(
         False, "Compute layers anew for their gradients: less memory, about a third more time."

@@ -7,7 +7,6 @@ directions. Training then teaches it context.
 """
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,11 +28,13 @@ from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.configs import DistillConfig
 from encoder.training.data import Chunks, DataFile, Given, checked_sources, read_texts
 from encoder.training.distributed import rank, say, wait_for_all, world_size
-from encoder.training.loop import TrainingRun, adamw, claim_run, load_weights, warmup_linear
+from encoder.training.loop import Pace, TrainingRun, adamw, claim_run, load_weights, warmup_linear
 from encoder.training.losses import token_cosine_loss
 from encoder.training.teacher import Teacher, fast_matmul, principal_directions, teacher_folder
 
 __all__ = ["build_student", "distill"]
+
+REPORT_EVERY = 50
 
 
 def build_student(config: DistillConfig, teacher: Teacher, singles: Tensor, directions: Tensor) -> Checkpoint:
@@ -126,7 +127,7 @@ def distill(
     def cosine() -> float:
         values, tokens = 0.0, 0
         for _, batch in zip(range(16), held_out.batches(config.batch_tokens, seed=1), strict=False):
-            with fast_matmul(device.type):
+            with fast_matmul(device):
                 values += float((model(batch.to(device)) * target(batch)).sum())
             tokens += len(batch.input_ids)
         return values / tokens
@@ -139,16 +140,17 @@ def distill(
         f"step {run.step}: held-out cosine {before:.4f} at the start; {len(chunks):,} chunks, "
         f"{chunks.offsets[-1]:,} tokens, {world_size()} process(es)"
     )
-    clock = [time.perf_counter(), 0.0, 0.0]  # since, tokens, summed loss
+    pace = Pace()
+    losses: list[float] = []
 
     def gradients(batch: PackedBatch) -> Tensor:
         tokens = len(batch.input_ids)
-        clock[1] += tokens
+        pace.tokens += tokens
         sequences = torch.split(batch.input_ids, list(batch.lengths))[rank() :: world_size()]
         if not sequences:
             return torch.zeros((), device=device)
         own = pack([ids.tolist() for ids in sequences]).to(device)
-        with fast_matmul(device.type):
+        with fast_matmul(device):
             loss = token_cosine_loss(model(own), target(own))
         # The mean over processes of this is the mean over the batch's tokens.
         loss = loss * (len(own.input_ids) * world_size() / tokens)
@@ -156,17 +158,17 @@ def distill(
         return loss.detach()
 
     def report(step: int, loss: float) -> bool:
-        clock[2] += loss
-        if step % 50 == 0:
-            seconds = time.perf_counter() - clock[0]
-            run.log(loss=round(clock[2] / 50, 5), tokens_per_second=round(clock[1] / seconds))
-            say(f"step {step}/{config.steps}: loss {clock[2] / 50:.4f}, {clock[1] / seconds:,.0f} tokens/s")
-            clock[:] = [time.perf_counter(), 0.0, 0.0]
+        losses.append(loss)
+        if step % REPORT_EVERY == 0:
+            mean, speed = sum(losses) / len(losses), pace.taken()
+            run.log(loss=round(mean, 5), tokens_per_second=round(speed))
+            say(f"step {step}/{config.steps}: loss {mean:.4f}, {speed:,.0f} tokens/s")
+            losses.clear()
         if step % config.save_every == 0:
-            value = cosine()
+            with pace.paused():
+                value = cosine()
             run.log(held_out_cosine=value)
             say(f"step {step}: held-out cosine {value:.4f}")
-            clock[0] = time.perf_counter()
             if rank() == 0:
                 save_checkpoint(run_folder / "model", checkpoint, dtype=dtype)
         return False

@@ -5,7 +5,9 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from encoder.arguments import absolute
 from encoder.checkpoints.folder import read_json, write_json
 from encoder.checkpoints.places import BUNDLED
 from encoder.checkpoints.tensors import not_finite, read_tensors, write_tensors
+from encoder.devices import roomy
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.training.data import DataFile
 from encoder.training.distributed import any_says, average, rank, say, world_size
@@ -25,11 +28,21 @@ from encoder.training.interrupts import Interrupts
 
 Batch = TypeVar("Batch")
 
-__all__ = ["TrainingRun", "adamw", "claim_run", "digests", "load_moments", "load_weights", "warmup_linear"]
+__all__ = [
+    "Pace",
+    "TrainingRun",
+    "adamw",
+    "claim_run",
+    "digests",
+    "load_moments",
+    "load_weights",
+    "warmup_linear",
+]
 
 # What a run that goes on may have otherwise: how long it is, and what is saved and when.
 FREE = {"steps", "save_every", "checkpoint_every", "half"}
 PLACES = {"model", "teacher", "tokenizer", "tile_from", "start_from"}  # folders, or names that are not
+FULL = "a step does not fit the memory of the GPU ({reason}); pass smaller batches, or recompute where it is offered"
 REMEDY = "pass another run folder, or delete this one to begin again"
 
 
@@ -80,7 +93,11 @@ def load_moments(tensors: dict[str, Tensor], model: nn.Module, optimiser: torch.
         prefix = f"optimiser.{name}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if state:
-            optimiser.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+            # The number of a step is read by the processor, but for torch's fused ones.
+            there = optimiser.defaults.get("fused")
+            optimiser.state[parameter] = {
+                k: v.to(parameter.device) if v.ndim or there else v for k, v in state.items()
+            }
 
 
 def digests(paths: Iterable[Path]) -> list[str]:
@@ -141,6 +158,28 @@ def claim_run(folder: Path, config: Any, sources: Sequence[DataFile]) -> None:
         aside = folder / "settings.tmp"  # another process may be reading
         write_json(aside, settings)
         aside.rename(kept)
+
+
+class Pace:
+    """Tokens a second of training, over all processes. tokens: since the last time it was `taken`."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._since = time.perf_counter()
+
+    def taken(self) -> float:
+        """Of the time since the last call, or the start."""
+        now = time.perf_counter()
+        speed = self.tokens / max(now - self._since, 1e-9)
+        self.tokens, self._since = 0, now
+        return speed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What takes time and is no training."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
 
 class TrainingRun:
@@ -256,16 +295,18 @@ class TrainingRun:
         with Interrupts() as interrupts:
             for batch in batches:
                 self.set_rate(rate(self.step))
-                loss = gradients(batch)
-                if world_size() > 1:
-                    self._average(loss)
+                with roomy(FULL):
+                    loss = gradients(batch)
+                    if world_size() > 1:
+                        self._average(loss)
                 if not torch.isfinite(loss):
                     raise ArgumentError(
                         f"the loss is {loss.item()} at step {self.step}; lower the learning rate"
                     )
                 if self.clip is not None:
                     nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-                self.optimiser.step()
+                with roomy(FULL):
+                    self.optimiser.step()
                 self.optimiser.zero_grad(set_to_none=True)
                 self.step += 1
                 try:

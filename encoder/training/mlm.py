@@ -4,7 +4,6 @@ A phase (pre-training, extension to longer texts, decay) is one run; the next on
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from encoder.tokenizer import LateTokenizer, TokenizerSettings
 from encoder.training.configs import MlmConfig
 from encoder.training.data import DataFile, Given, checked_sources
 from encoder.training.distributed import average, rank, say, world_size
-from encoder.training.loop import TrainingRun, claim_run, load_moments, load_weights
+from encoder.training.loop import Pace, TrainingRun, claim_run, load_moments, load_weights
 from encoder.training.optimiser import stable_adamw, trapezoid
 from encoder.training.stream import Bin, PackedText, held_out_texts
 from encoder.training.teacher import fast_matmul
@@ -181,7 +180,7 @@ def train_mlm(
     def loss_of(bins: Sequence[Masked]) -> Tensor:
         batch, labels = _collate(bins, device)
         where = labels != IGNORED
-        with fast_matmul(device.type):
+        with fast_matmul(device):
             return mlm_loss(model(batch, where), labels[where])
 
     @torch.no_grad()
@@ -189,7 +188,7 @@ def train_mlm(
         total = sum(float(loss_of(part)) for part in _micro(held_out, config.micro_batch))
         return total / max(1, sum(_predicted(held_out)))
 
-    seen = [0]  # tokens since the last report
+    pace = Pace()
 
     def gradients(batch: list[Bin]) -> Tensor:
         masked = [
@@ -205,13 +204,12 @@ def train_mlm(
             piece = loss_of(part) / count.clamp(min=1.0)
             piece.backward()  # type: ignore[no-untyped-call]
             loss += piece.detach()
-        seen[0] += sum(len(s) for sequences in batch for s in sequences)
+        pace.tokens += sum(len(s) for sequences in batch for s in sequences)
         return loss
 
     before = run.at_start("held_out_loss", held_out_loss) if held_out else math.nan
     about = f"held-out loss {before:.4f} at the start" if held_out else "no text is held out"
     say(f"step {run.step}: {about}, {world_size()} process(es)")
-    since = [time.perf_counter()]
     losses: list[float] = []
     speeds: list[float] = []
 
@@ -219,22 +217,20 @@ def train_mlm(
         run.log(loss=loss, batch_size=config.batch_size_at(step - 1))
         losses.append(loss)
         if step % REPORT_EVERY == 0:
-            speeds.append(seen[0] / (time.perf_counter() - since[0]))
+            speeds.append(pace.taken())
             run.log(tokens_per_second=round(speeds[-1]), filled=text.filled)
             say(
                 f"step {step}/{config.steps}: loss {sum(losses) / len(losses):.4f}, {speeds[-1]:,.0f} tokens/s, "
                 f"bins {100 * text.filled:.2f} % full"
             )
             losses.clear()
-            since[0], seen[0] = time.perf_counter(), 0
-        began = time.perf_counter()
-        if config.checkpoint_every and step % config.checkpoint_every == 0 and rank() == 0:
-            save_heads(run_folder / "checkpoints" / f"step-{step:08d}", model, tokenizer, {})
-        if held_out and step % config.save_every == 0:
-            value = held_out_loss()
-            run.log(held_out_loss=value)
-            say(f"step {step}: held-out loss {value:.4f}")
-        since[0] += time.perf_counter() - began
+        with pace.paused():
+            if config.checkpoint_every and step % config.checkpoint_every == 0 and rank() == 0:
+                save_heads(run_folder / "checkpoints" / f"step-{step:08d}", model, tokenizer, {})
+            if held_out and step % config.save_every == 0:
+                value = held_out_loss()
+                run.log(held_out_loss=value)
+                say(f"step {step}: held-out loss {value:.4f}")
         return False
 
     run.train(

@@ -6,6 +6,7 @@ data carry; KL to a live teacher's own order; and token distillation, which keep
 while the rest pulls them apart.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,6 +20,7 @@ from encoder.checkpoints.loading import Checkpoint
 from encoder.checkpoints.tensors import read_tensors, write_tensors
 from encoder.errors import ArgumentError
 from encoder.model.packing import length_sorted_batches, pack
+from encoder.on_device import free_bytes
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
 from encoder.training.configs import RetrievalConfig
 from encoder.training.distributed import first_says, gather_rows, rank, wait_for_all, world_size
@@ -39,6 +41,8 @@ __all__ = ["RetrievalLoss"]
 
 TEACHER_TOKENS = 4096  # a forward pass of the teacher
 PROJECTION_BATCHES = 8
+PROBED = 8  # texts by which memory is measured
+SHARE = 0.5  # of the free memory, for graphs; the loss and the way back want some too
 LEAST_IDF = 0.3  # as in the search
 
 
@@ -72,6 +76,7 @@ class RetrievalLoss:
             for length in config.document_lengths
         ]
         self.scores = maxsim_scores if config.similarity == "maxsim" else pooled_scores
+        self._fits: int | None = None
         self.teacher: Teacher | None = None
         self.projection: Tensor | None = None
         self.idf: Tensor | None = None  # (vocab_size,), where query tokens are weighted
@@ -120,8 +125,8 @@ class RetrievalLoss:
         own = self._vectors(texts, self._shares(texts)[rank()])
         return self._loss(texts, self._gathered(texts, own, self.model.dim))
 
-    def gradients(self, batch: Batch, step: int) -> Tensor:
-        """Add the loss's gradients to the model's parameters; returns the loss.
+    def gradients(self, batch: Batch, step: int) -> tuple[Tensor, int]:
+        """Add the loss's gradients to the model's parameters; returns the loss, and the tokens of the whole batch.
 
         Of several processes each encodes its share and has the loss on all vectors of the batch; the mean over
         processes of what they add is the gradient.
@@ -129,11 +134,11 @@ class RetrievalLoss:
         texts = self._texts(batch, step)
         own = self._shares(texts)[rank()]
         # GradCache (Gao et al. 2021): the loss needs all vectors at once, their graphs need not live at once.
-        cached = self.config.chunk_tokens > 0
+        lengths = [len(texts.tokens.ids[i]) for i in own]
+        budget = self.config.chunk_tokens or self._room(texts, own)
+        cached = sum(lengths) > budget
         pieces = [own]
         if cached:
-            lengths = [len(texts.tokens.ids[i]) for i in own]
-            budget = self.config.chunk_tokens
             pieces = [[own[j] for j in piece] for piece in length_sorted_batches(lengths, budget)]
         made: dict[int, Tensor] = {}
         with torch.set_grad_enabled(not cached):
@@ -148,7 +153,23 @@ class RetrievalLoss:
             graphs = self._vectors(texts, piece) if cached else [made[i] for i in piece]
             found = [vectors[i].grad for i in piece]
             torch.autograd.backward(graphs, [None if g is None else g * world_size() for g in found])
-        return loss.detach()
+        return loss.detach(), sum(map(len, texts.tokens.ids))
+
+    def _room(self, texts: _Texts, own: list[int]) -> int:
+        """Tokens whose graphs live at once, by what those of a few texts took; measured at the first step, before
+        there are gradients and moments, whose room is left free."""
+        if self._fits is None:
+            self._fits = sys.maxsize
+            if self.device.type == "cuda" and own:
+                some = sorted(own, key=lambda i: -len(texts.tokens.ids[i]))[:PROBED]
+                before = torch.cuda.memory_allocated(self.device)
+                graphs = self._vectors(texts, some)
+                held = torch.cuda.memory_allocated(self.device) - before
+                del graphs
+                a_token = max(held, 1) / sum(len(texts.tokens.ids[i]) for i in some)
+                to_come = 3 * sum(p.numel() * p.element_size() for p in self.model.parameters())
+                self._fits = max(1, int(SHARE * (free_bytes(self.device) - to_come) / a_token))
+        return self._fits
 
     def _texts(self, batch: Batch, step: int) -> _Texts:
         # A function of the step, so that a resumed run draws what it would have drawn.
@@ -196,7 +217,7 @@ class RetrievalLoss:
             return []
         order = sorted(wanted, key=lambda i: -len(texts.tokens.ids[i]))  # equal lengths side by side
         batch = pack([texts.tokens.ids[i] for i in order], [texts.tokens.n_keys[i] for i in order])
-        with fast_matmul(self.device.type):
+        with fast_matmul(self.device):
             rows = torch.split(self.model(batch.to(self.device)), list(batch.lengths))
         of = dict(zip(order, rows, strict=True))
         return [self._kept(texts, i, of[i]) for i in wanted]
@@ -214,7 +235,7 @@ class RetrievalLoss:
         out: list[Tensor] = [torch.empty(0)] * len(own)
         for piece in length_sorted_batches([len(texts.tokens.ids[i]) for i in own], TEACHER_TOKENS):
             batch = pack([texts.tokens.ids[own[j]] for j in piece]).to(self.device)
-            with fast_matmul(self.device.type):
+            with fast_matmul(self.device):
                 rows = torch.split(self.teacher.hidden(batch), list(batch.lengths))
             for j, vectors in zip(piece, rows, strict=True):
                 out[j] = self._kept(texts, own[j], vectors)

@@ -3,7 +3,6 @@
 import itertools
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from encoder.model.modernbert import ModernBert
 from encoder.training.configs import RetrievalConfig
 from encoder.training.data import Given, checked_sources
 from encoder.training.distributed import first_says, rank, say, world_size
-from encoder.training.loop import TrainingRun, adamw, claim_run, warmup_linear
+from encoder.training.loop import Pace, TrainingRun, adamw, claim_run, warmup_linear
 from encoder.training.objective import RetrievalLoss
 from encoder.training.pairs import Batch, Example, Source, batches, read_examples
 from encoder.training.topics import Topics
@@ -27,6 +26,7 @@ from encoder.training.topics import Topics
 __all__ = ["Evaluate", "train_retrieval"]
 
 IDF_SAMPLE = 5000  # documents of each source
+REPORT_EVERY = 20
 
 Evaluate = Callable[[Checkpoint], dict[str, float]]
 
@@ -103,30 +103,37 @@ def train_retrieval(
         f"step {run.step}: held-out loss {before:.4f} at the start; {n_examples:,} examples, "
         f"{world_size()} process(es)"
     )
-    clock = [time.perf_counter(), 0.0]
+    losses: list[float] = []
+    pace = Pace()
     without_better = 0
+
+    def gradients(batch: Batch) -> torch.Tensor:
+        loss, tokens = objective.gradients(batch, run.step)
+        pace.tokens += tokens
+        return loss
 
     def report(step: int, loss: float) -> bool:
         """True ends the run."""
         nonlocal without_better
-        clock[1] += loss
-        if step % 20 == 0:
-            seconds = (time.perf_counter() - clock[0]) / 20
-            run.log(loss=round(clock[1] / 20, 5), seconds_a_step=round(seconds, 3))
-            say(f"step {step}/{config.steps}: loss {clock[1] / 20:.4f}, {seconds:.2f} s a step")
-            clock[:] = [time.perf_counter(), 0.0]
+        losses.append(loss)
+        if step % REPORT_EVERY == 0:
+            mean, speed = sum(losses) / len(losses), pace.taken()
+            run.log(loss=round(mean, 5), tokens_per_second=round(speed))
+            say(f"step {step}/{config.steps}: loss {mean:.4f}, {speed:,.0f} tokens/s")
+            losses.clear()
         if step % config.save_every == 0:
-            save(run_folder / "model")
+            with pace.paused():
+                save(run_folder / "model")
         if evaluate is None or not config.eval_every or step % config.eval_every:
             return False
         found = {"nDCG@10": math.nan}
         if rank() == 0:
-            model.eval()
-            found = evaluate(checkpoint)
-            model.train()
+            with pace.paused():
+                model.eval()
+                found = evaluate(checkpoint)
+                model.train()
         run.log(**found)
         say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
-        clock[:] = [time.perf_counter(), 0.0]
         without_better += 1
         value = first_says(found["nDCG@10"], device)
         if value > run.best:
@@ -137,7 +144,7 @@ def train_retrieval(
     run.train(
         config.steps,
         plan(run.step),
-        lambda batch: objective.gradients(batch, run.step),
+        gradients,
         rate=lambda step: warmup_linear(step, config.steps, config.warmup),
         report=report,
     )

@@ -1,5 +1,7 @@
 """A frozen teacher, any encoder that transformers builds, that gives a vector for every token."""
 
+import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from encoder.checkpoints.tensors import read_weights
 from encoder.checkpoints.tokenizer_files import open_tokenizer
 from encoder.errors import MissingDependencyError
 from encoder.model.packing import PackedBatch, length_sorted_batches, pack
+from encoder.model.precision import default_precision
 from encoder.progress import Progress, Told
 
 __all__ = ["Teacher", "principal_directions", "teacher_folder"]
@@ -89,11 +92,25 @@ def principal_directions(vectors: Tensor, dim: int) -> Tensor:
 
 
 @contextmanager
-def fast_matmul(device: str) -> Iterator[None]:
-    """bfloat16 matrix products where the processor has instructions for them, float32 elsewhere."""
-    half = device != "cpu" or has_bf16_instructions()
-    with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=half):
+def fast_matmul(device: torch.device | str) -> Iterator[None]:
+    """bfloat16 matrix products of float32 weights where the device has instructions for them, float32 elsewhere."""
+    device = torch.device(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_fast_in_half(device)):
         yield
+
+
+@functools.cache
+def _fast_in_half(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return has_bf16_instructions()
+    if default_precision(device) == "fp16":
+        warnings.warn(
+            f"{device} is too old for bf16; it trains in float32, which is slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def has_bf16_instructions() -> bool:

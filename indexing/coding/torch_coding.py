@@ -6,7 +6,7 @@ once.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.errors import ArgumentError
+from encoder.devices import roomy
 from indexing.coding.lengths import LEVELS
 from indexing.coding.vocabulary import share_out
 
@@ -156,7 +156,7 @@ def train_centroids(
     device: torch.device,
 ) -> tuple[Floats, npt.NDArray[np.int32] | None]:
     """`vocabulary.train_within`, or k-means over all where no ids are given: centroids and whose they are."""
-    with roomy(device):
+    with _roomy(device):
         vectors = torch.tensor(sample, device=device)
         if token_ids is None:
             plan = Plan.of_all(len(sample), nlist, device)
@@ -187,7 +187,7 @@ def product_centroids(residuals: Floats, m: int, iterations: int, seed: int, dev
     """k-means of each of m sub-vectors: (n, dim) → (m, 256, dim / m)."""
     n = len(residuals)
     chosen = np.random.default_rng(seed).permutation(n)[:CODES]
-    with roomy(device):
+    with _roomy(device):
         rows = torch.tensor(residuals, device=device)
         parts = rows.reshape(n, m, -1).transpose(0, 1).contiguous()  # (m, n, part)
         centroids = parts[:, torch.from_numpy(chosen).to(device)]
@@ -229,14 +229,14 @@ class DeviceCoder:
         self._scales = self._there(codec.scales)
 
     def _there(self, array: npt.NDArray[Any]) -> Tensor:
-        with roomy(self.device):
+        with _roomy(self.device):
             return torch.tensor(array, device=self.device)
 
     def encode(
         self, vectors: npt.NDArray[np.floating[Any]], token_ids: npt.NDArray[np.int32] | None
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
         """(n, dim) → centroid_ids (n,) and codes (n, m + 1)."""
-        with roomy(self.device):
+        with _roomy(self.device):
             plan = self._plan(len(vectors), token_ids)
             rows = self._there(vectors).float() @ self._rotation
             places, _ = nearest(rows, self._sorted, plan)
@@ -251,14 +251,14 @@ class DeviceCoder:
 
     def nearest(self, rotated: Floats, token_ids: npt.NDArray[np.int32] | None) -> Ids:
         """`Codec.assign` of vectors that are rotated: (n, dim) → (n,)."""
-        with roomy(self.device):
+        with _roomy(self.device):
             plan = self._plan(len(rotated), token_ids)
             places, _ = nearest(self._there(rotated), self._sorted, plan)
             return self._numbers[places].cpu().numpy()
 
     def direction_codes(self, directions: Floats) -> npt.NDArray[np.uint8]:
         """(n, dim) of length 1 → (n, m)."""
-        with roomy(self.device):
+        with _roomy(self.device):
             codes: npt.NDArray[np.uint8] = (
                 self._by_part(self._there(directions)).T.to(torch.uint8).cpu().numpy()
             )
@@ -298,13 +298,7 @@ class DeviceCoder:
         return self._parts.gather(1, places).transpose(0, 1).flatten(1)
 
 
-@contextmanager
-def roomy(device: torch.device) -> Iterator[None]:
-    """Raises ArgumentError where the device has not the memory."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-        raise ArgumentError(
-            f"{device} has too little memory to build an index ({reason}); leave device out to build on the processor"
-        ) from None
+def _roomy(device: torch.device) -> AbstractContextManager[None]:
+    return roomy(
+        f"{device} has too little memory to build an index ({{reason}}); leave device out to build on the processor"
+    )

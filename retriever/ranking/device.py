@@ -2,8 +2,9 @@
 of queries found."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from encoder.devices import roomy
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
+from encoder.on_device import free_bytes
 from indexing import Snapshot
 from indexing.storage.segment import Segment
 from retriever.kernels.torch_codes import Codes, Scan, Tables, over_passages, residual_scores
@@ -59,7 +62,7 @@ class DeviceIndex:
             here = previous._here
         needed = sum(_bytes(segment) for segment in snapshot.segments if segment not in here)
         if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+            free = free_bytes(device)
             if needed > SPARE * free:
                 raise ArgumentError(
                     f"{snapshot.folder} needs {needed:,} bytes on {device}, which has {free:,} free; "
@@ -94,15 +97,22 @@ class DeviceIndex:
         step = self._at_once(max(map(len, queries), default=0))
         for start in range(0, len(queries), step):
             some = queries[start : start + step]
-            pids, scores = self._scored(some, plan, scans, fold)
-            found += self._best(pids, scores, plan.depth)
+            with self._roomy():
+                pids, scores = self._scored(some, plan, scans, fold)
+                found += self._best(pids, scores, plan.depth)
         return found
 
     def scores(self, query: Query, plan: "Plan") -> npt.NDArray[np.float32]:
         """Of every passage that the plan selects, in the order of pids: (n,)."""
-        scans = self._scans(plan.selection.lives)
-        _, scores = self._scored([query], plan, scans, fold=False)
-        return _as_maxsim(scores[0].cpu().numpy())
+        with self._roomy():
+            _, scores = self._scored([query], plan, self._scans(plan.selection.lives), fold=False)
+            return _as_maxsim(scores[0].cpu().numpy())
+
+    def _roomy(self) -> AbstractContextManager[None]:
+        return roomy(
+            f"a search does not fit what the codes leave of the memory of {self.device} ({{reason}}); leave out "
+            "device=... to search on the processor"
+        )
 
     def _at_once(self, n_query: int) -> int:
         """Queries whose tables are made together."""
@@ -200,7 +210,7 @@ class DeviceIndex:
             scored = [_by_centroid(table, part, scan, ones) for part, scan in pairs]
             return torch.cat([table.new_zeros(batch, 0), *scored], dim=1)
 
-        of, n_documents = scans.coded_documents(fold)
+        of, n_documents = scans.coded_documents if fold else scans.coded
 
         def best_of_each(scores: Tensor) -> Tensor:
             empty = scores.new_full((batch, n_documents), -torch.inf)
@@ -254,18 +264,23 @@ class Scans:
         self.pids = torch.from_numpy(
             np.concatenate([none, *(int(start) + own for start, own in zip(starts, some, strict=False))])
         ).to(device)
-        self._owners = [np.asarray(segment.owners)[own] for segment, own in zip(segments, some, strict=True)]
-        self._coded = [segment.kind != "flat" for segment in segments]
-        self.documents, self.n_documents = self._numbered(self._owners, device)
+        owners = [np.asarray(segment.owners)[own] for segment, own in zip(segments, some, strict=True)]
+        self._coded_owners = [
+            own for own, segment in zip(owners, segments, strict=True) if segment.kind != "flat"
+        ]
+        self.documents, self.n_documents = self._numbered(owners, device)
         self._device = device
 
-    def coded_documents(self, fold: bool) -> tuple[Tensor, int]:
-        """As `documents`, of compressed segments alone; without `fold` each passage counts for itself."""
-        owners = [own for own, coded in zip(self._owners, self._coded, strict=True) if coded]
-        if not fold:
-            n = sum(map(len, owners))
-            return torch.arange(n, device=self._device)[None], n
-        return self._numbered(owners, self._device)
+    @cached_property
+    def coded_documents(self) -> tuple[Tensor, int]:
+        """As `documents` and how many there are, of compressed segments alone."""
+        return self._numbered(self._coded_owners, self._device)
+
+    @cached_property
+    def coded(self) -> tuple[Tensor, int]:
+        """The same where each passage counts for itself."""
+        n = sum(map(len, self._coded_owners))
+        return torch.arange(n, device=self._device)[None], n
 
     @staticmethod
     def _numbered(owners: Sequence[npt.NDArray[np.int64]], device: torch.device) -> tuple[Tensor, int]:

@@ -103,19 +103,19 @@ def test_packing_wastes_nothing(encoder, there, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("bytes_of_probe", "free", "expected"),
+    ("bytes_a_token", "free", "expected"),
     [
-        (4096 * 100_000, 139 << 30, MOST_TOKENS),
-        (4096 * 1_000_000, 24 * 10**9, 14_400),
-        (4096 * 1_000_000, 10**9, BATCH_TOKENS),
+        (100_000, 139 << 30, MOST_TOKENS),
+        (1_000_000, 24 * 10**9, 14_400),
+        (1_000_000, 10**9, BATCH_TOKENS),
         (0, 10**9, MOST_TOKENS),
     ],
 )
-def test_a_batch_is_what_memory_takes(monkeypatch, bytes_of_probe, free, expected):
+def test_a_batch_is_what_memory_takes(monkeypatch, bytes_a_token, free, expected):
     measured = []
     monkeypatch.setattr("encoder.on_device._stream_on", lambda device: None)
     monkeypatch.setattr("encoder.on_device.free_bytes", lambda device: free)
-    monkeypatch.setattr(DeviceRunner, "_measure", lambda self: measured.append(1) or bytes_of_probe)
+    monkeypatch.setattr(DeviceRunner, "_measure", lambda self: measured.append(1) or bytes_a_token)
     runner = DeviceRunner(None, torch.device("cuda:0"))
     assert [runner.batch_tokens, runner.batch_tokens] == [expected] * 2
     assert measured == [1]

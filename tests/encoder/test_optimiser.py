@@ -52,6 +52,34 @@ def test_without_outbursts_it_is_adamw():
     torch.testing.assert_close(parameters[0], parameters[1], atol=1e-9, rtol=0)
 
 
+def test_weights_gradients_and_moments_stay_in_float32_where_products_are_in_bfloat16(monkeypatch):
+    from encoder.training import teacher
+    from encoder.training.loop import adamw
+
+    monkeypatch.setattr(teacher, "_fast_in_half", lambda device: True)
+    model = torch.nn.Linear(8, 8)
+    optimiser = adamw(model, lr=0.1, embedding_lr=0.1)
+    assert optimiser.defaults["fused"] is True
+    with teacher.fast_matmul("cpu"):
+        out = model(torch.ones(2, 8))
+        assert out.dtype == torch.bfloat16
+    out.float().square().mean().backward()
+    optimiser.step()
+    for p in model.parameters():
+        assert {p.dtype, p.grad.dtype, optimiser.state[p]["exp_avg"].dtype} == {torch.float32}
+
+
+def test_a_gpu_too_old_for_bfloat16_trains_in_float32_and_says_so_once(monkeypatch):
+    from encoder.training import teacher
+
+    monkeypatch.setattr(teacher, "default_precision", lambda device: "fp16")
+    teacher._fast_in_half.cache_clear()
+    with pytest.warns(RuntimeWarning, match="cuda:3 is too old for bf16; it trains in float32"):
+        assert not teacher._fast_in_half(torch.device("cuda:3"))
+    assert not teacher._fast_in_half(torch.device("cuda:3"))  # a warning is an error here
+    teacher._fast_in_half.cache_clear()
+
+
 def test_no_decay_on_norms():
     groups = stable_adamw(
         torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2)), lr=1.0, weight_decay=0.1

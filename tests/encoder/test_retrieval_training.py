@@ -302,20 +302,29 @@ def test_an_answer_is_never_its_own_negative():
     assert torch.equal(mask, expected)
 
 
-@pytest.mark.parametrize("chunk_tokens", [40, 10_000])
-def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, model_dir, data, tmp_path):
+@pytest.mark.parametrize(("chunk_tokens", "room"), [(40, None), (10_000, None), (0, 40)])
+def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, room, model_dir, data, tmp_path):
+    """Asked for, or by the room that a device has."""
     rows = read_examples(data / "mined.jsonl.gz")[:8]
     batch = next(batches([Source(rows)], size=8, n_negatives=2, seed=0))
     found = []
-    for tokens in (0, chunk_tokens):
+    passes = []
+    for tokens, fits in ((0, None), (chunk_tokens, room)):
         checkpoint = load_checkpoint(model_dir)
         loss = RetrievalLoss(checkpoint, config(model_dir, chunk_tokens=tokens), tmp_path)
+        loss._fits = fits
+        passes.append(0)
+        checkpoint.model.register_forward_hook(lambda *_: passes.append(passes.pop() + 1))
         with torch.autocast("cpu", enabled=False):
-            value = loss.gradients(batch, 0)
+            value, n_tokens = loss.gradients(batch, 0)
         found.append(
             (value, {n: p.grad for n, p in checkpoint.model.named_parameters() if p.grad is not None})
         )
+        texts = loss._texts(batch, 0).tokens.ids
+        assert n_tokens == sum(map(len, texts))
     (whole, expected), (pieces, own) = found
+    assert passes[0] == 1
+    assert passes[1] > 4 if 40 in (chunk_tokens, room) else passes[1] == 1
     torch.testing.assert_close(pieces, whole, atol=5e-3, rtol=5e-3)  # bfloat16, where the processor has it
     assert own.keys() == expected.keys()
     for name in expected:

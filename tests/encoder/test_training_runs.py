@@ -14,15 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import encoder.training.distill as distillation
 import encoder.training.mlm as mlm
+import encoder.training.retrieval as retrieval
 from encoder.checkpoints.folder import read_json
 from encoder.errors import ArgumentError, CheckpointError, CorpusError
+from encoder.training import loop
 from encoder.training.classify import train_classifier
 from encoder.training.configs import ClassifyConfig, DistillConfig, MlmConfig, RetrievalConfig
 from encoder.training.distill import distill
 from encoder.training.interrupts import Interrupts
-from encoder.training.loop import TrainingRun, claim_run, digests
+from encoder.training.loop import Pace, TrainingRun, adamw, claim_run, digests, load_moments
 from encoder.training.mlm import open_model, train_mlm
+from encoder.training.optimiser import stable_adamw
 from encoder.training.retrieval import train_retrieval
 from tests.helpers.checkpoints import WORDS, bert, modernbert, pylate
 from tests.helpers.toy_language import save_tokenizer, text
@@ -240,6 +244,65 @@ def test_ctrl_c_in_an_evaluation_does_not_wait_for_its_end(models, data, tmp_pat
     )
     with pytest.raises(KeyboardInterrupt, match="step 3 is kept"):
         train_retrieval([(data, 1.0)], tmp_path / "out", tmp_path / "run", config, evaluate=evaluation)
+
+
+@every_kind
+def test_tokens_a_second_are_printed_and_logged(train, models, data, tmp_path, monkeypatch, capsys):
+    for module in (mlm, retrieval, distillation):
+        monkeypatch.setattr(module, "REPORT_EVERY", 1)
+    train(models, data, tmp_path / "out", tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    speeds = [line["tokens_per_second"] for line in log if "tokens_per_second" in line]
+    assert len(speeds) == 2
+    assert min(speeds) > 0
+    assert f"{speeds[-1]:,} tokens/s" in capsys.readouterr().out
+
+
+def test_pace_is_tokens_by_the_time_that_was_training(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    pace = Pace()
+    pace.tokens += 600
+    now[0] += 2
+    with pace.paused():
+        now[0] += 50
+    now[0] += 1
+    assert pace.taken() == 200
+    pace.tokens += 30
+    now[0] += 3
+    assert pace.taken() == 10
+
+
+@every_kind
+def test_a_step_that_does_not_fit_is_one_line(train, models, data, tmp_path, monkeypatch):
+    def full(*given, **named):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    with pytest.raises(
+        ArgumentError,
+        match=r"^a step does not fit the memory of the GPU \(CUDA out of memory\); pass smaller",
+    ):
+        train(models, data, tmp_path / "out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: adamw(m, lr=0.1, embedding_lr=0.1), lambda m: stable_adamw(m, lr=0.1, weight_decay=0)]
+)
+def test_moments_come_back_to_where_the_optimiser_wants_them(make, tmp_path):
+    """torch's fused one counts steps on the device; ours where it costs no wait."""
+    model = torch.nn.Linear(2, 2)
+    run = TrainingRun(tmp_path, model, make(model))
+    model(torch.ones(1, 2)).sum().backward()
+    run.optimiser.step()
+    tensors = run._tensors()
+    there = torch.nn.Linear(2, 2, device="meta")
+    optimiser = make(there)
+    load_moments(tensors, there, optimiser)
+    for parameter in there.parameters():
+        state = optimiser.state[parameter]
+        assert (state["exp_avg"].device.type, state["exp_avg_sq"].device.type) == ("meta", "meta")
+        assert state["step"].device.type == ("meta" if optimiser.defaults.get("fused") else "cpu")
 
 
 def test_signals_are_noted_once_and_left_alone_where_they_are_ignored():

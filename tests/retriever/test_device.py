@@ -275,6 +275,29 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     assert out.device == torch.device("cuda:1")
 
 
+def test_a_search_that_does_not_fit_is_one_line(folder, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    query = unit(np.random.default_rng(0), 4)
+    with Searcher.open(folder, device="cpu") as searcher:
+        monkeypatch.setattr(on_device.DeviceIndex, "_scored", full)
+        line = r"^a search does not fit what the codes leave of the memory of cpu \(CUDA out of memory\); leave out"
+        with pytest.raises(ArgumentError, match=line):
+            searcher.search_embeddings(query)
+        with pytest.raises(ArgumentError, match=line):
+            searcher._ranker.exact(query, np.array([3]), 0.0)
+
+
+def test_doctor_says_which_precision_a_gpu_has_and_why():
+    from retriever.doctor import _precision
+
+    gpu = torch.device("cuda:0")
+    assert _precision(gpu, "bf16") == "bf16"
+    assert _precision(gpu, "fp16") == "fp16: this GPU is too old for bf16"
+    assert _precision(torch.device("cpu"), "fp32") == "fp32: half precision pays on a GPU"
+
+
 @pytest.mark.parametrize("device", ["cuda:97", "gpu", "cuda"])
 def test_a_device_that_is_not_there_is_refused(tmp_path, device):
     Index.create(tmp_path / "x", dim=DIM).close()
