@@ -70,8 +70,9 @@ def main() -> None:
 def once(tool: str, given: argparse.Namespace, work: Path, model: Path | None) -> list[float]:
     folder = work / "folder"
     shutil.copytree(given.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # Both keep their bytecode, as they do where nothing forbids it.
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "LATEWOOD_CACHE": str(work / "cache"),
         "SEMBLE_CACHE_LOCATION": str(work / "cache"),
         **({} if model is None else {"SEMBLE_MODEL_NAME": str(model)}),

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
 from encoder.options import updated
 from encoder.progress import Told
+from encoder.threads import in_order, thread_count
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
 
 if TYPE_CHECKING:
@@ -108,25 +110,34 @@ class LightEncoder(BaseEncoder):
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of queries, in the order given."""
-        batching = Batching(batch_tokens, 1, 1, self.dim, progress)
+        batching = Batching(batch_tokens, thread_count(), 1, self.dim, progress)
         return self._encode(self.tokenizer.queries, texts, batching)
 
     def encode_documents(
         self, texts: Iterable[str], *, batch_tokens: int = BATCH_TOKENS, progress: Told | None = None
     ) -> TokenEmbeddings:
         """Token vectors of documents, in the order given, cut at document_length tokens."""
-        batching = Batching(batch_tokens, 1, self.pool_factor, self.dim, progress)
+        batching = Batching(batch_tokens, thread_count(), self.pool_factor, self.dim, progress)
         return self._encode(self.tokenizer.documents, texts, batching)
 
     def _encode(
         self, tokenise: Callable[[Sequence[str]], TokenizedTexts], texts: Iterable[str], batching: Batching
     ) -> TokenEmbeddings:
         # numpy's threads wait for each other by spinning: beside a busy program they take ten times as long as one.
-        with ThreadpoolController().limit(limits=1, user_api="blas"):
-            return encode_texts(tokenise, texts, batching, self._run)
+        # So a thread of ours takes a whole batch.
+        threads = batching.at_once
+        with (
+            ThreadpoolController().limit(limits=1, user_api="blas"),
+            ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
+        ):
 
-    def _run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
-        return ((job, vectors_of(self.model(job.ids, job.n_keys), job)) for job in jobs)
+            def run(jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
+                return in_order(lambda job: pool.submit(self._vectors, job), jobs, 2 * threads)
+
+            return encode_texts(tokenise, texts, batching, run)
+
+    def _vectors(self, job: Job) -> Vectors:
+        return vectors_of(self.model(job.ids, job.n_keys), job)
 
 
 def encoder_for_searching(arguments: dict[str, Any], device: object = None) -> "LightEncoder | Encoder":

@@ -11,9 +11,15 @@ import functools
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-__all__ = ["computing_threads", "thread_count"]
+__all__ = ["computing_threads", "in_order", "thread_count"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _starting = threading.Lock()
 
@@ -29,6 +35,25 @@ def thread_count() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def in_order(
+    submit: Callable[[Item], Future[Result]], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order. Only `ahead` are under way at once, whatever the corpus."""
+    under_way: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            under_way.append((item, submit(item)))
+            if len(under_way) > ahead:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        while under_way:
+            first, future = under_way.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in under_way:
+            future.cancel()
 
 
 def computing_threads(count: int) -> ThreadPoolExecutor:

@@ -5,14 +5,13 @@ import os
 import signal
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.queues import Queue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
@@ -22,12 +21,10 @@ from encoder.devices import parse_device
 from encoder.errors import ArgumentError, LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
-from encoder.threads import computing_threads
+from encoder.threads import computing_threads, in_order
 
 __all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Multiplications of one layer's largest product in a batch, about 3 ms on one core: with less to do, torch's threads
 # gain little on an idle machine and lose much on a busy one.
@@ -59,30 +56,11 @@ def run_jobs(
     if threads == 1 or alone:
         return ((job, run(job)) for job in chain(first, jobs))
     pool = computing_threads(threads)
-    return _in_order(lambda job: pool.submit(run, job), chain(first, jobs), 2 * threads)
+    return in_order(lambda job: pool.submit(run, job), chain(first, jobs), 2 * threads)
 
 
 def _product(model: LateInteractionModel, job: Job) -> int:
     return 3 * model.backbone.config.hidden_size**2 * sum(map(len, job.ids))
-
-
-def _in_order(
-    submit: Callable[[Item], "Future[Result]"], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order. Only `ahead` are under way at once, whatever the corpus."""
-    under_way: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            under_way.append((item, submit(item)))
-            if len(under_way) > ahead:
-                first, future = under_way.popleft()
-                yield first, future.result()
-        while under_way:
-            first, future = under_way.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in under_way:
-            future.cancel()
 
 
 def worker_devices(device: str | torch.device | None, workers: int | None) -> list[str]:
@@ -143,7 +121,7 @@ class WorkerPool:
         jobs = iter(jobs)
         groups = iter(lambda: list(islice(jobs, self.threads)), [])
         try:
-            for group, found in _in_order(
+            for group, found in in_order(
                 lambda g: self._executor.submit(_run, g), groups, 3 * self.n_workers
             ):
                 yield from zip(group, found, strict=True)

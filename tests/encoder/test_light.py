@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_a_long_text_in_tiles_is_the_same(bundled, monkeypatch):
     monkeypatch.setattr(light_modernbert, "LONG_ROWS", 30)
     ours = light.encode_documents(texts)
     np.testing.assert_allclose(ours.vectors, heavy.encode_documents(texts).vectors, rtol=0, atol=CLOSE)
+
+
+def test_several_threads_compute_batches_at_once_and_give_the_same(bundled, monkeypatch):
+    light, _ = bundled
+    texts = [some_text(light.tokenizer, 40 + i, i) for i in range(7)]
+    alone = light.encode_documents(texts)
+    seen, both = [], threading.Barrier(2, timeout=60)
+
+    def computed(ids, n_keys):
+        if len(seen) < 2:
+            seen.append(threading.get_ident())
+            both.wait()  # a second thread is at work while this one is
+        return model(ids, n_keys)
+
+    model = light.model
+    monkeypatch.setattr("encoder.light.thread_count", lambda: 2)
+    monkeypatch.setattr(light, "model", computed)
+    together = light.encode_documents(texts, batch_tokens=64)
+    assert len(set(seen)) == 2
+    np.testing.assert_array_equal(together.offsets, alone.offsets)
+    np.testing.assert_allclose(together.vectors, alone.vectors, rtol=0, atol=1e-5)
 
 
 SHAPES = {
