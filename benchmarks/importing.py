@@ -5,8 +5,9 @@
 nf is a folder of vectors.py, of a BEIR folder. Of its first 1,000 documents and of 50 queries with a judged one among
 them, their vectors made of unit length, a table: the share of the ten best by MaxSim on the source's decoded vectors
 that a search of the imported index finds, and nDCG@10 of the peer, of the imported index and of these exact scores.
-Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. importing_peer.py has the peers, each to be
-run in an environment of its own (requirements-peers.txt, requirements-parity-pylate.txt, requirements-colbert.txt).
+Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. What a peer has made of the same in `work`
+is not made again. importing_peer.py has the peers, each to be run in an environment of its own (requirements-peers.txt,
+requirements-parity-pylate.txt, requirements-colbert.txt).
 """
 
 import argparse
@@ -42,6 +43,9 @@ def main() -> int:
     parser.add_argument(
         "--flat-tokens", type=int, help="from how many tokens on vectors are coded, in place of 262,144"
     )
+    parser.add_argument(
+        "--bytes-per-token", type=int, help="of the imported index; by default the import's own"
+    )
     given = parser.parse_args()
     print("| peer | versions | documents | overlap@10 with exact | nDCG@10 peer | imported | exact |")
     print("|---|---|---|---|---|---|---|")
@@ -61,8 +65,6 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
     ids, queries, judged = info["doc_ids"][:DOCUMENTS], info["query_ids"], info["qrels"]
     chosen = [i for i, q in enumerate(queries) if any(judged[q].get(doc, 0) > 0 for doc in ids)][:QUERIES]
     place = given.work / name.replace(":", "-")
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
     peer, _, kind = name.partition(":")
     job = {
         "vectors": str(given.vectors.resolve()),
@@ -72,18 +74,28 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
         "document_length": given.document_length,
     }
     job |= {"index": str((place / "peer").resolve()), "result": str((place / "result.json").resolve())}
-    (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [python, str(HERE / "importing_peer.py"), peer, str(place / "job.json")]
-    with (place / "log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+    told, made = json.dumps(job), place / "job.json"
+    if not (place / "result.json").exists() or made.read_text(encoding="utf-8") != told:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        made.write_text(told, encoding="utf-8")
+        with (place / "log").open("w") as log:
+            command = [python, str(HERE / "importing_peer.py"), peer, str(made)]
+            subprocess.run(command, check=True, stdout=log, stderr=log)
     result = json.loads((place / "result.json").read_text(encoding="utf-8"))
 
-    settings = {} if given.flat_tokens is None else {"flat_tokens": given.flat_tokens}
-    Index.create(place / "index", dim=open_vectors(place / "peer").dim, **settings).close()
-    report = import_index(place / "peer", place / "index", ImportOptions(check=0))
-    vectors, asked = query_vectors(given.vectors), Queries(0)
+    shutil.rmtree(place / "index", ignore_errors=True)
+    if given.flat_tokens is not None:
+        Index.create(
+            place / "index", dim=open_vectors(place / "peer").dim, flat_tokens=given.flat_tokens
+        ).close()
+    options = ImportOptions(check=0, bytes_per_token=given.bytes_per_token)
+    report = import_index(place / "peer", place / "index", options)
+    vectors, asked = query_vectors(given.vectors), Queries(0, 2 * K)
     asked.vectors = [vectors[i] / np.linalg.norm(vectors[i], axis=1, keepdims=True) for i in chosen]
-    exact = asked.best(open_vectors(place / "peer").batches(), 2 * K)
+    for batch in open_vectors(place / "peer").batches():
+        asked.score(batch)
+    exact = asked.best
     with Searcher.open(place / "index") as searcher:
         found = [
             [(hit.doc_id, hit.score) for hit in searcher.search_embeddings(q, k=2 * K)] for q in asked.vectors

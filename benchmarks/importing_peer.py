@@ -61,6 +61,7 @@ def xtr_warp(index: Path, documents: list[Any], queries: list[Any], job: dict[st
 def colbert(index: Path, documents: list[Any], queries: list[Any], job: dict[str, Any]) -> Any:
     import colbert.indexing.collection_indexer as indexing
     from colbert.infra import ColBERTConfig, Run, RunConfig
+    from colbert.modeling.colbert import ColBERT
     from colbert.search.index_storage import IndexScorer
 
     class Encoded:
@@ -73,6 +74,7 @@ def colbert(index: Path, documents: list[Any], queries: list[Any], job: dict[str
             own = [documents[int(passage)] for passage in passages]
             return (torch.cat(own), [len(rows) for rows in own]) if own else (None, None)
 
+    ColBERT.try_load_torch_extensions(use_gpu=False)  # which its checkpoints do
     indexing.Checkpoint = lambda *arguments, **options: None
     indexing.CollectionEncoder = Encoded
     with Run().context(RunConfig(nranks=1, root=str(index.parent), experiment="runs")):

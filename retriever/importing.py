@@ -14,6 +14,7 @@ from encoder.errors import ArgumentError, CorpusError
 from encoder.options import option
 from encoder.others import as_encoder
 from encoder.progress import Progress, Told
+from indexing.coding.sizes import BYTES_PER_TOKEN
 from indexing.exchange.opening import open_vectors
 from indexing.exchange.source import VectorSource
 from indexing.index import Index
@@ -26,7 +27,7 @@ from retriever.agreement import Queries
 __all__ = ["ImportOptions", "ImportReport", "import_index"]
 
 QUERIES = 32
-MOST_CHECKED = 20_000_000  # tokens that are read a second time unasked: a minute or two
+MOST_BYTES = 48  # a token, also where codes have 68: docs/lab/2026-11-29-importing.md
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class ImportOptions:
         "Queries, made of the source's own tokens, for which the ten best by its own scores are compared with ours; "
         "32 by default, 0 for none.",
         least=0,
+    )
+    bytes_per_token: int | None = option(
+        None, "Of a new index: bytes of a token's code; by default as the source's codes, 20 to 48, or 20."
     )
     memory: str | None = option(None, "About the most memory to take, as in 2GB, however large the source.")
 
@@ -93,25 +97,15 @@ def import_index(
     place = absolute(out)
     with _texts(options.texts, found, progress) as texts:
         asked = Queries(QUERIES if options.check is None else options.check)
-        with _index(place, found, encoder, options.memory) as index:
-            given = asked.drawn(texts.given(found.batches()))
+        with _index(place, found, encoder, options) as index:
+            given = asked.passing(texts.given(found.batches()))
             index.add_batches(given, total=found.documents, progress=progress)
             figures = len(index), index.n_passages, index.n_tokens
         notes = [*found.lost, *texts.notes()]
         if encoder is None and found.encoder is not None:
             name = found.encoder["name"]
             notes.append(f"the vectors were made by {name!r}; pass --encoder {name} to search by texts")
-        if options.check is None and asked.tokens > MOST_CHECKED:
-            notes.append(
-                f"recall was not measured, for it reads {asked.tokens:,} tokens again; pass --check {QUERIES}"
-            )
-            recall = None
-        else:
-            with Progress(
-                texts.given(found.batches()), phase="checking", unit="batch", told=progress
-            ) as batches:
-                recall = asked.recall(batches, place)
-    return ImportReport(found.kind, *figures, texts.textless, tuple(notes), recall)
+    return ImportReport(found.kind, *figures, texts.textless, tuple(notes), asked.recall(place))
 
 
 def _check(source: VectorSource, encoder: DocumentEncoder | None) -> None:
@@ -130,10 +124,20 @@ def _check(source: VectorSource, encoder: DocumentEncoder | None) -> None:
         )
 
 
-def _index(out: Path, source: VectorSource, encoder: DocumentEncoder | None, memory: str | None) -> Index:
+def _index(out: Path, source: VectorSource, encoder: DocumentEncoder | None, options: ImportOptions) -> Index:
+    size = options.bytes_per_token
     if not (out / DATABASE).is_file():
-        return Index.create(out, encoder, dim=source.dim if encoder is None else None, memory=memory)
-    index = Index.open(out, encoder, writable=True, memory=memory)
+        if size is None:
+            size = min(max(source.code_bytes or BYTES_PER_TOKEN, BYTES_PER_TOKEN), MOST_BYTES)
+        dim = source.dim if encoder is None else None
+        return Index.create(out, encoder, dim=dim, memory=options.memory, bytes_per_token=size)
+    index = Index.open(out, encoder, writable=True, memory=options.memory)
+    if size not in (None, index.settings.bytes_per_token):
+        index.close()
+        raise ArgumentError(
+            f"{out} was made with bytes_per_token={index.settings.bytes_per_token}, not {size}; leave it out, or pass "
+            "a new path"
+        )
     if index.dim != source.dim:
         index.close()
         raise ArgumentError(f"{out} has dim={index.dim}, the vectors have dim={source.dim}; pass a new path")

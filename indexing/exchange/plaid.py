@@ -136,7 +136,8 @@ def plaid_source(
                 np.array([span for _, spans in texts for span in spans], np.int32).reshape(-1, 2),
             )
 
-    return VectorSource(kind, codec.centroids.shape[1], batches, len(counts), lost=tuple(lost), **about)
+    about |= {"lost": tuple(lost), "code_bytes": 4 + 16 * codec.nbits}  # a centroid's number, and bits
+    return VectorSource(kind, codec.centroids.shape[1], batches, len(counts), **about)
 
 
 def _text(documents: Documents, pids: Sequence[int]) -> tuple[str | None, list[tuple[int, int]]]:

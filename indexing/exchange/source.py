@@ -25,7 +25,8 @@ class VectorSource:
     kind: whose form it is. documents: how many; None where only reading tells. places: where a source keeps no ids,
     these are places in it, of which there are so many, some maybe without a document; None where it has ids. encoder:
     what loaded the encoder that made the vectors, and fingerprint what it is known by, where the source says so. lost:
-    what of the source is not in the batches, a line each.
+    what of the source is not in the batches, a line each. code_bytes: what a token of 128 dimensions takes in the
+    source's codes; None for vectors that are whole.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class VectorSource:
     encoder: dict[str, Any] | None = None
     fingerprint: str | None = None
     lost: tuple[str, ...] = ()
+    code_bytes: int | None = None
 
 
 def cut(lengths: npt.NDArray[np.int64], most: int = BATCH_TOKENS) -> Iterator[tuple[int, int]]:

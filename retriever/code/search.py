@@ -128,10 +128,10 @@ def search_code(
 
 
 def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dict[str, Hit], list[Ranked]]:
-    """By meaning and by words, unless the mode is "lexical"; and by the rules."""
+    """By meaning, by words or, in mode "hybrid" or none, by both; and by the rules."""
     depth, found = max(DEPTH, options.k), dict[str, Hit]()
     scores: dict[str, dict[str, float]] = {"late": {}, "lexical": {}}
-    for mode in ("lexical",) if options.mode == "lexical" else ("late", "lexical"):
+    for mode in ("late", "lexical") if options.mode in (None, "hybrid") else (options.mode,):
         knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
         for hit in searcher.search(query, options, mode=mode, k=depth, weights=None, **knobs):
             found.setdefault(hit.doc_id, hit)  # that by meaning has more to tell

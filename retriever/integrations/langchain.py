@@ -39,6 +39,9 @@ OPERATORS = (
 )  # fmt: skip
 
 
+OF_OPTIONS = {"mode", "by", "filter"}  # fields of LatewoodRetriever that stand for those of its options
+
+
 def filter_text(filter: str | Mapping[str, Any] | None) -> str | None:
     """A filter in Latewood's language. filter: a text in that language, or a dict as LangChain's stores take:
     `{"lang": "py", "stars": {"$gte": 10}}`, with `$and`, `$or`, `$nor` and `$not`.
@@ -122,7 +125,7 @@ class LatewoodVectorStore(VectorStore):
         made the index, or the bundled model. options: what a search does where it is not told otherwise; its k is
         LangChain's, 4. settings: of a new index, such as `window` (IndexSettings).
         """
-        self.options = options or SearchOptions(mode="late")
+        self.options = options or SearchOptions()
         self.store = Store.open(path, encoder, **settings)
 
     def close(self) -> None:
@@ -204,14 +207,14 @@ class LatewoodVectorStore(VectorStore):
     def similarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        """And their scores: by mode "late" MaxSim, which grows with the query's length; higher is better."""
+        """And their scores, higher is better; what they are the mode says (docs/guides/hybrid.md)."""
         options = self._asked(k, kwargs)
         return [(_document(hit, options.by), hit.score) for hit in self.store.search(query, options)]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        """And their scores as shares of the highest that the query could have, 0 to 1."""
+        """By mode "late", and their scores as shares of the highest that the query could have, 0 to 1."""
         options = self._asked(k, kwargs)
         hits, relevances = self.store.relevances(query, options)
         documents = [_document(hit, options.by) for hit in hits]
@@ -249,15 +252,16 @@ class LatewoodRetriever(BaseRetriever):
     """Searches an index. `invoke(query, k=3, filter=...)` takes the fields of SearchOptions too.
 
     index: its path, a LatewoodVectorStore or a Searcher. by: "document" gives whole documents, "passage" the passages
-    that match. filter: as `filter_text` takes it. options: what else a search takes. scores, spans: whether metadata
-    get `score`, and `span`, the passage that matched as [start, end) in the document's characters.
+    that match. filter: as `filter_text` takes it. options: what else a search takes, and mode, by and filter where they
+    are not given. scores, spans: whether metadata get `score`, and `span`, the passage that matched as [start, end) in
+    the document's characters.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     index: Any
     k: int = 4
-    mode: Mode = "late"
+    mode: Mode | None = None
     by: By = "document"
     filter: str | Mapping[str, Any] | None = None
     options: SearchOptions = SearchOptions()
@@ -285,8 +289,8 @@ class LatewoodRetriever(BaseRetriever):
         return [self._found(hit, options.by) for hit in self._store.search(query, options)]
 
     def _changed(self, changes: Mapping[str, Any]) -> SearchOptions:
-        own = {"k": self.k, "mode": self.mode, "by": self.by, "filter": self.filter}
-        return _options(self.options, {**own, **changes})
+        given = {name: getattr(self, name) for name in self.model_fields_set & OF_OPTIONS}
+        return _options(self.options, {"k": self.k, **given, **changes})
 
     def _found(self, hit: Hit, by: By) -> Document:
         document = _document(hit, by)

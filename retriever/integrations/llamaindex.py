@@ -39,8 +39,8 @@ except ImportError as error:
 __all__ = ["LatewoodReranker", "LatewoodRetriever", "LatewoodVectorStore", "filter_text"]
 
 REF_DOC_ID = "ref_doc_id"
-MODES: dict[VectorStoreQueryMode, Mode] = {
-    VectorStoreQueryMode.DEFAULT: "late",
+MODES: dict[VectorStoreQueryMode, Mode | None] = {
+    VectorStoreQueryMode.DEFAULT: None,  # as the options say, or any search
     VectorStoreQueryMode.MMR: "late",
     VectorStoreQueryMode.HYBRID: "hybrid",
     VectorStoreQueryMode.SPARSE: "lexical",
@@ -186,8 +186,9 @@ class LatewoodVectorStore(BasePydanticVectorStore):
         return [_node(stored) for stored in self._store.matching(_selected(filters, node_ids=node_ids))]
 
     def query(self, /, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The best nodes for `query_str`. Modes: default and mmr by MaxSim, text_search and sparse by words, hybrid by
-        both, alpha being the share of MaxSim. kwargs: fields of SearchOptions, and mmr_threshold."""
+        """The best nodes for `query_str`. Modes: default as any search (docs/guides/hybrid.md), mmr by MaxSim,
+        text_search and sparse by words, hybrid by both, alpha being the share of MaxSim. kwargs: fields of
+        SearchOptions, and mmr_threshold."""
         if not query.query_str:
             raise ArgumentError(
                 "the query has no query_str; this store searches by text, not by an embedding"
@@ -209,7 +210,7 @@ class LatewoodVectorStore(BasePydanticVectorStore):
         )
 
     def _asked(self, query: VectorStoreQuery) -> SearchOptions:
-        mode, k = MODES[query.mode], query.similarity_top_k
+        mode, k = MODES[query.mode] or self._options.mode, query.similarity_top_k
         changes: dict[str, Any] = {}
         if mode == "lexical":
             k = query.sparse_top_k or k
@@ -248,7 +249,7 @@ class LatewoodRetriever(BaseRetriever):
         match, which have `start_char_idx` and `end_char_idx`. kwargs: of LlamaIndex's BaseRetriever.
         """
         asked = {"k": similarity_top_k, "filter": filter_text(filters)}
-        self._options = updated(options or SearchOptions(mode="late"), asked)
+        self._options = updated(options or SearchOptions(), asked)
         self._store = Store.reading(index.client if isinstance(index, LatewoodVectorStore) else index)
         super().__init__(**kwargs)
 

@@ -148,6 +148,7 @@ class Served:
             "bytes": sum(file.bytes for file in now.files),
             "encoder": now.settings.encoder_name,
             "code": self.holds_code,
+            "mode": self.searcher.mode(),
             "writable": self.writable,
             "metadata_keys": [_key(now, names) for names in sorted(now.reader.keys or ())[:KEYS]],
         }

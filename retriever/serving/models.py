@@ -233,6 +233,7 @@ class Info(TypedDict):
     bytes: int
     encoder: str | None
     code: bool
+    mode: Literal["late", "lexical", "hybrid"]
     writable: bool
     metadata_keys: list[KeyJson]
 

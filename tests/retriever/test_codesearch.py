@@ -176,6 +176,19 @@ def test_a_hit_of_code_is_that_of_a_search_for_documents(searcher: Searcher) -> 
         assert one.hit.passage == hits[one.doc_id].passage
 
 
+@pytest.mark.parametrize(
+    ("mode", "parts"), [("late", {"meaning"}), ("lexical", {"words"}), (None, {"meaning", "words"})]
+)
+def test_a_mode_leaves_out_the_scores_of_the_other(searcher: Searcher, mode: Any, parts: set[str]) -> None:
+    """And finds what a search for documents by that mode finds."""
+    found = search_code(searcher, "expire a session", SearchOptions(k=100, mode=mode))
+    given = {name for one in found for name, score in one.reasons.items() if score} & {"meaning", "words"}
+    assert given == parts
+    if mode is not None:
+        hits = searcher.search("expire a session", SearchOptions(k=100, mode=mode))
+        assert {one.hit.doc_id for one in found} <= {hit.doc_id for hit in hits}
+
+
 def test_colours_mark_the_spans() -> None:
     shown = _line(MatchedLine(7, "abcdef", ((1, 3),)))
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == "     7  abcdef"

@@ -1,6 +1,7 @@
 """Importing vectors: ids and texts from a corpus, the encoder that made them, the commands."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from encoder import Encoder
+from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, CorpusError
-from indexing import Index, export_vectors, open_vectors
+from indexing import Index, VectorBatch, VectorSource, export_vectors, open_vectors
 from retriever import ImportOptions, Searcher, import_index
 from retriever.agreement import Queries
 from retriever.cli import app
@@ -167,8 +168,7 @@ def test_an_imported_index_finds_what_its_source_does(tmp_path: Path, kind: str)
     assert (report.kind, report.documents, report.textless) == ("fast-plaid", 200, 200)
     rows = made.decoded(unit=True)
     queries = Queries(20)
-    for batch in queries.drawn(open_vectors(tmp_path / "x").batches()):
-        assert len(batch)
+    assert sum(len(batch) for batch in queries.passing(open_vectors(tmp_path / "x").batches())) == 200
     found = []
     with Searcher.open(tmp_path / "x.index", encoder) as searcher:
         assert searcher.snapshot.codec is not None or kind == "float16"
@@ -177,9 +177,7 @@ def test_an_imported_index_finds_what_its_source_does(tmp_path: Path, kind: str)
             assert exact[0] in [i for i, own in enumerate(rows) if (own == query[0]).all(axis=1).any()]
             hits = searcher.search_embeddings(query, k=10)
             found.append(sum(int(hit.doc_id) in exact for hit in hits) / 10)
-    assert queries.recall(open_vectors(tmp_path / "x").batches(), tmp_path / "x.index") == pytest.approx(
-        np.mean(found)
-    )
+    assert queries.recall(tmp_path / "x.index") == pytest.approx(np.mean(found))
     assert report.recall is not None
     assert report.recall >= (1 if kind == "float16" else 0.9)
 
@@ -203,6 +201,24 @@ def test_ragatouille_comes_with_texts_ids_and_metadata(tmp_path: Path) -> None:
         assert (hit.doc_id, hit.passage.text) == ("doc4", "passage 13 says w13")
 
 
+def test_a_token_takes_as_many_bytes_as_in_the_source(tmp_path: Path, bare: Path) -> None:
+    """A place of 4 bytes and 16 a bit of 128 dimensions, from 20 to 48; where vectors are whole, 20."""
+
+    def size(source: Path, name: str, **options: Any) -> int:
+        import_index(source, tmp_path / name, ImportOptions(**options))
+        with Index.open(tmp_path / name) as index:
+            return index.settings.bytes_per_token
+
+    for nbits, expected in ((1, 20), (2, 36), (4, 48)):
+        made = Coded(_vectors(), nbits=nbits)
+        assert size(write_fast_plaid(tmp_path / f"s{nbits}", made), f"{nbits}.index") == expected
+    assert size(tmp_path / "s4", "chosen.index", bytes_per_token=32) == 32
+    assert size(tmp_path / "s4", "chosen.index") == 32
+    with pytest.raises(ArgumentError, match=r"was made with bytes_per_token=32, not 20; leave it out, or"):
+        size(tmp_path / "s4", "chosen.index", bytes_per_token=20)
+    assert size(bare, "bare.index") == 20
+
+
 def test_colbert_takes_its_texts_from_the_tsv_it_was_made_of(tmp_path: Path) -> None:
     folder = write_stanford(tmp_path / "x", Coded(_vectors()), removed=[3])
     lines = [f"{i}\tpassage {i}" + (f"\ttitle {i}" if i == 5 else "") for i in range(60)]
@@ -221,14 +237,43 @@ def test_colbert_takes_its_texts_from_the_tsv_it_was_made_of(tmp_path: Path) -> 
         import_index(folder, tmp_path / "y.index", options)
 
 
-def test_recall_is_measured_where_it_is_asked_for(
-    tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ahead", "drawn"), [(1, 10), (150, 20), (1 << 20, 20)])
+def test_a_source_is_read_once_its_recall_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, drawn: int
 ) -> None:
+    """Queries are of the first documents, and what is best for them is of all, whichever batch it came in."""
+    rows = _vectors(200)
+    batches = [
+        VectorBatch([str(i) for i in range(at, at + 10)], TokenEmbeddings.from_list(rows[at : at + 10], 16))
+        for at in range(0, 200, 10)
+    ]
+    read = []
+
+    def passing() -> Iterator[VectorBatch]:
+        for batch in batches:
+            read.append(batch)
+            yield batch
+
+    monkeypatch.setattr("retriever.agreement.AHEAD", ahead)
+    queries = Queries(20)
+    assert list(queries.passing(passing())) == batches
+    assert len(read) == 20
+    assert len(queries.vectors) == drawn
+    for query, best in zip(queries.vectors, queries.best, strict=True):
+        scores = {str(i): float((query @ own.T).max(axis=1).sum()) for i, own in enumerate(rows)}
+        expected = sorted(scores.items(), key=lambda pair: -pair[1])[:10]
+        assert [doc_id for doc_id, _ in best] == [doc_id for doc_id, _ in expected]
+        assert [score for _, score in best] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+    read.clear()
+    source = VectorSource("rows", 16, passing, 200)
+    monkeypatch.setattr("retriever.importing.open_vectors", lambda _: source)
+    assert import_index("rows", tmp_path / "x.index").recall == 1.0
+    assert len(read) == 20
+
+
+def test_recall_is_measured_unless_it_is_not_wanted(tmp_path: Path, bare: Path) -> None:
     assert import_index(bare, tmp_path / "a.index", ImportOptions(check=0)).recall is None
-    monkeypatch.setattr("retriever.importing.MOST_CHECKED", 39)
-    report = import_index(bare, tmp_path / "b.index")
-    assert report.recall is None
-    assert report.notes == ("recall was not measured, for it reads 40 tokens again; pass --check 32",)
     assert import_index(bare, tmp_path / "c.index", ImportOptions(check=2)).recall == 1.0
     with pytest.raises(ArgumentError, match=r"check=-1; pass check >= 0"):
         ImportOptions(check=-1)

@@ -1,9 +1,9 @@
 // What the page shows is what its address says: a link, a reload and the back button bring the same.
 
-const PLAIN = { index: "", q: "", mode: "late", k: 10, filter: "", doc: "" };
+const PLAIN = { index: "", q: "", mode: "", k: 10, filter: "", doc: "" };
 const WHERE = "where."; // before the name of a metadata key
 
-/** State of an address: PLAIN's names, and where: {metadata key: what was chosen or typed}. */
+/** State of an address: PLAIN's names, of which mode "" is the index's own, and where: {metadata key: what was chosen or typed}. */
 export function read(search = location.search) {
   const state = { ...PLAIN, where: {} };
   for (const [name, value] of new URLSearchParams(search)) {

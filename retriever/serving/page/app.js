@@ -24,6 +24,8 @@ let watching = 0;
 let typedAt = 0; // 0: what is typed next is another query
 
 const index = () => indexes.find(({ name }) => name === state.index) ?? indexes[0];
+/** What hits are ranked by: what was chosen, or what the server does where it is told nothing. */
+const mode = () => state.mode || index().mode;
 const here = () => `indexes/${encodeURIComponent(index().name)}`; // its path
 
 // From one state to the next ---------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ function choose(changes, push = true) {
 async function shown(before) {
   if (indexes.length === 0) return; // `start` does it
   document.title = state.q ? `${state.q} · Latewood` : "Latewood";
-  document.querySelector(`#modes [value="${state.mode}"]`).checked = true;
+  document.querySelector(`#modes [value="${mode()}"]`).checked = true;
   byId("index").value = index().name;
   if (before?.index !== state.index) filters.layOut(index().metadata_keys);
   if (filters.fill(state) && !before) filters.open(true);
@@ -79,7 +81,7 @@ async function search() {
   if (!state.q.trim()) return answered(null);
   try {
     const filter = filters.expression(state, index().metadata_keys);
-    const body = { query: state.q, k: state.k, mode: state.mode, filter, explain: true, text: false };
+    const body = { query: state.q, k: state.k, mode: mode(), filter, explain: true, text: false };
     const asked = ask(`${here()}/search`, { body, signal, busy: (line) => byId("status").replaceChildren(line) });
     answered(await asked.catch((error) => nothingYet(error, signal)));
   } catch (error) {
@@ -93,10 +95,10 @@ async function search() {
 
 /** An answer without hits where nothing is encoded yet, which the server refuses to search; else the error. */
 async function nothingYet(error, signal) {
-  if (error.status !== 422 || state.mode === "lexical") throw error;
+  if (error.status !== 422 || mode() === "lexical") throw error;
   const { documents: all, unencoded } = await ask(here(), { signal });
   if (!all || unencoded < all) throw error;
-  return { hits: [], documents: all, unencoded, mode: state.mode };
+  return { hits: [], documents: all, unencoded };
 }
 
 async function openDocument() {
@@ -146,10 +148,10 @@ async function watch(path) {
 }
 
 /** How much of the index vectors find, unless it is all. */
-function progress({ documents: all, unencoded, mode = state.mode }) {
+function progress({ documents: all, unencoded }) {
   if (!unencoded || !all) return null;
   const bar = el("progress", { max: all, value: all - unencoded, "aria-label": "Encoded" });
-  const rest = mode === "late" ? "Late does not find the others yet; hybrid and words do, by their words."
+  const rest = mode() === "late" ? "Late does not find the others yet; hybrid and words do, by their words."
     : "The others are found by their words alone.";
   const part = `${(all - unencoded).toLocaleString("en")} of ${counted(all, "document")}`;
   return el("p", { class: "encoded" }, bar, el("span", {}, `${part} are encoded. ${rest}`));
@@ -157,7 +159,7 @@ function progress({ documents: all, unencoded, mode = state.mode }) {
 
 /** What it means that nothing was found, and what may be done. */
 function emptiness({ documents: all, unencoded }) {
-  const words = state.mode === "lexical";
+  const words = mode() === "lexical";
   const narrowed = Object.keys(state.where).length > 0 || state.filter !== "";
   const told = (means, offer, changes) => el("div", { class: "empty" }, el("p", {}, means),
     offer && el("button", { type: "button", click: () => choose(changes) }, offer));
@@ -215,7 +217,7 @@ on("query", "input", () => {
   timer = setTimeout(() => typed(false), TYPING);
 });
 on("form", "submit", instead(() => typed(true)));
-on("modes", "change", ({ target }) => choose({ mode: target.value }));
+on("modes", "change", ({ target }) => choose({ mode: target.value === index().mode ? "" : target.value }));
 on("index", "change", ({ target }) => choose({ index: target.value, where: {}, filter: "" }));
 on("filters-button", "click", () => filters.open());
 on("filters", "change", () => choose(filters.taken()));

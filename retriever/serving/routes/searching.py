@@ -138,7 +138,7 @@ class _Search:
                     "documents": len(now),
                     "unencoded": now.n_unencoded,
                     "generation": now.state.generation,
-                    "mode": self.options.mode or "hybrid",
+                    "mode": self.served.searcher.mode(self.options),
                     "seconds": {"encode": 0.0, "search": seconds},
                 }
             )

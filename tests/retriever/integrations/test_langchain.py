@@ -203,8 +203,8 @@ def ids(documents):
 
 def test_searches_are_the_searchers_own(books):
     query, searcher = "how are dates read?", books.store.searcher
-    for changes in ({}, {"mode": "hybrid"}, {"mode": "lexical"}, {"filter": "lang = 'py'"}, {"nprobe": 2}):
-        hits = searcher.search(query, k=3, **{"mode": "late", **changes})
+    for changes in ({}, {"mode": "late"}, {"mode": "lexical"}, {"filter": "lang = 'py'"}, {"nprobe": 2}):
+        hits = searcher.search(query, k=3, **changes)
         found = books.similarity_search_with_score(query, 3, **changes)
         assert [(document.id, score) for document, score in found] == [
             (hit.doc_id, hit.score) for hit in hits

@@ -350,7 +350,7 @@ async def test_a_retriever_needs_no_index_of_llamaindex(encoder, tmp_path):
             [{"doc_id": "long", "text": text, "metadata": {"n": 1}}, {"doc_id": "short", "text": "A cat."}]
         )
     with Searcher.open(tmp_path / "x", encoder) as searcher:
-        [hit] = searcher.search("borrowing money", k=1, mode="late")
+        [hit] = searcher.search("borrowing money", k=1)
         for given in (tmp_path / "x", str(tmp_path / "x"), searcher):
             retriever = LatewoodRetriever(given, 1)
             [found] = retriever.retrieve("borrowing money")

@@ -18,7 +18,7 @@ def test_hits_come_as_one_types(page, searcher):
     page.open("?index=texts")
     page.type("why must the wall be rebuilt")
     page.until(lambda: page.titles()[:1] == ["minutes/long ?#.txt"])
-    hits = searcher.search("why must the wall be rebuilt", mode="late")
+    hits = searcher.search("why must the wall be rebuilt")
     assert page.ids() == [hit.doc_id for hit in hits]
     assert page.scores() == [f"{hit.score:.2f}" for hit in hits]
     assert re.fullmatch(r"8 hits in 8 documents · \d+ ms", page.text("#status"))
@@ -110,17 +110,22 @@ def test_a_mark_tells_which_token_it_is_the_match_of(page):
     assert [token.text for token in page.all(".token.pointed")] == ["fish"]
 
 
-@pytest.mark.parametrize("mode", ["hybrid", "lexical"])
+@pytest.mark.parametrize("mode", ["late", "lexical"])
 def test_modes_are_switched_and_kept_in_the_address(page, searcher, mode):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
+    assert page.one("#modes [value=hybrid]").is_selected()  # as in any search, and so not in the address
     page.one(f"#modes [value={mode}]").click()
     page.until(lambda: page.parameters().get("mode") == [mode])
     hits = searcher.search(FISH, mode=mode)
-    page.until(lambda: page.ids() == [hit.doc_id for hit in hits])
-    assert page.one("#map").is_displayed() == (mode == "hybrid")
+    page.until(lambda: page.scores() == [f"{hit.score:.2f}" for hit in hits])
+    assert page.ids() == [hit.doc_id for hit in hits]
+    assert page.one("#map").is_displayed() == (mode == "late")
     if mode == "lexical":
         assert {"fish", "heart", "Eating", "disease"} <= {mark.text for mark in page.all("mark.word")}
+    page.one("#modes [value=hybrid]").click()
+    page.until(lambda: "mode" not in page.parameters())
+    page.until(lambda: page.scores() == [f"{hit.score:.2f}" for hit in searcher.search(FISH)])
 
 
 def test_what_is_typed_is_not_lost_when_a_mode_is_chosen_at_once(page):

@@ -73,7 +73,7 @@ def test_modes_and_filters_are_reached_by_tab(page):
     page.open("?index=texts&q=rain")
     page.until(lambda: page.titles())
     page.tab_to("#modes input")
-    page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    page.press(Keys.ARROW_RIGHT)
     page.until(lambda: page.parameters().get("mode") == ["lexical"])
     page.press(Keys.TAB, Keys.ENTER)
     assert page.one("#filters").is_displayed()
@@ -114,7 +114,7 @@ def test_a_query_stays_text(page):
 
 
 def test_how_much_is_encoded_is_told(page):
-    page.open("?index=half&q=fish+of+the+cold+seas")
+    page.open("?index=half&q=fish+of+the+cold+seas&mode=late")
     page.until(lambda: page.titles())
     assert page.text("#remark").startswith("8 of 10 documents are encoded. Late does not find the others yet")
     assert "cod" not in page.ids()
@@ -130,7 +130,7 @@ def test_what_is_encoded_meanwhile_is_told_without_a_search(page, browser, encod
         with serving({"growing": tmp_path / "i"}) as growing:
             page.own.add(urlsplit(growing.url).netloc)
             page = Page(browser, growing.url)
-            page.open("?q=fish")
+            page.open("?q=fish&mode=late")
             page.until(lambda: "1 of 2 documents are encoded" in page.text("#remark"))
             index.encode()
             page.until(lambda: page.text("#remark") == "")
@@ -143,7 +143,7 @@ def test_what_is_encoded_meanwhile_is_told_without_a_search(page, browser, encod
         ("?index=texts&q=zyzzyva&mode=lexical", "No document has a word of this query", "Search by meaning", 8),
         ("?index=texts&q=fish&filter=year>3000", "No document meets the filters", "Clear the filters", 8),
         ('?index=texts&q=zyzzyva&mode=lexical&where.topic="food"', "the filters has a word", "Clear the filters", 0),
-        ("?index=waiting&q=fish", "Nothing is encoded yet", "Search by words", 2),
+        ("?index=waiting&q=fish&mode=late", "Nothing is encoded yet", "Search by words", 2),
         ("?index=empty&q=fish", "This index has no documents", None, 0),
     ],
 )  # fmt: skip
