@@ -70,7 +70,7 @@ def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
     options = {name: job[name] for name in ("memory", "bytes_per_token") if job.get(name) is not None}
     n, making = 0, 0.0
     with Index.create(job["index"], dim=job["dim"], **options) as index:
-        blocks = read_blocks(Path(job["vectors"])) if "vectors" in job else made_blocks(job["synthetic"])
+        blocks = blocks_of(job)
         while True:
             started = time.perf_counter()
             block = next(blocks, None)
@@ -83,6 +83,17 @@ def build_latewood(job: dict[str, Any]) -> dict[str, Any]:
             n += len(offsets) - 1
         info = index.info()
     return {"source_seconds": making, "info": info}
+
+
+def blocks_of(job: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """Vectors, offsets and token ids: read, or made after those read, or made of nothing."""
+    if "synthetic" not in job:
+        return read_blocks(Path(job["vectors"]))
+    if not job.get("like"):
+        return made_blocks(job["synthetic"])
+    from growth import Like
+
+    return Like(Path(job["vectors"])).blocks(job["synthetic"])
 
 
 def read_blocks(folder: Path) -> Iterator[tuple[Any, Any, Any]]:

@@ -74,6 +74,70 @@ def test_a_search_row_pools_rounds_and_says_what_is_lost(script):
     json.dumps(row)
 
 
+def test_passages_like_real_ones_keep_ids_sizes_and_what_a_passage_has_in_common(script, tmp_path):
+    random = np.random.default_rng(0)
+    lengths, dim, ids = np.full(200, 20), 16, random.choice(8, 4000, p=[0.3, 0.2, *[0.5 / 6] * 6])
+    shared = np.repeat(random.standard_normal((200, dim)), 20, axis=0)
+    rest = np.sqrt(0.25) * shared + np.sqrt(0.75) * random.standard_normal((4000, dim))
+    size = 0.1 * (1 + ids)[:, None] / 8  # an id's own; small, so that unit length changes it little
+    vectors = 3 * np.eye(dim)[ids] + size * rest
+    np.save(
+        tmp_path / "vectors.npy",
+        (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
+    )
+    np.save(tmp_path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    np.save(tmp_path / "token_ids.npy", ids)
+    like = script("growth").Like(tmp_path)
+    assert like.common == pytest.approx(0.25, abs=0.03)
+    blocks = list(like.blocks(15_007))
+    assert [len(rows) for rows, _, _ in blocks] == [10_000, 5_007]
+    made, own = np.concatenate([b[0] for b in blocks]), np.concatenate([b[2] for b in blocks])
+    for rows, offsets, ids_of in blocks:
+        assert offsets[-1] == len(rows) == len(ids_of)
+        assert (np.diff(offsets) > 0).all()
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.bincount(own) / len(own), np.bincount(ids) / len(ids), atol=0.02)
+    sizes = [np.sqrt(np.square(made[own == i] - like.means[i]).sum(axis=1).mean()) for i in range(8)]
+    np.testing.assert_allclose(sizes, like.sizes, rtol=0.05)
+    np.testing.assert_array_equal(next(like.blocks(15_007))[0], blocks[0][0])
+
+
+def test_growth_fits_compressed_indexes_at_the_cheapest_setting_that_is_good_enough(script):
+    def row(tokens, nlist, ms, recall):
+        searches = [
+            {"setting": {"nprobe": 2}, "recall": 0.5, "ms": ms / 2},
+            {"setting": {}, "recall": recall, "ms": ms},
+            {"setting": {"nprobe": 64}, "recall": 0.8, "ms": 4 * ms},
+        ]
+        figures = {"seconds": tokens / 1e4, "build_mib": 9, "bytes": 20 * tokens, "search_mib": 5}
+        return {"tokens": tokens, "nlist": nlist, "codec_recall": 0.8, "searches": searches, **figures}
+
+    rows = [row(10, None, 1e3, 1.0), row(10**6, 64, 1.0, 0.79), row(10**8, 64, 10.0, 0.7)]
+    lines = script("growth").table(rows).splitlines()
+    assert "| 0.790, 1.00 | 0.790, 1.00 (defaults) |" in lines[3]
+    assert "| 0.700, 10.00 | 0.800, 40.00 (nprobe=64) |" in lines[4]
+    assert lines[7:] == [
+        "- build, seconds: 1.00",
+        "- build, peak memory: 0.00",
+        "- bytes on disk: 1.00",
+        "- search, median at the defaults: 0.50",
+        "- search, median of the cheapest: 0.80",
+        "- search, peak memory: 0.00",
+    ]
+
+
+def test_growth_ranks_by_maxsim(script):
+    random = np.random.default_rng(0)
+    rows, offsets = random.standard_normal((60, 8)).astype(np.float32), np.arange(0, 61, 3)
+    queries = [random.standard_normal((n, 8)).astype(np.float32) for n in (2, 5)]
+    blocks = [(rows[:30], offsets[:11]), (rows[30:], offsets[10:] - 30)]
+    for query, ranking in zip(queries, script("growth").rankings(blocks, queries), strict=True):
+        best = torch.topk(
+            maxsim(torch.from_numpy(query), torch.from_numpy(rows), torch.from_numpy(offsets)), 10
+        )
+        assert [number for number, _ in ranking] == best.indices.tolist()
+
+
 @pytest.mark.slow
 def test_long_documents_whole_and_in_windows(script, tmp_path, monkeypatch, capsys):
     """End to end on a slice, and again: a row for each way, nothing measured twice, no index left."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.progress import Progress, Told
-from indexing.coding.codec import CHUNK, Codec
+from indexing.coding.codec import CHUNK, ERROR_ROWS, Codec
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist
 from indexing.coding.vocabulary import owners_file
 from indexing.storage.durable import FileRecord, publish_file, publish_folder, remove
@@ -245,7 +245,7 @@ class Writer:
         nlist = choose_nlist(now.n_tokens, self.sample_rows)
         m = choose_m(self.settings.dim, self.settings.bytes_per_token, nlist)
         codec = Codec.train(vectors, nlist, m, self.settings.seed, token_ids, self.device)
-        some = slice(None, None, max(1, len(vectors) // CHUNK))
+        some = slice(None, None, max(1, len(vectors) // ERROR_ROWS))  # a mean needs no more of them
         error = float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
         self._publish_codec(change, codec, error)
         return codec
