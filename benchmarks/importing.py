@@ -64,7 +64,7 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
     info = json.loads((given.vectors / "info.json").read_text(encoding="utf-8"))
     ids, queries, judged = info["doc_ids"][:DOCUMENTS], info["query_ids"], info["qrels"]
     chosen = [i for i, q in enumerate(queries) if any(judged[q].get(doc, 0) > 0 for doc in ids)][:QUERIES]
-    place = given.work / name.replace(":", "-")
+    place = given.work.resolve() / name.replace(":", "-")
     peer, _, kind = name.partition(":")
     job = {
         "vectors": str(given.vectors.resolve()),
@@ -73,7 +73,7 @@ def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]
         "kind": kind or "fast",
         "document_length": given.document_length,
     }
-    job |= {"index": str((place / "peer").resolve()), "result": str((place / "result.json").resolve())}
+    job |= {"index": str(place / "peer"), "result": str(place / "result.json")}
     told, made = json.dumps(job), place / "job.json"
     if not (place / "result.json").exists() or made.read_text(encoding="utf-8") != told:
         shutil.rmtree(place, ignore_errors=True)

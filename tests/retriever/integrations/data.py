@@ -1,9 +1,11 @@
 """Metadata of 500 random documents, and what Python says of a comparison."""
 
+from collections.abc import Iterable
 from operator import ge, gt, le, lt
 from typing import Any
 
 import numpy as np
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "TEXTS",
     "VALUES",
     "Some",
+    "assert_all_drawn",
     "python_compare",
     "python_contains",
     "some_documents",
@@ -69,3 +72,23 @@ def python_contains(value: Any, wanted: Any) -> bool:
     if isinstance(value, str):
         return isinstance(wanted, str) and wanted in value
     return isinstance(value, list) and wanted in value
+
+
+def assert_all_drawn(filters: st.SearchStrategy[Any], operators: Iterable[str]) -> None:
+    """Each operator is in some filter of those that a property is tried on, within another."""
+    seen: set[Any] = set()
+
+    def look(found: Any, depth: int = 0) -> None:
+        if isinstance(found, dict):
+            if depth > 1:
+                seen.update([*found, found.get("operator")])
+            for one in found.values():
+                look(one, depth + 1)
+        elif isinstance(found, list | tuple):
+            for one in found:
+                look(one, depth + 1)
+
+    settings(max_examples=300, derandomize=True, deadline=None, database=None)(
+        given(filters)(lambda one: look(one))
+    )()
+    assert set(operators) <= seen

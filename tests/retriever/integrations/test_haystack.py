@@ -28,8 +28,9 @@ from retriever.integrations.haystack import (
     LatewoodRetriever,
     filter_text,
 )
+from retriever.integrations.haystack_filters import COMPARISONS, LOGICAL
 from tests.helpers.fakes import DIM, FakeEncoder
-from tests.retriever.integrations.data import DATES, KEYS, VALUES, Some, some_documents
+from tests.retriever.integrations.data import DATES, KEYS, VALUES, Some, assert_all_drawn, some_documents
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +162,10 @@ def many(tmp_path_factory):
     assert store.write_documents(documents) == 500
     yield documents, store
     store.close()
+
+
+def test_every_operator_is_drawn():
+    assert_all_drawn(FILTERS, [*COMPARISONS, *LOGICAL])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -17,6 +17,8 @@ from encoder.errors import ArgumentError, EncoderMismatchError, IndexLockedError
 from indexing import Index
 from retriever import Searcher, SearchOptions, rerank
 from retriever.integrations.langchain import (
+    LOGICAL,
+    OPERATORS,
     LatewoodReranker,
     LatewoodRetriever,
     LatewoodVectorStore,
@@ -28,6 +30,7 @@ from tests.retriever.integrations.data import (
     NUMBERS,
     TEXTS,
     VALUES,
+    assert_all_drawn,
     python_compare,
     python_contains,
     some_documents,
@@ -160,6 +163,10 @@ def many(tmp_path_factory):
     with Index.create(tmp_path_factory.mktemp("many") / "x", FakeEncoder(DIM)) as index:
         index.add({"doc_id": str(i), "text": "w1", "metadata": data} for i, data in enumerate(documents))
         yield documents, index
+
+
+def test_every_operator_is_drawn():
+    assert_all_drawn(FILTERS, [*OPERATORS, *LOGICAL, "$not"])
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
