@@ -133,6 +133,17 @@ def encode(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     tokens = sum(map(len, encoder.tokenizer.documents(texts).ids))
     seconds = timed(lambda: encoder.encode_documents(texts), device, sizes.repeats)
     yield "bundled model, texts to vectors", tokens / seconds
+    asked, alone, seconds = [text[:80] for text in texts[:50]], [], []
+    encoder.encode_queries(asked[:1])
+    for query in asked:
+        started = time.perf_counter()
+        alone.append(encoder.encode_queries([query]).vectors)
+        seconds.append(time.perf_counter() - started)
+    yield "a query's vectors, median", 1000 * statistics.median(seconds)
+    if encoder.on_device is not None:
+        together = encoder.encode_queries(asked).vectors
+        difference = np.abs(np.concatenate(alone) - together).max()
+        yield "a query alone: largest difference from a batch", float(difference)
     mean, longest = sizes.lengths
     most = 4096 if encoder.on_device is None else encoder.on_device.batch_tokens
     batches = made_batches([200] * max(1, sizes.tokens // 200), most, device, 400)
@@ -324,7 +335,14 @@ def made_snapshot(sizes: Sizes) -> Any:
     codec = Codec(ByteCentroids.of(centroids), residuals, scales, np.eye(DIM, dtype=np.float32))
     segment = MadeSegment(sizes.searched, sizes.nlist)
     lives = [np.ones(len(segment.owners), np.bool_)]
-    return SimpleNamespace(codec=codec, segments=[segment], starts=np.array([0]), lives=lives, folder="made")
+    return SimpleNamespace(
+        codec=codec,
+        segments=[segment],
+        starts=np.array([0]),
+        lives=lives,
+        folder="made",
+        settings=SimpleNamespace(dim=DIM),
+    )
 
 
 def full_plan(snapshot: Any) -> Any:

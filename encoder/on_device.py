@@ -3,11 +3,11 @@
 The same lines run on any torch device; what only a GPU has, its streams and its memory, is left out elsewhere.
 """
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from encoder.batches import BATCH_TOKENS, Job, Vectors, vectors_of
 from encoder.devices import why_full
 from encoder.errors import ArgumentError
 from encoder.model.late_interaction import LateInteractionModel
-from encoder.model.packing import length_sorted_batches, pack
+from encoder.model.modernbert import ModernBert
+from encoder.model.packing import filled, length_sorted_batches, pack
+from encoder.replay import Replay, stream_on
 
 __all__ = ["DeviceRunner"]
 
@@ -24,6 +26,7 @@ MOST_TOKENS = 1 << 17  # of a batch: more gains nothing, for every kernel has en
 SHARE = 0.6  # of the free memory, for a batch and the one before it
 PROBE = (512,) * 8  # lengths of the batch by which memory is measured
 AHEAD = 2  # batches under way
+SHORT = (16, 32, 64)  # tokens that a text alone is filled up to
 
 
 @dataclass
@@ -42,7 +45,9 @@ class DeviceRunner:
         self.model, self.device = model, device
         self._limit: int | None = None  # of tokens, once memory has run out
         self._fits: int | None = None
-        self._copying = _stream_on(device) if device.type == "cuda" else None
+        self._copying = stream_on(device) if device.type == "cuda" else None
+        self._short: dict[int, Replay] = {}
+        self._recording = threading.Lock()
 
     @property
     def batch_tokens(self) -> int:
@@ -119,6 +124,8 @@ class DeviceRunner:
 
     @torch.inference_mode()
     def _start(self, job: Job) -> Started:
+        if len(job.ids) == 1 and len(job.ids[0]) <= SHORT[-1] and self._recordable:
+            return Started(job, self._of_one(job.ids[0], job.n_keys[0]), None)
         rows = self.model(pack(job.ids, job.n_keys).to(self.device))  # (n_tokens, dim) float32
         if self._copying is None:
             return Started(job, rows, None)
@@ -129,17 +136,32 @@ class DeviceRunner:
         rows.record_stream(self._copying)  # its memory may be used again only then
         return Started(job, here, self._copying.record_event())
 
+    @property
+    def _recordable(self) -> bool:
+        return isinstance(getattr(self.model, "backbone", None), ModernBert)
+
+    def _of_one(self, ids: list[int], n_keys: int) -> Tensor:
+        """The vectors of a short text, as a query is, by kernels that are launched together: (n_tokens, dim)."""
+        length = next(length for length in SHORT if length >= len(ids))
+        with self._recording:
+            if length not in self._short:
+                batch, model = filled(length, self.device), self.model
+                self._short[length] = Replay(
+                    lambda numbers: model(batch(numbers)), (length + 1,), torch.int64, self.device
+                )
+
+        def fill(numbers: Tensor) -> None:
+            numbers.zero_()
+            numbers[: len(ids)] = torch.tensor(ids)
+            numbers[length] = n_keys
+
+        return self._short[length](fill)[: len(ids)]
+
     def _finish(self, started: Started) -> Vectors:
         if started.ready is not None:
             started.ready.synchronize()
         # A copy: memory of a page-locked kind is scarce.
         return vectors_of(started.rows.cpu().numpy().copy(), started.job)
-
-
-def _stream_on(device: torch.device) -> "torch.cuda.Stream":
-    make: Any = torch.cuda.Stream  # untyped in some of torch's releases
-    stream: torch.cuda.Stream = make(device)
-    return stream
 
 
 def free_bytes(device: torch.device) -> int:

@@ -46,6 +46,7 @@ class AttentionPlan:
     max_seqlen: int
     runs: tuple[Run, ...]
     every_token_seen: bool
+    seen: Tensor | None = None  # see PackedBatch
     bands: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -57,7 +58,8 @@ class AttentionPlan:
                 runs[-1] = Run(last.count + 1, length, n_keys)
             else:
                 runs.append(Run(1, length, n_keys))
-        return cls(batch.cu_seqlens, max(batch.lengths), tuple(runs), batch.lengths == batch.n_keys)
+        every = batch.seen is None and batch.lengths == batch.n_keys
+        return cls(batch.cu_seqlens, max(batch.lengths), tuple(runs), every, batch.seen)
 
     def band(self, window: int, like: Tensor) -> Tensor:
         """(4w, 5w) additive mask: row r sees column c where |r + w - c| <= w. Made once for all layers.
@@ -81,6 +83,8 @@ def varlen_attention(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Te
     window: a token sees |i - j| <= window; None for all tokens of its sequence.
     Returns (total_tokens, heads, head_dim). A token that may see nothing gets zeros.
     """
+    if plan.seen is not None:
+        return _short(qkv, plan.seen, window)
     half = qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16)
     # The GPU kernels align a window by the end of the keys, so a sequence with unseen tokens (query
     # expansion; short) goes the general way: the same numbers on every device.
@@ -111,6 +115,18 @@ def sdpa_varlen(qkv: Tensor, plan: AttentionPlan, window: int | None) -> Tensor:
                 outputs += _chunked_local(q[i], k[i], v[i], plan, window)
         start = stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _short(qkv: Tensor, seen: Tensor, window: int | None) -> Tensor:
+    """One short sequence, of which the device alone knows what may be seen. In float32, which costs nothing here."""
+    q, k, v = qkv.float().permute(1, 2, 0, 3)  # (H, L, D) each
+    at = torch.arange(len(qkv), device=qkv.device)
+    hidden = ~seen if window is None else ~seen | ((at[:, None] - at).abs() > window)
+    scores = q @ k.transpose(1, 2) / q.shape[2] ** 0.5  # (H, L, L)
+    # Where nothing is in sight all weights are NaN: zeros, as in the general branch.
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1).masked_fill(hidden, 0.0)
+    out: Tensor = (weights @ v).transpose(0, 1).to(qkv.dtype)
+    return out
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # batches are also made without it (encoder/light.py)
     import torch
     from torch import Tensor
 
-__all__ = ["BestFit", "PackedBatch", "length_sorted_batches", "pack"]
+__all__ = ["BestFit", "PackedBatch", "filled", "length_sorted_batches", "pack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,13 @@ class PackedBatch:
     lengths: n token counts, on the host: attention plans its work from them without a device sync.
     n_keys: how many leading tokens of each sequence may be attended to; the rest (query expansion
         with attention off) are computed but seen by nobody. Equal to lengths in the usual case.
+    seen: (total_tokens,) bool, in place of n_keys where the device alone knows them: of one short sequence.
     """
 
     input_ids: Tensor
     lengths: tuple[int, ...]
     n_keys: tuple[int, ...]
+    seen: Tensor | None = None
 
     @cached_property
     def cu_seqlens(self) -> Tensor:
@@ -58,8 +60,24 @@ class PackedBatch:
         there = torch.cat(parts).pin_memory().to(device, non_blocking=True)
         ids, positions, cu_seqlens = torch.split(there, [len(part) for part in parts])
         batch = PackedBatch(ids, self.lengths, self.n_keys)
-        vars(batch).update(positions=positions, cu_seqlens=cu_seqlens.int())  # a cached_property's place
+        vars(batch).update(positions=positions, cu_seqlens=cu_seqlens.int())  # as in `filled`
         return batch
+
+
+def filled(length: int, device: torch.device) -> Callable[[Tensor], PackedBatch]:
+    """One sequence of up to `length` tokens as a batch of that many, whatever its own length: its shape says nothing of
+    it. The function takes (length + 1,) int64 there: the ids, filled up with any, and how many of them may be seen."""
+    import torch
+
+    positions = torch.arange(length, device=device)
+    bounds = torch.tensor([0, length], dtype=torch.int32, device=device)
+
+    def batch(numbers: Tensor) -> PackedBatch:
+        made = PackedBatch(numbers[:length], (length,), (length,), positions < numbers[length])
+        vars(made).update(positions=positions, cu_seqlens=bounds)  # a cached_property's place
+        return made
+
+    return batch
 
 
 def pack(sequences: Sequence[Sequence[int]], n_keys: Sequence[int] | None = None) -> PackedBatch:

@@ -1,7 +1,8 @@
 """The stages of a search in torch, on a device that holds all codes. Nothing waits for it but one copy of what a batch
 of queries found."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from encoder.devices import roomy
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from encoder.on_device import free_bytes
+from encoder.replay import Replay
 from indexing import Snapshot
 from indexing.storage.segment import Segment
 from retriever.kernels.torch_codes import Codes, Scan, Tables, over_passages, residual_scores
@@ -30,6 +32,11 @@ Query = npt.NDArray[np.float32]
 SPARE = 0.9  # of a device's free memory; the rest is for the scores of a chunk of tokens
 AT_ONCE = 64  # queries of a launch
 TABLE_BYTES = 1 << 28  # of their scores with centroids and residuals
+LONGEST, ROW = (
+    64,
+    16,
+)  # tokens of a query alone whose kernels are recorded, and what it is filled up to a multiple of
+KEPT = 4  # recordings
 TIES = 64  # more passages than asked for that are brought back, for those that score alike
 # The score of a passage without tokens, in place of -inf: that is of what is not worth it.
 NOTHING = torch.finfo(torch.float32).min
@@ -79,9 +86,19 @@ class DeviceIndex:
         self._parts = list(self._here.values())
         self._segments, self._starts, self._lives = snapshot.segments, snapshot.starts, snapshot.lives
         self._all = self._scans(self._lives)
+        self._dim = snapshot.settings.dim
+        self._replays: dict[Hashable, Replay | None] = {}
+        self._recording = threading.Lock()
 
     def search(self, query: Query, plan: "Plan", fold: bool) -> Ranking:
-        """As `search_many`, for one."""
+        """As `search_many`, for one; where nothing is filtered out and it is of usual length, by kernels that are
+        launched together."""
+        if plan.selection.lives is self._lives and 0 < len(query) <= LONGEST:
+            with self._roomy():
+                replay = self._replay(-(-len(query) // ROW) * ROW, plan, fold)
+                best = None if replay is None else replay(partial(_fill, query)).numpy()
+            if best is not None and (found := _ranked(best, plan.depth, self._all.n)):
+                return found[0]
         return self.search_many([query], plan, fold)[0]
 
     def search_many(self, queries: Sequence[Query], plan: "Plan", fold: bool) -> list[Ranking]:
@@ -98,15 +115,41 @@ class DeviceIndex:
         for start in range(0, len(queries), step):
             some = queries[start : start + step]
             with self._roomy():
-                pids, scores = self._scored(some, plan, scans, fold)
-                found += self._best(pids, scores, plan.depth)
+                scores = self._scored(self._there(some), plan, scans, fold)
+                found += self._best(scans.pids, scores, plan.depth)
         return found
 
     def scores(self, query: Query, plan: "Plan") -> npt.NDArray[np.float32]:
         """Of every passage that the plan selects, in the order of pids: (n,)."""
         with self._roomy():
-            _, scores = self._scored([query], plan, self._scans(plan.selection.lives), fold=False)
+            scans = self._scans(plan.selection.lives)
+            scores = self._scored(self._there([query]), plan, scans, fold=False)
             return _as_maxsim(scores[0].cpu().numpy())
+
+    def _replay(self, n_query: int, plan: "Plan", fold: bool) -> Replay | None:
+        """The search of all passages with a query of so many tokens; None where it is asked for the first time, for a
+        recording takes longer than a search."""
+        key = n_query, plan.depth, plan.settings, plan.sharpness, fold
+
+        def best(query: Tensor) -> Tensor:
+            scores = self._scored(query, plan, self._all, fold)
+            return _top(self._all.pids, scores, plan.depth + TIES)
+
+        with self._recording:
+            if key not in self._replays:
+                if len(self._replays) == KEPT:  # each holds memory
+                    self._replays.clear()
+                self._replays[key] = None
+            elif self._replays[key] is None:
+                self._replays[key] = Replay(best, (1, n_query, self._dim), torch.float32, self.device)
+            return self._replays[key]
+
+    def _there(self, queries: Sequence[Query]) -> Tensor:
+        """(batch, n_query, dim) on the device; shorter queries end with zeros, which add nothing to a score."""
+        padded = np.zeros((len(queries), max(map(len, queries)), self._dim), np.float32)
+        for row, query in zip(padded, queries, strict=True):
+            row[: len(query)] = query
+        return torch.from_numpy(padded).to(self.device)
 
     def _roomy(self) -> AbstractContextManager[None]:
         return roomy(
@@ -119,15 +162,9 @@ class DeviceIndex:
         rows = 0 if self.codec is None else self.codec.nlist + self.codec.m * 256
         return max(1, min(AT_ONCE, TABLE_BYTES // max(4 * rows * n_query, 1)))
 
-    def _scored(
-        self, queries: Sequence[Query], plan: "Plan", scans: "Scans", fold: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Pids (n,) and scores (batch, n) of the passages of `scans`; -inf for what is not worth it."""
-        n_query = max(map(len, queries))
-        padded = np.zeros((len(queries), n_query, queries[0].shape[1]), np.float32)
-        for row, query in zip(padded, queries, strict=True):
-            row[: len(query)] = query  # a vector of zeros adds nothing to a score
-        q = torch.from_numpy(padded).to(self.device)  # (batch, n_query, dim)
+    def _scored(self, q: Tensor, plan: "Plan", scans: "Scans", fold: bool) -> Tensor:
+        """Scores (batch, n) of the passages of `scans` with queries (batch, n_query, dim); -inf for what is not worth
+        it."""
         norms, sharpness = q.norm(dim=2), plan.sharpness
         tables, worth = None, None
         if self.codec is not None:
@@ -138,7 +175,7 @@ class DeviceIndex:
             tables = Tables(centroids, residuals, self._scales, norms, sharpness)
             if plan.settings is not None:
                 worth = self._worth(sharpened(centroids, norms, sharpness), norms > 0, plan, scans, fold)
-        scored, start = [norms.new_zeros(len(queries), 0)], 0
+        scored, start = [norms.new_zeros(len(q), 0)], 0
         for part, scan in zip(self._parts, scans.each, strict=True):
             if part.vectors is not None:
                 values = over_passages(
@@ -157,7 +194,7 @@ class DeviceIndex:
                 start += len(scan)
             scored.append(values)
         scores = torch.cat(scored, dim=1)
-        return scans.pids, self._folded(scores, scans) if fold else scores
+        return self._folded(scores, scans) if fold else scores
 
     def _folded(self, scores: Tensor, scans: "Scans") -> Tensor:
         """The same with -inf for all but the first of the best passages of each document."""
@@ -174,22 +211,9 @@ class DeviceIndex:
 
     def _best(self, pids: Tensor, scores: Tensor, depth: int) -> list[Ranking]:
         """Each query's `depth` best, ascending pids, and all that score as the last does."""
-        n = min(depth + TIES, scores.shape[1])
-        while True:
-            top = scores.topk(n, dim=1)
-            # Numbers up to 2^53 and float32 are exact in float64: one copy brings both.
-            both = torch.stack([pids[top.indices].double(), top.values.double()]).cpu().numpy()
-            # Where more score alike than were asked for, which is rare, all are looked at.
-            last = both[1][:, -1:]
-            if n == scores.shape[1] or ((last == -np.inf) | (both[1][:, depth - 1 : depth] > last)).all():
-                break
-            n = scores.shape[1]
-        found: list[Ranking] = []
-        for own_pids, own in zip(both[0].astype(np.int64), both[1].astype(np.float32), strict=True):
-            there = own > -np.inf
-            order = np.argsort(own_pids[there])
-            found.append((own_pids[there][order], _as_maxsim(own[there][order])))
-        return found
+        n = len(pids)
+        found = _ranked(_top(pids, scores, depth + TIES).cpu().numpy(), depth, n)
+        return found or _ranked(_top(pids, scores, n).cpu().numpy(), depth, n)
 
     def _worth(self, centroids: Tensor, there: Tensor, plan: "Plan", scans: "Scans", fold: bool) -> Tensor:
         """Which passages of compressed segments to rerank, (batch, n): candidates.candidates, without lists.
@@ -261,6 +285,7 @@ class Scans:
         offsets = [np.asarray(segment.offsets) for segment in segments]
         self.each = [Scan(own, stored, device) for own, stored in zip(some, offsets, strict=True)]
         none = np.zeros(0, np.int64)
+        self.n = sum(map(len, some))
         self.pids = torch.from_numpy(
             np.concatenate([none, *(int(start) + own for start, own in zip(starts, some, strict=False))])
         ).to(device)
@@ -286,6 +311,34 @@ class Scans:
     def _numbered(owners: Sequence[npt.NDArray[np.int64]], device: torch.device) -> tuple[Tensor, int]:
         numbers, dense = np.unique(np.concatenate([np.zeros(0, np.int64), *owners]), return_inverse=True)
         return torch.from_numpy(dense.reshape(1, -1)).to(device), len(numbers)
+
+
+def _top(pids: Tensor, scores: Tensor, n: int) -> Tensor:
+    """Pids and scores of the n best, best first: (2, batch, n). Pids and float32 are exact in float64, so that one copy
+    brings both."""
+    top = scores.topk(min(n, scores.shape[1]), dim=1)
+    return torch.stack([pids[top.indices].double(), top.values.double()])
+
+
+def _ranked(best: npt.NDArray[np.float64], depth: int, n: int) -> list[Ranking]:
+    """Each query's best of n passages, ascending pids; [] where more score as the last does, which is rare: all are to
+    be looked at then. best: of `_top`."""
+    pids, scores = best[0].astype(np.int64), best[1].astype(np.float32)
+    last = scores[:, -1:]
+    if scores.shape[1] < n and not ((last == -np.inf) | (scores[:, depth - 1 : depth] > last)).all():
+        return []
+    found: list[Ranking] = []
+    for own_pids, own in zip(pids, scores, strict=True):
+        there = own > -np.inf
+        order = np.argsort(own_pids[there])
+        found.append((own_pids[there][order], _as_maxsim(own[there][order])))
+    return found
+
+
+def _fill(query: Query, padded: Tensor) -> None:
+    """(1, n_query, dim), with zeros at its end."""
+    padded.zero_()
+    padded[0, : len(query)] = torch.from_numpy(np.ascontiguousarray(query))
 
 
 def _as_maxsim(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -20,7 +20,7 @@ from encoder.model.attention import (
     torch_kernel,
     varlen_attention,
 )
-from encoder.model.packing import pack
+from encoder.model.packing import filled, pack
 from encoder.model.precision import default_precision
 
 HEADS, DIM = 2, 8
@@ -45,6 +45,17 @@ def plain_attention(qkv, lengths, n_keys, window):
         weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v))
     return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("window", [None, 2, 5, 64])
+@pytest.mark.parametrize(("length", "n_keys"), [(16, 16), (9, 9), (9, 4), (9, 1)])
+def test_a_sequence_that_is_filled_up_has_the_same_attention(window, length, n_keys):
+    """What fills up is seen by nobody, whatever it is."""
+    qkv, _ = make([16])
+    qkv[length:] = 1e4
+    plan = AttentionPlan.of(filled(16, torch.device("cpu"))(torch.tensor([*[7] * 16, n_keys])))
+    expected = plain_attention(qkv[:length], [length], [n_keys], window)
+    torch.testing.assert_close(varlen_attention(qkv, plan, window)[:length], expected)
 
 
 @settings(max_examples=60, deadline=None)

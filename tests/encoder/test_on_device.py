@@ -12,7 +12,7 @@ from encoder import Encoder
 from encoder.batches import BATCH_TOKENS
 from encoder.errors import ArgumentError
 from encoder.model.packing import PackedBatch, pack
-from encoder.on_device import MOST_TOKENS, DeviceRunner
+from encoder.on_device import MOST_TOKENS, SHORT, DeviceRunner
 from tests.helpers.checkpoints import TEXTS, pylate
 from tests.helpers.syncs import no_sync
 
@@ -95,6 +95,24 @@ def test_no_batch_waits_for_the_device_but_for_its_vectors(encoder, there, monke
     assert copies.made == len(batches) > 2
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_short_text_alone_is_filled_up_and_has_the_same_vectors(encoder, tmp_path, monkeypatch, seen):
+    pylate(tmp_path, query_length=24, document_length=80, attend_to_expansion_tokens=seen)
+    encoder = Encoder.load(tmp_path, device="cpu")
+    words = " ".join(TEXTS).split()
+    texts = [" ".join(words[:n]) for n in (60, 1, 2, 7, 14, 15, 29, 30, 31, 61, 62, 70)]
+    asked = [partial(encoder.encode_documents, [text]) for text in texts]
+    asked += [partial(encoder.encode_queries, [text]) for text in texts]
+    expected = [ask() for ask in asked]
+    monkeypatch.setattr(encoder, "on_device", runner := DeviceRunner(encoder.model, CPU))
+    for ask, wanted in zip(asked, expected, strict=True):
+        with no_sync(copies=None):
+            found = ask()
+        np.testing.assert_array_equal(found.offsets, wanted.offsets)
+        np.testing.assert_allclose(found.vectors, wanted.vectors, rtol=0, atol=2e-6)
+    assert set(runner._short) == set(SHORT)
+
+
 def test_packing_wastes_nothing(encoder, there, monkeypatch):
     sizes = []
     monkeypatch.setattr(there, "model", partial(small, encoder.model, 10**9, sizes))
@@ -113,7 +131,7 @@ def test_packing_wastes_nothing(encoder, there, monkeypatch):
 )
 def test_a_batch_is_what_memory_takes(monkeypatch, bytes_a_token, free, expected):
     measured = []
-    monkeypatch.setattr("encoder.on_device._stream_on", lambda device: None)
+    monkeypatch.setattr("encoder.on_device.stream_on", lambda device: None)
     monkeypatch.setattr("encoder.on_device.free_bytes", lambda device: free)
     monkeypatch.setattr(DeviceRunner, "_measure", lambda self: measured.append(1) or bytes_a_token)
     runner = DeviceRunner(None, torch.device("cuda:0"))
@@ -125,7 +143,7 @@ def test_where_not_even_the_probe_fits_the_least_is_tried(monkeypatch):
     def full(self):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("encoder.on_device._stream_on", lambda device: None)
+    monkeypatch.setattr("encoder.on_device.stream_on", lambda device: None)
     monkeypatch.setattr(DeviceRunner, "_measure", full)
     assert DeviceRunner(None, torch.device("cuda:0")).batch_tokens == BATCH_TOKENS
 

@@ -144,6 +144,29 @@ def test_a_batch_of_queries_waits_once(folder, knobs, fold):
         assert [len(pids) >= 10 for pids, _ in found] == [True] * 4
 
 
+@pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_query_asked_alone_again_is_one_recording(folder, knobs, fold):
+    random = np.random.default_rng(3)
+    with Searcher.open(folder, device="cpu") as searcher:
+        index = searcher._ranker.device
+        plan = searcher._ranker.plan(SearchOptions(k=10, **knobs), 2.0)
+        for i, n in enumerate((30, 20, 32, 17, 1, 4)):
+            query = unit(random, n)
+            expected_pids, expected = index.search_many([query], plan, fold)[0]
+            with no_sync(copies=1):
+                pids, scores = index.search(query, plan, fold)
+            np.testing.assert_array_equal(pids, expected_pids)
+            np.testing.assert_allclose(scores, expected, atol=1e-5)
+            assert sum(made is not None for made in index._replays.values()) == (0, 1, 1, 1, 1, 2)[i]
+        for k in range(11, 17):
+            index.search(query, searcher._ranker.plan(SearchOptions(k=k, **knobs), 2.0), fold)
+        assert len(index._replays) <= on_device.KEPT
+        few = searcher._ranker.plan(SearchOptions(k=10, by="passage"), 2.0)
+        few.selection.lives[0] = few.selection.lives[0].copy()  # a filter's
+        index.search(query, few, fold)
+
+
 def test_all_that_score_alike_are_looked_at(tmp_path, monkeypatch):
     """More passages tie than are brought back at first: their order is by doc_id all the same."""
     monkeypatch.setattr(on_device, "TIES", 3)
