@@ -1,6 +1,6 @@
 """Which files answer a question about code: nDCG@10 by kind of question (tests/data/code_questions).
 
-    python benchmarks/code_questions.py FOLDER                   # baselines: words, bm25
+    python benchmarks/code_questions.py FOLDER                   # words and bm25, first answers, all encoded
     python benchmarks/code_questions.py FOLDER a.trec b.trec     # runs whose documents are package/path/inside.py
 
 FOLDER is made, where there is none, from the packages that are installed. `evaluate` measures any search for files.
@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -134,7 +135,58 @@ def bm25(folder: Path) -> Iterator[Search]:
     yield search
 
 
-BASELINES: dict[str, Callable[[Path], AbstractContextManager[Search]]] = {"words": words, "bm25": bm25}
+@contextmanager
+def first(folder: Path) -> Iterator[Search]:
+    """`latewood search FOLDER` of a folder of which nothing is encoded yet, for each question anew."""
+    with _cached(folder) as (cache, answer):
+        untouched = cache.with_name("untouched")
+        shutil.copytree(cache, untouched)
+
+        def search(question: str) -> list[str]:
+            shutil.rmtree(cache)
+            shutil.copytree(untouched, cache)
+            return answer(question)
+
+        yield search
+
+
+@contextmanager
+def encoded(folder: Path) -> Iterator[Search]:
+    """`latewood search FOLDER --wait`."""
+    from retriever.folders import Folder
+
+    with _cached(folder) as (_, answer):
+        with Folder.open(folder) as found:
+            found.encode()
+        yield answer
+
+
+@contextmanager
+def _cached(folder: Path) -> Iterator[tuple[Path, Search]]:
+    """Where the folder's index lies, all words and no vectors in it, and the command's answers."""
+    from retriever import SearchOptions
+    from retriever.code.search import search_code
+    from retriever.folders import Folder, cache_of
+
+    def answer(question: str) -> list[str]:
+        options = SearchOptions(k=10)
+        with Folder.open(folder, once=True) as found:
+            found.prepare(question, options)
+            hits = search_code(found.searcher, question, found.answerable(options))
+        return list(dict.fromkeys(hit.path for hit in hits))
+
+    with tempfile.TemporaryDirectory() as work:
+        os.environ["LATEWOOD_CACHE"] = work
+        Folder.open(folder).close()
+        yield cache_of(folder.resolve()), answer
+
+
+BASELINES: dict[str, Callable[[Path], AbstractContextManager[Search]]] = {
+    "words": words,
+    "bm25": bm25,
+    "first": first,
+    "encoded": encoded,
+}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -216,6 +217,8 @@ class Folder(Closing):
         waits = self.searcher.snapshot.n_unencoded
         if not waits or options.mode == "lexical" or (self.index is None and not self._rests):
             return
+        # The model loads meanwhile; where it cannot, asking for it below says so.
+        threading.Thread(target=lambda: self.searcher.encoder, daemon=True).start()
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
         texts = {hit.doc_id: hit.text or "" for hit in hits}
         asked = None if waits <= CANDIDATES else list(texts)

@@ -173,6 +173,17 @@ class Searcher(Closing):
             self._ranker = Ranker(snapshot, self._device, self._ranker, once=self._ranker.once)
             self._own = True
 
+    def load_kernels(self) -> None:
+        """End what `once` says: load the kernels, or compile them, which takes half a minute on a machine's first use.
+        Other threads may search meanwhile."""
+        now = self.snapshot
+        if self._ranker.once and self._ranker.needs_kernels:
+            quick = self.still()
+            quick._ranker = Ranker(now, None)
+            quick.search_embeddings(np.eye(1, now.settings.dim, dtype=np.float32), k=1)
+        with self._loading:  # no reload takes what was before
+            self._ranker.once = False
+
     def still(self) -> "Searcher":
         """A searcher of what this one searches now, which no `reload` moves; it need not be closed."""
         other = copy.copy(self)

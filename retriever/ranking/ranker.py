@@ -82,6 +82,10 @@ class Ranker:
         """Whether queries are best ranked one after the other on the processor: torch shares out each one."""
         return any(s.kind == "flat" for s in self.snapshot.segments)
 
+    @property
+    def needs_kernels(self) -> bool:
+        return self.device is None and any(s.kind != "flat" for s in self.snapshot.segments)
+
     def mode(self, options: SearchOptions) -> Mode:
         """What a search for a text with these options ranks by."""
         return options.mode or ("hybrid" if options.by == "document" and self.snapshot.has_texts else "late")

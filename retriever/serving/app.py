@@ -160,7 +160,7 @@ class _Faults:
 
 
 async def _warm(state: State) -> None:
-    """Load encoders and kernels before the first client asks: all that can be."""
+    """Load encoders before the first client asks, and then kernels, without which numpy answers: all that can be."""
     for name, batcher in state.batchers.items():
         mode: Mode | None = None if state.serving[name].snapshot.settings.encoder else "lexical"
         try:
@@ -170,6 +170,8 @@ async def _warm(state: State) -> None:
         except (LatewoodError, OSError) as error:  # a model that is gone: words can still be searched for
             log.error("%s: %s", name, error)
     state.ready = True
+    for served in state.serving.values():
+        await anyio.to_thread.run_sync(served.searcher.load_kernels)
 
 
 def _openapi(app: FastAPI, document: dict[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def open_indexes(settings: ServeSettings, tell: Tell = lambda line: None) -> Ite
 
 def _opened(name: str, place: Path, settings: ServeSettings, tell: Tell, stack: ExitStack) -> Served:
     if is_index(place) or not place.is_dir():
-        opened = Searcher.open(place, scoring=settings.scoring, device=settings.device)
+        opened = Searcher.open(place, scoring=settings.scoring, device=settings.device, once=True)
         stack.enter_context(opened)
         index = stack.enter_context(Index.open(place, writable=True)) if settings.writable else None
         return Served(name, opened, index=index)
