@@ -38,6 +38,7 @@ def test_brute_force_is_maxsim(script, folder):
             np.testing.assert_allclose([score for _, score in ranking], best.values, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_are_the_vectors(script, folder):
     contender = script("contender")
     contender.BLOCK = 50  # blocks of two passages, as 16 * 50 tokens hold

@@ -41,12 +41,14 @@ def test_a_processor_runs_every_part(tmp_path):
     assert printed.splitlines()[-1].count("| not measured ") == len(ON_A_GPU)
 
 
+@pytest.mark.slow
 def test_without_the_device_no_figure_is_made_up(tmp_path):
     printed, kept = check(tmp_path, "--device", "cuda:97")
     assert {row["value"] for row in kept["figures"]} == {None}
     assert printed.count("not measured (device='cuda:97' cannot be used") == len(kept["figures"])
 
 
+@pytest.mark.slow
 def test_parts_for_which_no_time_is_left_are_named(tmp_path):
     printed, _ = check(tmp_path, "--device", "cpu", "--tiny", "--seconds", "-1")
     assert printed.count("not measured (no time was left after -1 s)") > 10

@@ -42,6 +42,7 @@ def test_the_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 90
 
 
+@pytest.mark.slow
 def test_the_readme_runs_and_prints_what_it_shows(place, monkeypatch):
     monkeypatch.chdir(place)
     assert run_page(README, place) == 1
@@ -94,16 +95,19 @@ def test_ci_runs_the_command_for_all_checks():
     assert "scripts/test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_search_texts(tmp_path):
     answers = examples.search_texts.main(tmp_path / "x")
     assert answers[:2] == ["heart", "bank"]
     assert set(answers[2:]) == {"heart", "compiler"}
 
 
+@pytest.mark.slow
 def test_example_st_model_in_index(tmp_path):
     assert examples.st_model_in_index.main(tmp_path)[::2] == ["bank", "heart"]
 
 
+@pytest.mark.slow
 def test_example_st_evaluator(tmp_path):
     """The same figures as by their brute force."""
     theirs, ours = examples.st_evaluator.main(tmp_path)
@@ -118,6 +122,7 @@ def test_example_own_vectors(tmp_path):
     assert examples.own_vectors.main(tmp_path / "x")[0] == "page 17"
 
 
+@pytest.mark.slow
 def test_example_rag_langchain(tmp_path):
     from langchain_core.language_models import FakeListChatModel
 
@@ -137,6 +142,7 @@ def test_example_rag_langchain(tmp_path):
     assert "None of a filter's text becomes SQL" in " ".join(prompt.split())
 
 
+@pytest.mark.slow
 def test_example_rag_llamaindex(tmp_path):
     pages, answer = examples.rag_llamaindex.main(tmp_path / "x")
     assert pages == ["filters.md", "filters.md"]
@@ -144,6 +150,7 @@ def test_example_rag_llamaindex(tmp_path):
     assert "None of a filter's text becomes SQL" in " ".join(answer.split())
 
 
+@pytest.mark.slow
 def test_example_rag_haystack(tmp_path):
     pages, answer = examples.rag_haystack.main(tmp_path / "x")
     assert pages[0] == "filters.md"

@@ -75,6 +75,7 @@ def imported(path):
             yield node.module or ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package):
     files = list((ROOT / package).rglob("*.py"))
@@ -117,6 +118,7 @@ def place(name, layers):
     raise AssertionError(f"{name} stands in no line of LAYERS")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_inside_a_package_imports_go_one_way(package):
     layers = LAYERS[package]
@@ -127,6 +129,7 @@ def test_inside_a_package_imports_go_one_way(package):
             assert unit == of or lower < line, f"{name} imports {other}, which stands no lower"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_import_goes_in_a_circle(package):
     TopologicalSorter(dependencies(package)).prepare()  # raises CycleError, which names it
@@ -179,6 +182,7 @@ def test_all_is_complete(name):
         assert hasattr(module, attribute), f"{name}.{attribute}"
 
 
+@pytest.mark.slow
 def test_nothing_unpickles_or_evaluates():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):

@@ -58,6 +58,7 @@ def test_a_sequence_that_is_filled_up_has_the_same_attention(window, length, n_k
     torch.testing.assert_close(varlen_attention(qkv, plan, window)[:length], expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
@@ -166,6 +167,7 @@ def kernels(monkeypatch):
     gpu_kernel.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_torchs_own_kernel_takes_what_a_gpu_gives_it(kernels, monkeypatch, window, dtype):

@@ -157,6 +157,7 @@ def test_attention_to_expansion_tokens_follows_the_setting(tmp_path, attend):
     assert difference > 1e-3 if attend else difference < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [modernbert, bert])
 def test_batch_composition_changes_no_vector(tmp_path, backbone):
     pylate(tmp_path, backbone)
@@ -624,6 +625,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_folder_is_refused_by_file_and_key(tmp_path, case):
     pylate(tmp_path, query_length=32)

@@ -126,6 +126,7 @@ def test_the_best_on_dev_is_kept(data, model_dir, tmp_path, monkeypatch):
     assert torch.equal(load_file(tmp_path / "model.safetensors")["classifier.weight"], saved[1])
 
 
+@pytest.mark.slow
 def test_what_is_saved(data, model_dir, tmp_path):
     train(data, "halves", tmp_path, model_dir, epochs=1)
     theirs = ModernBertForSequenceClassification.from_pretrained(tmp_path).eval()
@@ -141,6 +142,7 @@ def test_what_is_saved(data, model_dir, tmp_path):
     assert accuracy == pytest.approx(log[-2]["metric"], abs=0.03)  # bfloat16 while training, float32 here
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(data, model_dir, tmp_path, monkeypatch):
     whole = train(data, "pairs", tmp_path / "whole", model_dir, epochs=2)
     assert whole["metric"] > 0
@@ -194,6 +196,7 @@ def test_the_longer_of_a_pair_is_cut(model_dir):
     assert of(long, "", 10) == [2, *a[:8], 3]
 
 
+@pytest.mark.slow
 def test_the_command(data, model_dir, tmp_path):
     arguments = [
         "train", "classify", data / "shares-train.jsonl", "--eval", data / "shares-dev.jsonl", "--model", model_dir,

@@ -52,6 +52,7 @@ def test_lines_and_json(tmp_path):
     assert report.to_json() == {"facts": facts(report), "warnings": list(report.warnings)}
 
 
+@pytest.mark.slow
 def test_the_bundled_model_has_no_trap():
     report = examine()
     assert facts(report)["fingerprint"] == Encoder.load().fingerprint
@@ -74,6 +75,7 @@ def test_gte_moderncolbert_is_known_by_any_of_its_names(tmp_path, where):
     assert not warned(examine(folder), "flash attention")
 
 
+@pytest.mark.slow
 def test_an_ordinary_model_is_not_warned_of_flash_attention(tmp_path):
     pylate(tmp_path)
     assert not warned(examine(tmp_path), "flash attention")

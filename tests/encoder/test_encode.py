@@ -37,6 +37,7 @@ def test_unit_vectors_in_the_order_given(bundled):
         np.testing.assert_allclose(out[i], bundled.encode_documents([text])[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_tokens", [1, 50, 100_000])
 def test_batch_composition_changes_no_vector(bundled, batch_tokens):
     whole = bundled.encode_documents(TEXTS * 3)
@@ -58,6 +59,7 @@ def test_neither_neighbours_nor_order_change_a_vector(bundled, data):
         np.testing.assert_allclose(vectors, alone[i], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_tokenised_ahead_keep_order_and_counts(monkeypatch):
     encoder = Encoder.load(document_length=32)
     texts = [f"text number {i} " * (i % 15) for i in range(23)]
@@ -69,6 +71,7 @@ def test_blocks_that_are_tokenised_ahead_keep_order_and_counts(monkeypatch):
     assert out.truncated == whole.truncated > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(st.characters(codec=None), max_size=60), max_size=4))
 @example(
@@ -95,6 +98,7 @@ def test_meaning_beats_words(bundled):
     assert scores[0] > scores[1] + 0.2
 
 
+@pytest.mark.slow
 def test_longer_documents_are_cut_and_counted():
     encoder = Encoder.load(document_length=16)
     out = encoder.encode_documents(["one two three", "word " * 100, "x " * 14, "x " * 15])
@@ -104,6 +108,7 @@ def test_longer_documents_are_cut_and_counted():
     assert (longer.truncated, longer.lengths.tolist()) == (0, [1002])
 
 
+@pytest.mark.slow
 def test_token_ids_are_those_whose_vectors_are_kept(bundled):
     encoder = Encoder.load(document_length=16, skiplist_words=["the", "."])
     texts = ["the oak. the old oak", "", "word " * 100, "."]
@@ -143,6 +148,7 @@ def test_expansion_by_argument_is_the_queries_affair_alone(tmp_path, own):
     assert len(again.encode_queries(["oak"])[0]) < 16
 
 
+@pytest.mark.slow
 def test_load_arguments_load_the_same_encoder():
     encoder = Encoder.load(document_length=64, skiplist_words=["the", "."])
     again = Encoder.load(**json.loads(json.dumps(encoder.load_arguments)))
@@ -157,6 +163,7 @@ def test_load_arguments_load_the_same_encoder():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["documents", "queries"])
 def test_any_iterable_of_texts_is_encoded(bundled, kind):
     encode = getattr(bundled, f"encode_{kind}")
@@ -173,6 +180,7 @@ def test_any_iterable_of_texts_is_encoded(bundled, kind):
     assert len(encode(iter([]))) == 0
 
 
+@pytest.mark.slow
 def test_skiplist_words_and_lengths_of_any_kind_are_taken(bundled):
     encoder = Encoder.load(
         skiplist_words=(word for word in ("the", ".")),
@@ -199,6 +207,7 @@ def test_a_value_given_is_the_same_as_by_default(tmp_path, own):
     assert longest.load_arguments == Encoder.load(tmp_path, document_length=512).load_arguments
 
 
+@pytest.mark.slow
 def test_fingerprint_follows_weights_and_not_lengths(bundled, tmp_path):
     assert Encoder.load(document_length=99).fingerprint == bundled.fingerprint
     bundled.save(tmp_path)

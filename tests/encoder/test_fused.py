@@ -27,6 +27,7 @@ def run_python(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 @linux
 def test_the_kernels_are_as_exact_as_torchs_functions():
     done = run_python(
@@ -35,6 +36,7 @@ def test_the_kernels_are_as_exact_as_torchs_functions():
     assert done.stdout.strip() == "equal 32", done.stderr
 
 
+@pytest.mark.slow
 @linux
 def test_an_annotation_that_triton_cannot_evaluate_fails_the_compilation(tmp_path):
     source = (ROOT / "encoder" / "model" / "triton_fused.py").read_text()

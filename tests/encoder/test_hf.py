@@ -67,6 +67,7 @@ def saved(model, folder):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [bert, distilbert, roberta])
 def test_packed_states_are_those_of_each_sequence_alone(tmp_path, family):
     """Lengths and expansion mixed in one batch, against transformers one sequence at a time."""
@@ -105,6 +106,7 @@ def test_pylate_folder_over_bert(tmp_path):
         np.testing.assert_allclose(out[i], F.normalize(states @ weight.T, dim=-1).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_markers_grow_the_embeddings_by_their_mean(tmp_path):
     old = bert(tmp_path).embeddings.word_embeddings.weight.detach()
     backbone = load_checkpoint(tmp_path).model.backbone
@@ -114,6 +116,7 @@ def test_markers_grow_the_embeddings_by_their_mean(tmp_path):
     torch.testing.assert_close(grown[len(old) :], old.mean(0).expand(2, -1))
 
 
+@pytest.mark.slow
 def test_heads_and_old_names_are_read_past(tmp_path):
     """A masked-language model has `bert.` before its keys and a head beside them; 2019 wrote gamma, beta."""
     bert(tmp_path)
@@ -203,6 +206,7 @@ def single_vector(folder, **sbert):
     write(folder / "sentence_bert_config.json", {"do_lower_case": False, **sbert})
 
 
+@pytest.mark.slow
 def test_a_single_vector_checkpoint_gets_no_markers_no_expansion_and_no_skiplist(tmp_path):
     single_vector(tmp_path, max_seq_length=128)
     encoder = Encoder.load(tmp_path)

@@ -52,6 +52,7 @@ def bundled():
     return LightEncoder.load(), Encoder.load()
 
 
+@pytest.mark.slow
 def test_the_bundled_model(bundled):
     light, heavy = bundled
     assert_alike(light, heavy, 30, 300)
@@ -70,6 +71,7 @@ def test_a_long_text_with_local_layers(bundled, length):
     np.testing.assert_allclose(ours.vectors, theirs.vectors, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.slow
 def test_a_long_text_in_tiles_is_the_same(bundled, monkeypatch):
     light, heavy = bundled
     texts = [some_text(heavy.tokenizer, 170, i) for i in range(3)]
@@ -79,6 +81,7 @@ def test_a_long_text_in_tiles_is_the_same(bundled, monkeypatch):
     np.testing.assert_allclose(ours.vectors, heavy.encode_documents(texts).vectors, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.slow
 def test_several_threads_compute_batches_at_once_and_give_the_same(bundled, monkeypatch):
     light, _ = bundled
     texts = [some_text(light.tokenizer, 40 + i, i) for i in range(7)]
@@ -123,6 +126,7 @@ def test_other_shapes(tmp_path, changes):
     assert_alike(LightEncoder.load(tmp_path), Encoder.load(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_heads_with_bias_residual_and_activation(tmp_path, activation, residual):
@@ -210,6 +214,7 @@ def test_another_family_is_left_to_torch(tmp_path):
     assert isinstance(encoder_for_searching({"name": str(tmp_path)}), Encoder)
 
 
+@pytest.mark.slow
 def test_a_device_means_torch():
     assert isinstance(encoder_for_searching({"name": "bundled"}, "cpu"), Encoder)
     assert isinstance(encoder_for_searching({"name": "bundled"}), LightEncoder)
@@ -249,6 +254,7 @@ def test_bad_folders_are_refused_as_by_torch(tmp_path, change, said):
             kind.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_lengths_beyond_the_positions_are_refused():
     for kind in (LightEncoder, Encoder):
         with pytest.raises(ArgumentError, match="document_length=9000 exceeds the model's 8192 positions"):
@@ -261,6 +267,7 @@ def test_an_argument_that_is_not_known_is_refused(kind):
         kind.load(query_lenght=32)
 
 
+@pytest.mark.slow
 def test_it_imports_no_torch():
     code = (
         "import sys; from encoder.light import LightEncoder; LightEncoder.load().encode_queries(['a']); "
@@ -271,6 +278,7 @@ def test_it_imports_no_torch():
     )
 
 
+@pytest.mark.slow
 def test_encoding_takes_one_thread_of_numpy_and_gives_the_others_back(monkeypatch):
     """Several that wait for each other by spinning are many times slower beside another busy program."""
     light, during = LightEncoder.load(), []
@@ -291,6 +299,7 @@ def test_encoding_takes_one_thread_of_numpy_and_gives_the_others_back(monkeypatc
     assert set(after) == {2}
 
 
+@pytest.mark.slow
 def test_weights_saved_in_float16_and_in_float32_are_known_by_one_fingerprint(tmp_path):
     """And a float32 that float16 does not hold by another."""
     found = []

@@ -32,6 +32,7 @@ def plain_maxsim(query, passages, sharpness=0.0):
     return scores
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 5), max_size=6),
     n_query=st.integers(0, 4),

@@ -42,6 +42,7 @@ def config(place, **changes):
 LEFT = 0.6  # the part of the held-out loss that may be left after 200 steps
 
 
+@pytest.mark.slow
 def test_layers_computed_anew_train_the_same_model(place, tmp_path):
     """Two steps with and without."""
     sources, losses = [(place / "texts.jsonl.gz", 1.0)], {}
@@ -113,6 +114,7 @@ def test_a_killed_run_goes_on_to_the_bit(place, tmp_path, monkeypatch):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_the_phases(trained, tmp_path):
     """Extension after pre-training: longer texts, another theta, the same weights and moments to begin with."""
     place, result = trained
@@ -218,6 +220,7 @@ def test_tiling_equals_a_loop():
         tile_tensor(small, (2, 4))
 
 
+@pytest.mark.slow
 def test_a_large_model_from_a_small_one(trained, place, tmp_path):
     small = MaskedLanguageModel(EncoderConfig(64, 32, 48, 22, 2))
     small.initialise(generator=torch.Generator().manual_seed(0))
@@ -258,6 +261,7 @@ def test_a_large_model_from_a_small_one(trained, place, tmp_path):
     assert found[0]["held_out_loss_before"] != found[1]["held_out_loss_before"]
 
 
+@pytest.mark.slow
 def test_the_command(place, tmp_path):
     arguments = [
         "train", "mlm", f"{place / 'texts.jsonl.gz'}:0.9", "--out", tmp_path / "out", "--run", tmp_path / "run",

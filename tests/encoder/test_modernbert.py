@@ -65,6 +65,7 @@ def our_states(model, sequences):
         return model(pack(sequences))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 def test_parity_at_one_length(base, length):
     theirs, ours = base
@@ -72,6 +73,7 @@ def test_parity_at_one_length(base, length):
     assert (their_states(theirs, ids) - our_states(ours, ids)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[7, 65, 1, 300], [129, 129, 129, 5], [700, 64, 513]])
 def test_parity_in_a_mixed_batch_with_padding(base, lengths):
     theirs, ours = base
@@ -79,6 +81,7 @@ def test_parity_in_a_mixed_batch_with_padding(base, lengths):
     assert (their_states(theirs, ids) - our_states(ours, ids)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_perturbed_model_is_far_from_the_untouched_one(base):
     """Guards the parity tests themselves: perturbing must change the numbers they compare."""
     plain = oracle()
@@ -114,6 +117,7 @@ def test_both_configuration_forms_read_alike():
     assert EncoderConfig.from_hf(old) == EncoderConfig.from_hf(new)
 
 
+@pytest.mark.slow
 def test_thetas_come_from_the_configuration(tmp_path):
     rope = {
         "full_attention": {"rope_type": "default", "rope_theta": 80_000.0},
@@ -127,6 +131,7 @@ def test_thetas_come_from_the_configuration(tmp_path):
     assert (their_states(theirs, ids) - our_states(ours, ids)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_older_configuration_form_has_parity(base, tmp_path):
     theirs, _ = base
     theirs.save_pretrained(tmp_path)
@@ -138,6 +143,7 @@ def test_older_configuration_form_has_parity(base, tmp_path):
     assert (their_states(theirs, ids) - our_states(load_backbone(tmp_path), ids)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_model_prefix_and_mlm_head_in_the_state_dict(tmp_path):
     torch.manual_seed(0)
     config = ModernBertConfig(num_hidden_layers=2, vocab_size=2000, pad_token_id=0)

@@ -47,6 +47,7 @@ def assert_same(case: parity.Case, encoder: Encoder, model: Any, place: Path) ->
     assert row["MaxSim"] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_sentence_transformers_saves_is_read(tmp_path: Path, tokenizer: Path, case: parity.Case) -> None:
     backbone = peer.backbone(str(tokenizer.parent), job(case), tmp_path / "backbone")
@@ -58,6 +59,7 @@ def test_what_sentence_transformers_saves_is_read(tmp_path: Path, tokenizer: Pat
     assert Encoder.load(tmp_path / "again").fingerprint == loaded.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.saved_by_latewood], ids=lambda case: case.name
 )
@@ -84,6 +86,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return peer.load_st(str(folder))
 
 
+@pytest.mark.slow
 def test_a_model_of_theirs_is_taken_as_it_is(tmp_path: Path, model: Any) -> None:
     with Index.create(tmp_path / "docs.index", model) as index:
         index.add({"doc_id": i, "text": t} for i, t in TEXTS.items())
@@ -104,6 +107,7 @@ def test_a_model_of_theirs_is_taken_as_it_is(tmp_path: Path, model: Any) -> None
     assert rerank(model, "cardiac circulation", []) == []
 
 
+@pytest.mark.slow
 def test_an_index_of_theirs_takes_no_other_encoder(tmp_path: Path, model: Any) -> None:
     with Index.create(tmp_path / "docs.index", model):
         pass
@@ -118,6 +122,7 @@ def test_an_index_of_theirs_takes_no_other_encoder(tmp_path: Path, model: Any) -
     model.prompts["query"] = ""
 
 
+@pytest.mark.slow
 def test_vectors_are_theirs(model: Any) -> None:
     texts = ["one text", "", "another, longer text of more tokens"]
     for ours, theirs in (
@@ -154,6 +159,7 @@ class ColBERT:
         return encode(sentences, **options)
 
 
+@pytest.mark.slow
 def test_a_model_of_pylate_is_asked_as_pylate_is(
     tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

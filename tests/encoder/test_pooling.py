@@ -55,6 +55,7 @@ def test_equal_vectors_become_one():
     np.testing.assert_allclose(pooled, np.repeat(unit(1), len(pooled), axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_encoder_pools_documents_and_no_queries(tmp_path):
     pylate(tmp_path)
     plain, pooling = Encoder.load(tmp_path), Encoder.load(tmp_path, pool_factor=2)
@@ -71,6 +72,7 @@ def test_an_encoder_pools_documents_and_no_queries(tmp_path):
     assert pooling.fingerprint == plain.fingerprint
 
 
+@pytest.mark.slow
 def test_an_index_keeps_the_factor_and_another_one_encodes_anew(tmp_path):
     pylate(tmp_path / "model", backbone=_in_new_folder)
     encoder = Encoder.load(tmp_path / "model", pool_factor=2)
@@ -92,6 +94,7 @@ def _in_new_folder(folder):
     return modernbert(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0, -1, 1.5, True])
 def test_other_factors_are_refused(factor):
     with pytest.raises(ArgumentError, match=f"pool_factor={factor}"):

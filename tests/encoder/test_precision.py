@@ -56,6 +56,7 @@ def test_int8_linear_is_the_integer_product(bias):
         assert (error <= 0.02 * x.norm(dim=1) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_mistakes_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match="precision='fp8'; pass one of fp32, bf16, fp16, int8"):
         Encoder.load(precision="fp8")

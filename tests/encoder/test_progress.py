@@ -143,6 +143,7 @@ def test_time_left_follows_the_rate_so_far(monkeypatch):
         assert str(step) == shown
 
 
+@pytest.mark.slow
 def test_short_phases_do_not_put_off_the_next_line(monkeypatch):
     """Else nothing would be said while each takes less than the time between lines."""
     lines = no_terminal(monkeypatch)

@@ -285,6 +285,7 @@ def test_batches_without_labels_ask_with_words_of_the_documents():
     assert all(span in document and 3 <= len(span.split()) <= 12 for span, document in spans)
 
 
+@pytest.mark.slow
 def test_sources_without_labels_stand_beside_scores_in_the_data(model_dir, teacher_dir, data, tmp_path):
     changes = {"kl_weight": 1.0, "teacher_kl_weight": 1.0, "teacher": str(teacher_dir), "steps": 4}
     settings = config(model_dir, **changes, unlabelled=(f"{data / 'mined.jsonl.gz'}:0.1",))
@@ -302,6 +303,7 @@ def test_an_answer_is_never_its_own_negative():
     assert torch.equal(mask, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk_tokens", "room"), [(40, None), (10_000, None), (0, 40)])
 def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, room, model_dir, data, tmp_path):
     """Asked for, or by the room that a device has."""
@@ -332,6 +334,7 @@ def test_gradcache_gives_the_gradients_of_the_whole_batch(chunk_tokens, room, mo
         torch.testing.assert_close(own[name], expected[name], atol=float(scale) * 0.05 + 1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_layers_computed_anew_train_the_same_model(model_dir, data, tmp_path, monkeypatch):
     """Two steps with and without."""
     weights, made = [], []
@@ -436,6 +439,7 @@ def test_the_commands_train_a_model_that_finds_what_it_could_not(command, model_
     assert after > before + 0.3
 
 
+@pytest.mark.slow
 def test_exact_evaluation_equals_the_searcher(model_dir, beir, tmp_path):
     from indexing import Index
 
@@ -450,6 +454,7 @@ def test_exact_evaluation_equals_the_searcher(model_dir, beir, tmp_path):
     assert evaluate_exact(data, encoder) == pytest.approx(expected, abs=0.02)  # the index keeps float16
 
 
+@pytest.mark.slow
 def test_mined_negatives_are_wrong_and_close(model_dir, tmp_path):
     """Two answers to one query, and a text nearly as good as the positive, must not be negatives."""
     texts = {"a": "d1 d2 d3", "b": "d1 d2 d4", "c": "d5 d6 d7", "d": "d1 d9 d8"}

@@ -41,6 +41,7 @@ def naive(sizes, length, n_open):
     return bins
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=200), st.integers(1, 6))
 @settings(max_examples=100, deadline=None)
 def test_best_fit_equals_its_definition(sizes, n_open):
@@ -64,6 +65,7 @@ def test_best_fit_equals_its_definition(sizes, n_open):
 
 # Log-normal lengths in tokens (median, sigma): short web texts, articles, long documents, and abstracts, whose
 # narrow spread is the hard case.
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [512, 1024, 8192])
 @pytest.mark.parametrize(("median", "sigma"), [(120, 1.0), (400, 1.0), (900, 1.2), (250, 0.5)])
 def test_bins_are_99_percent_full(median, sigma, length, tokenizer):
@@ -89,6 +91,7 @@ def sources(tmp_path_factory):
     return [(folder / "a.jsonl", 1.0), (folder / "b.jsonl", 0.5)]
 
 
+@pytest.mark.slow
 def test_an_epoch_takes_every_text_once_and_mixes_sources(sources):
     names = [text.split()[0] for text in stream_texts(sources, seed=0, epoch=0)]
     assert len(names) == len(set(names))
@@ -102,6 +105,7 @@ def test_an_epoch_takes_every_text_once_and_mixes_sources(sources):
     assert held == [f"{s}{i}" for s in "ab" for i in range(0, 505, 101)]
 
 
+@pytest.mark.slow
 def test_batches_go_on_from_anywhere(sources, tokenizer):
     def size(step):
         return 2 + step % 3

@@ -93,6 +93,7 @@ def test_an_error_in_a_thread_is_the_callers_and_the_next_call_works(encoder, mo
     assert len(encoder.encode_documents(TEXTS)) == len(TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_encodes_and_searches(tmp_path):
     """Parent and child use all that keeps threads: torch's products, FAISS, encoding, searches of both kinds."""

@@ -183,6 +183,7 @@ def test_defaults_are_pylates():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [wordpiece, byte_level])
 @given(st.lists(st.text(st.characters(codec=None), max_size=40), max_size=4))
 @hypothesis.settings(max_examples=60, deadline=None)

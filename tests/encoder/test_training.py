@@ -75,6 +75,7 @@ def test_the_student_approaches_its_teacher(trained):
     assert result["held_out_cosine"] > result["held_out_cosine_before"] + 0.1
 
 
+@pytest.mark.slow
 def test_a_loss_with_its_sign_flipped_fails_that_test(teacher_dir, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "token_cosine_loss", lambda s, t: -token_cosine_loss(s, t))
     result = distill([(corpus, 1.0)], tmp_path / "out", tmp_path / "run", tiny(teacher_dir))
@@ -88,6 +89,7 @@ def test_the_saved_model_loads_and_encodes(trained, teacher_dir):
     np.testing.assert_allclose(np.linalg.norm(out.vectors, axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(trained, teacher_dir, corpus, tmp_path, monkeypatch):
     """Stopped after 30 of 60 steps by an error, then started again: the same weights as without a stop."""
     calls = [0]
@@ -173,6 +175,7 @@ def test_bad_texts_are_refused(tmp_path):
         list(read_texts(path))
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_from_the_first(trained, teacher_dir, corpus, tmp_path):
     folder, result = trained
     config = tiny(teacher_dir, start_from=str(folder / "run"), steps=1, lr=1e-9, embedding_lr=1e-9)

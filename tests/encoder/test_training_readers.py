@@ -101,6 +101,7 @@ def test_an_odd_file_is_one_line_that_names_it(name, tmp_path):
     assert found == ({"texts"} if ODD[name].isspace() or not ODD[name] else set())
 
 
+@pytest.mark.slow
 @given(FILES)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_gives_what_it_says_or_one_line(tmp_path_factory, content):

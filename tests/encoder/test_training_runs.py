@@ -129,6 +129,7 @@ def same(a, b):
     return all(torch.equal(value, b[file][key]) for file, part in a.items() for key, value in part.items())
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_run_whose_data_changed_is_refused(train, models, data, tmp_path):
     train(models, data, tmp_path / "out", tmp_path / "run")
@@ -137,6 +138,7 @@ def test_a_run_whose_data_changed_is_refused(train, models, data, tmp_path):
         train(models, data, tmp_path / "out", tmp_path / "run", steps=2)
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_run_that_is_done_says_so(train, models, data, tmp_path, capsys):
     first = train(models, data, tmp_path / "out", tmp_path / "run")
@@ -150,6 +152,7 @@ def test_a_run_that_is_done_says_so(train, models, data, tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_damaged_run_folder_is_one_line(train, models, data, tmp_path):
     run = tmp_path / "run"
@@ -174,6 +177,7 @@ def test_a_damaged_run_folder_is_one_line(train, models, data, tmp_path):
     assert not list((tmp_path / "again").iterdir())
 
 
+@pytest.mark.slow
 @every_kind
 def test_weights_that_are_not_finite_after_the_last_step_are_no_model(train, models, data, tmp_path):
     with pytest.raises((ArgumentError, CheckpointError), match="finite"):
@@ -190,6 +194,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_first_step(train, m
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @every_kind
 def test_an_output_behind_a_link_to_nowhere_is_made(train, models, data, tmp_path):
     (tmp_path / "out").symlink_to(tmp_path / "far" / "model")
@@ -197,6 +202,7 @@ def test_an_output_behind_a_link_to_nowhere_is_made(train, models, data, tmp_pat
     assert (tmp_path / "far" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @every_kind
 def test_paths_stay_when_the_process_goes_elsewhere(train, models, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -212,6 +218,7 @@ def test_paths_stay_when_the_process_goes_elsewhere(train, models, data, tmp_pat
     assert (tmp_path / "run" / "state.safetensors").is_file()
 
 
+@pytest.mark.slow
 @every_kind
 def test_ctrl_c_ends_the_step_saves_and_goes_on_to_the_bit(train, models, data, tmp_path, monkeypatch):
     train(models, data, tmp_path / "whole", tmp_path / "run1", steps=4)
@@ -234,6 +241,7 @@ def test_ctrl_c_ends_the_step_saves_and_goes_on_to_the_bit(train, models, data, 
     assert same(weights(tmp_path / "out"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_evaluation_does_not_wait_for_its_end(models, data, tmp_path):
     def evaluation(checkpoint):
         signal.raise_signal(signal.SIGINT)
@@ -246,6 +254,7 @@ def test_ctrl_c_in_an_evaluation_does_not_wait_for_its_end(models, data, tmp_pat
         train_retrieval([(data, 1.0)], tmp_path / "out", tmp_path / "run", config, evaluate=evaluation)
 
 
+@pytest.mark.slow
 @every_kind
 def test_tokens_a_second_are_printed_and_logged(train, models, data, tmp_path, monkeypatch, capsys):
     for module in (mlm, retrieval, distillation):
@@ -273,6 +282,7 @@ def test_pace_is_tokens_by_the_time_that_was_training(monkeypatch):
     assert pace.taken() == 10
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_step_that_does_not_fit_is_one_line(train, models, data, tmp_path, monkeypatch):
     def full(*given, **named):
@@ -358,6 +368,7 @@ def test_a_real_signal_to_the_command(number, code, models, data, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_state_without_its_numbers_is_one_line(models, data, tmp_path):
     run_mlm(models, data, tmp_path / "out", tmp_path / "run")
     state = tmp_path / "run" / "state.safetensors"
@@ -369,6 +380,7 @@ def test_a_state_without_its_numbers_is_one_line(models, data, tmp_path):
         run_mlm(models, data, tmp_path / "out", tmp_path / "run", steps=3)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_its_first_save_may_be_begun_again(models, data, tmp_path):
     with pytest.raises(ArgumentError, match="need examples with scores"):
         run_retrieval(models, data, tmp_path / "out", tmp_path / "run", kl_weight=1.0)
@@ -376,6 +388,7 @@ def test_a_run_that_failed_before_its_first_save_may_be_begun_again(models, data
     assert read_json(tmp_path / "run" / "settings.json")["kl_weight"] == 0.0
 
 
+@pytest.mark.slow
 def test_what_is_made_once_a_run_holds_its_settings_too(models, data, tmp_path, monkeypatch):
     def stops(*arguments):
         raise KeyboardInterrupt
@@ -422,6 +435,7 @@ def test_too_few_examples_are_refused_with_their_number(n, size, message, models
         run_retrieval(models, data, tmp_path / "out", tmp_path / "run", batch_size=size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "size"), [(4, 2), (5, 3), (5, 2), (11, 9)])
 def test_few_examples_train_and_have_a_held_out_loss(n, size, models, data, tmp_path):
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:n]))
@@ -430,6 +444,7 @@ def test_few_examples_train_and_have_a_held_out_loss(n, size, models, data, tmp_
     assert math.isfinite(result["held_out_loss"])
 
 
+@pytest.mark.slow
 def test_one_long_text_is_trained_on(models, tmp_path):
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": text(0, 500)}))
     result = run_mlm(models, tmp_path / "one.jsonl", tmp_path / "out", tmp_path / "run", steps=25)
@@ -446,6 +461,7 @@ def test_texts_without_a_token_are_no_text(models, tmp_path):
         run_mlm(models, tmp_path / "blank.jsonl", tmp_path / "out", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_too_little_text_to_distill_is_one_line(models, tmp_path):
     path = tmp_path / "few.jsonl"
     for content, message in (
@@ -457,11 +473,13 @@ def test_too_little_text_to_distill_is_one_line(models, tmp_path):
             run_distill(models, path, tmp_path / "out", tmp_path / f"run{len(content)}")
 
 
+@pytest.mark.slow
 def test_a_modernbert_is_a_teacher(models, data, tmp_path):
     result = run_distill(models, data, tmp_path / "out", tmp_path / "run", teacher="modernbert")
     assert math.isfinite(result["held_out_cosine"])
 
 
+@pytest.mark.slow
 def test_the_bundled_model_goes_on_by_its_name():
     model, tokenizer = open_model(MlmConfig(model="bundled"))
     assert model.config.hidden_size == 256

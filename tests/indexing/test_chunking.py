@@ -81,6 +81,7 @@ some_lines = st.lists(
 ).flatmap(lambda lines: st.sampled_from(["\n", "\r\n", "\r"]).map(lambda end: end.join(lines)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunker", CHUNKERS)
 @settings(deadline=None)
 @given(source=some_lines, size=sizes)
@@ -153,6 +154,7 @@ def check_definitions(source: str) -> None:
     check_once(source, chunks)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(source=programs, size=sizes)
 def test_python_programs_are_covered_and_their_definitions_found(source: str, size: tuple[int, int]) -> None:
@@ -167,6 +169,7 @@ def standard_library(count: int) -> list[Path]:
     return paths[:: max(1, len(paths) // count)][:count]
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_covered_by_every_chunker() -> None:
     paths = standard_library(100)
     assert len(paths) == 100
@@ -333,6 +336,7 @@ def test_nothing_gives_nothing() -> None:
         assert chunker(" \n\n\t\n") == []
 
 
+@pytest.mark.slow
 def test_a_large_file_is_cut_in_one_go() -> None:
     source = "a few words on a line\n\nanother line\n" * 20_000
     for chunker in (chunk_text, chunk_blocks, chunk_markdown):

@@ -66,6 +66,7 @@ def test_ids_and_codes_are_those_of_faiss(
     assert (pq.compute_codes(directions)[:, :16] == codes[:, :16]).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_an_index_is_decoded_by_faiss_alone(tmp_path: Path) -> None:
     """As docs/internals/format.md says; and its vectors are as long as those that were given."""
     given = unit_vectors(1200, 64)
@@ -134,6 +135,7 @@ def test_scales_cover_what_the_sample_wants(codec: Codec) -> None:
     assert (scales[1:, -1] >= 1.1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0.0, 1e-3, 30.0])
 def test_vectors_of_any_length_are_coded(codec: Codec, length: float) -> None:
     """As `add_embeddings` takes them; nothing is refused, and nothing comes out that is not a number."""
@@ -215,10 +217,12 @@ def test_with_token_ids_each_has_centroids_of_its_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_without_a_choice_of_ids_centroids_belong_to_none(vectors: npt.NDArray[np.float32]) -> None:
     assert Codec.train(vectors, 64, token_ids=np.full(len(vectors), 3, np.int32)).owners is None
 
 
+@pytest.mark.slow
 def test_a_graph_finds_the_centroids_of_many_without_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     x, ids = words(6000)
     codec = Codec.train(x, 512, token_ids=ids)
@@ -231,6 +235,7 @@ def test_a_graph_finds_the_centroids_of_many_without_ids(monkeypatch: pytest.Mon
     assert isinstance(graph._quantizer, faiss.IndexHNSWFlat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_new_words_get_centroids_of_their_own(with_ids: bool) -> None:
     x, ids = words(6000)
@@ -269,6 +274,7 @@ def test_residual_codes_leave_less_than_half_of_the_error(
     assert ((few - codec.decode(ids, codes)) ** 2).sum(axis=1).mean() < 0.5 * centroid_error
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_files_keep_every_bit(
     codec: Codec, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -346,6 +352,7 @@ def test_scales_and_rotations_that_cannot_be_are_refused(codec: Codec, tmp_path:
             Codec.load(path, dim=32)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([2, 200, 256, 257, 300, 65536, 65537]),
@@ -397,6 +404,7 @@ def test_bytes_of_residual(dim: int, size: int, m: int) -> None:
     assert choose_m(dim, size, 1 << 17) == {29: 28, 45: 44, 58: 56, 17: 16}.get(m, m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("m", "turned"), [(5, 35), (13, 39), (28, 56), (32, 64)])
 def test_more_bytes_lose_less_whether_they_divide_the_dimensions_or_not(
     vectors: npt.NDArray[np.float32], tmp_path: Path, m: int, turned: int

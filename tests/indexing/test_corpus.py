@@ -341,6 +341,7 @@ def test_only_regular_files_are_read_and_nothing_waits(tmp_path: Path) -> None:
                 list(read_source(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_folders_in_folders_as_deep_as_the_system_allows(tmp_path: Path) -> None:
     deep = [str(tmp_path) + "/d" * n for n in range(1, 1201)]
     for folder in deep:
@@ -398,6 +399,7 @@ def test_what_cannot_be_read_is_named(
     assert report.unreadable == {shown}
 
 
+@pytest.mark.slow
 def test_definitions_in_definitions_some_thousand_deep(tmp_path: Path) -> None:
     depth = 3000
     write(tmp_path / "a.js", "class A { static x = \n" * depth + "1" + "}" * depth)

@@ -263,6 +263,7 @@ index.add([record(2, "w2 w2 w2")])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="writes to a file that SQLite has mapped")
 def test_a_commit_that_half_happened_never_comes_back(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder) as index:

@@ -288,6 +288,7 @@ def test_any_history_equals_a_model(
 # Texts first, long texts, names that look like windows -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_last_tenth_of_a_long_text_is_found_first(path: Path) -> None:
     """40,000 words, each a token, read 512 at a time, among 200 documents; with nothing but add."""
     encoder = FakeEncoder(32, document_length=512, windows=True)
@@ -314,6 +315,7 @@ def test_the_last_tenth_of_a_long_text_is_found_first(path: Path) -> None:
         assert len({hit.doc_id for hit in hits}) == len(hits) == 200
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=4, max_size=4), st.permutations(["a", "a#0", "a#1", "a#2"]))
 def test_names_that_look_like_windows_are_names(
@@ -345,6 +347,7 @@ def test_names_that_look_like_windows_are_names(
                 index[doc_id]
 
 
+@pytest.mark.slow
 def test_texts_first_and_vectors_after_equal_both_at_once(tmp_path: Path, encoder: FakeEncoder) -> None:
     docs = [record(i, words(i, i), n=i) for i in range(30)]
     found = []
@@ -375,6 +378,7 @@ def test_texts_first_and_vectors_after_equal_both_at_once(tmp_path: Path, encode
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_an_encode_that_is_stopped_loses_a_commit_of_vectors_and_no_document(
     path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
         assert size.disk_bytes == pytest.approx(took, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "m", "nlist"), [(32, 8, 64), (128, 16, 300), (96, 12, 257)])
 def test_a_codec_takes_the_bytes_that_are_foretold(tmp_path: Path, dim: int, m: int, nlist: int) -> None:
     vectors = np.random.default_rng(0).standard_normal((2000, dim)).astype(np.float32)
@@ -81,6 +82,7 @@ def test_a_source_without_documents_is_refused() -> None:
         estimate([], FakeEncoder(DIM))
 
 
+@pytest.mark.slow
 def test_the_command_tells_as_text_and_as_json(tmp_path: Path) -> None:
     source = tmp_path / "docs.jsonl"
     source.write_text("".join(json.dumps({"_id": str(i), "text": f"text {i}"}) + "\n" for i in range(20)))

@@ -71,6 +71,7 @@ def test_what_is_exported_is_imported_again(tmp_path: Path, mixed: Index, name: 
     assert (found.encoder, found.fingerprint) == (mixed.settings.encoder, mixed.settings.encoder_fingerprint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_codes_are_exported_as_they_decode(tmp_path: Path, name: str) -> None:
     with Index.create(tmp_path / "x.index", FakeEncoder(16, gives_ids=True), flat_tokens=300) as index:
@@ -174,6 +175,7 @@ def test_exported_safetensors_are_what_its_own_library_reads(tmp_path: Path, mix
     assert arrays["vectors"][: arrays["offsets"][1]].tolist() == first[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_way_holds_more_than_some_of_it(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +198,7 @@ def test_neither_way_holds_more_than_some_of_it(
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_stream_trains_its_codec_on_all_of_it(tmp_path: Path) -> None:
     """As one add of everything does, byte for byte."""
     random = np.random.default_rng(0)

@@ -149,6 +149,7 @@ for name, write in {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit on a file's size")
 def test_no_room_for_the_last_byte_of_a_file_is_told(tmp_path: Path) -> None:
     ran = in_python(LAST_BLOCK, tmp_path)
@@ -298,6 +299,7 @@ def test_each_statement_of_sqlite_may_fail(tmp_path: Path, failing: Any, number:
     assert faults > 3
 
 
+@pytest.mark.slow
 def test_each_statement_of_opening_may_fail(tmp_path: Path, failing: Any) -> None:
     failing.left = 0
     Index.create(tmp_path / "docs.index", FakeEncoder(DIM)).close()

@@ -335,6 +335,7 @@ def test_a_date_without_a_zone_is_in_the_zone_of_the_other():
     assert matching("d in (date '2024-05-31T08:00Z', 5)", *days) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_long_and_deep_filters():
     assert matching(" or ".join(f"n = {i}" for i in range(400)), {"n": 399}) == [0]
     assert matching(f"n in ({', '.join(map(str, range(50_000)))})", {"n": 49_999}, {"n": -1}) == [0]
@@ -420,6 +421,7 @@ SQL = re.compile(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.text()
@@ -540,6 +542,7 @@ def folder(request, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "meets"),
     [
@@ -589,6 +592,7 @@ def test_search_and_search_many_take_a_filter(tmp_path):
 # Writing ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_delete_by_filter(tmp_path):
     encoder = FakeEncoder(WORD_DIM)
     docs = corpus(40)

@@ -337,6 +337,7 @@ broken = st.lists(pieces | st.text(max_size=20), max_size=8).map("".join)
 endings = st.sampled_from(["\n", "\r\n", "\r"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", GRAMMARS)
 @settings(deadline=None, max_examples=25)
 @given(source=broken, end=endings, max_chars=st.integers(1, 300), overlap=st.booleans())

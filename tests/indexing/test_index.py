@@ -60,6 +60,7 @@ def test_ten_lines(path: Path, encoder: FakeEncoder) -> None:
     index.close()
 
 
+@pytest.mark.slow
 def test_progress_is_told_phase_by_phase_to_a_callable(path: Path, encoder: FakeEncoder) -> None:
     """Documents count when they are encoded; training the codec is a phase of its own, within."""
     steps: list[Step] = []
@@ -119,6 +120,7 @@ def test_the_last_of_a_doc_id_wins(path: Path, encoder: FakeEncoder) -> None:
         assert_equals(index, {"d0": ("w3", {"a": 2}), "d1": ("w2", {})}, encoder)
 
 
+@pytest.mark.slow
 def test_the_last_wins_across_batches_and_commits(
     path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +182,7 @@ def test_one_record_is_no_iterable_of_records(path: Path, encoder: FakeEncoder, 
         index.add(records)
 
 
+@pytest.mark.slow
 def test_an_interrupted_add_keeps_its_commits_and_resumes(
     path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +272,7 @@ def test_vectors_that_cannot_be_stored_are_refused(path: Path) -> None:
 # The ladder -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_stream_ends_compressed(
     path: Path, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +301,7 @@ def test_one_stream_ends_compressed(
             assert (info["kind"], info["tokens"], info["passages"]) == ("compressed", 1200, 120)
 
 
+@pytest.mark.slow
 def test_it_grows_from_flat_to_compressed_by_itself(path: Path, encoder: FakeEncoder) -> None:
     docs = corpus(60)
     with Index.create(path, encoder, flat_tokens=300) as index:
@@ -454,6 +459,7 @@ def test_few_tokens_with_ids_among_many_without_change_nothing(tmp_path: Path) -
     assert np.square(decoded[2] - given.vectors).sum(axis=1).mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [False, True])
 def test_an_encoders_token_ids_are_used(path: Path, windows: bool) -> None:
     encoder = FakeEncoder(DIM, gives_ids=True, windows=windows)
@@ -649,6 +655,7 @@ def test_unknown_settings_are_refused(path: Path, encoder: FakeEncoder) -> None:
         Index.open(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["codec-1.faiss", "codes.faiss", "offsets.npy", "lists.npz"])
 def test_damaged_files_are_named(path: Path, encoder: FakeEncoder, name: str) -> None:
     with Index.create(path, encoder, flat_tokens=300) as index:
@@ -703,6 +710,7 @@ def test_delete_takes_a_list(path: Path, encoder: FakeEncoder) -> None:
         assert index.add(corpus(3)).added == 1
 
 
+@pytest.mark.slow
 def test_an_emptied_index_goes_on(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder, flat_tokens=300) as index:
         index.compact()
@@ -715,6 +723,7 @@ def test_an_emptied_index_goes_on(path: Path, encoder: FakeEncoder) -> None:
         assert len(index) == 2
 
 
+@pytest.mark.slow
 def test_a_length_given_as_it_is_by_default_encodes_nothing_again(path: Path) -> None:
     plain = Encoder.load()
     docs = [{"doc_id": f"d{i}", "text": f"text number {i}"} for i in range(3)]

@@ -72,6 +72,7 @@ def stores(folder: Path, source: Path, way: str) -> None:
             assert update_folder(index, source).changed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD, ids=lambda path: path.name)
 def test_odd_files(tmp_path: Path, odd: Path) -> None:
     for number, way in enumerate(WAYS):
@@ -115,6 +116,7 @@ lines = st.lists(
 ).map(b"\n".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=lines, way=st.sampled_from(sorted(WAYS)))
 def test_any_file(tmp_path: Path, data: bytes, way: str) -> None:
@@ -123,6 +125,7 @@ def test_any_file(tmp_path: Path, data: bytes, way: str) -> None:
     check(tmp_path / "one", data, way)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

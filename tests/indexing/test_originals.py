@@ -95,6 +95,7 @@ def test_a_smaller_share_is_a_part_of_a_larger() -> None:
     assert share_of(1_000_000) == 0.001
 
 
+@pytest.mark.slow
 def test_packed_vectors_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(originals, "SHARE", 1.0)
     random = np.random.default_rng(3)

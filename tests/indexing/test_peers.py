@@ -254,6 +254,7 @@ JUNK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*WRITERS, "RAGatouille"])
 def test_json_of_another_shape_is_refused_and_no_traceback(tmp_path: Path, kind: str) -> None:
     if kind == "RAGatouille":
@@ -281,6 +282,7 @@ def test_json_of_another_shape_is_refused_and_no_traceback(tmp_path: Path, kind:
     assert len(read(open_vectors(folder))) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
 def test_no_more_than_some_of_it_is_decoded_at_a_time(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(0)

@@ -163,6 +163,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(st.text(st.characters()), json_values, max_size=3))
 def test_any_metadata_comes_back_or_is_refused_in_a_line(metadata: dict[str, Any]) -> None:
@@ -296,6 +297,7 @@ def test_settings_are_integers(tmp_path: Path, options: dict[str, Any]) -> None:
     assert Index.open(tmp_path / "docs.index").settings.flat_tokens == 300
 
 
+@pytest.mark.slow
 def test_an_index_stays_where_it_is_when_the_process_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ def passage(length):
     return np.stack([FIRST, *[INSIDE] * (length - 2), LAST])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1 << 20, 5000, 100])
 def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
     """Of live passages in two segments; one passage has no token, one has one, and a dead one is never drawn."""

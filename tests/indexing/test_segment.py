@@ -168,6 +168,7 @@ def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int
             assert len(segment.list_pids) == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8))
 def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:

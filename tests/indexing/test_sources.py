@@ -207,6 +207,7 @@ def test_a_change_that_keeps_size_and_time_is_found(followed: Followed) -> None:
     followed.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("age", [0.0, 1.5, -3600.0])
 def test_a_young_file_is_read_again_and_costs_nothing(
     followed: Followed, age: float, monkeypatch: pytest.MonkeyPatch
@@ -256,6 +257,7 @@ def test_any_time_that_a_file_system_gives(
     followed.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["b.py", "c"])
 def test_what_cannot_be_read_stays_and_is_tried_again(
     followed: Followed, name: str, monkeypatch: pytest.MonkeyPatch
@@ -463,6 +465,7 @@ def test_no_room_for_the_documents_between_reading_and_storing(
     ]
 
 
+@pytest.mark.slow
 def test_files_are_noted_by_the_commit_that_holds_them(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +600,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("search", "--code", out, "one", "-k", 1).startswith("b.py:")
 
 
+@pytest.mark.slow
 def test_watch_waits_for_another_writer_and_for_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -637,6 +641,7 @@ def test_watch_waits_for_another_writer_and_for_an_empty_folder(
     assert run("search", "--code", out, "one", "-k", 1).startswith("c.py:")
 
 
+@pytest.mark.slow
 def test_a_hit_in_a_notebook_names_its_cell(tmp_path: Path) -> None:
     source, out = tmp_path / "code", tmp_path / "own.index"
     cells = [{"cell_type": "code", "source": s} for s in ("import os", "\ndef one():\n    return w1\n")]
@@ -646,6 +651,7 @@ def test_a_hit_in_a_notebook_names_its_cell(tmp_path: Path) -> None:
     assert run("search", "--code", out, "one", "-k", 1).startswith("a.ipynb:cell 2:2  one")
 
 
+@pytest.mark.slow
 def test_an_empty_folder_empties_an_index_only_where_it_is_told_to(tmp_path: Path) -> None:
     source, out = tmp_path / "code", tmp_path / "own.index"
     write(source / "a.py", TWO)

@@ -69,6 +69,7 @@ def test_documents_are_found_by_number_and_by_name(path: Path) -> None:
         reader.documents([0])
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     st.text(min_size=1).filter(lambda s: s.isprintable() or "\0" in s),

@@ -35,6 +35,7 @@ def words(n: int, seed: int = 0) -> tuple[Floats, TokenIds]:
     return unit(places[ids] + 0.5 * random.standard_normal((n, DIM))), ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_errors_are_those_of_the_build_by_faiss(with_ids: bool) -> None:
     x, ids = words(8000)
@@ -46,6 +47,7 @@ def test_errors_are_those_of_the_build_by_faiss(with_ids: bool) -> None:
     assert errors[1] == pytest.approx(errors[0], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_ids", [True, False])
 @pytest.mark.parametrize("tile", [1, 1 << 14, 1 << 25])
 def test_codes_are_those_of_the_processor(monkeypatch: pytest.MonkeyPatch, tile: int, with_ids: bool) -> None:
@@ -121,6 +123,7 @@ def test_product_centroids_fill_up_where_sub_vectors_are_alike() -> None:
     assert distance.max() <= 2
 
 
+@pytest.mark.slow
 def test_growth_adds_centroids_of_their_ids() -> None:
     x, ids = words(6000)
     few = ids < 100
@@ -134,6 +137,7 @@ def test_growth_adds_centroids_of_their_ids() -> None:
     np.testing.assert_array_equal(grown.decode(*old), codec.decode(*old))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_nothing_waits_for_the_device_but_what_is_given_back(with_ids: bool) -> None:
     x, ids = words(3000)
@@ -162,6 +166,7 @@ def test_waiting_is_caught() -> None:
             wait()
 
 
+@pytest.mark.slow
 def test_an_index_built_by_either_is_searched_and_grown_by_the_other(tmp_path: Path) -> None:
     x, ids = words(12_000)
     more, more_ids = words(900, seed=5)

@@ -34,6 +34,7 @@ def tokens(n: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[
     return unit(places[ids] + 0.5 * random.standard_normal((n, DIM))), ids
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.integers(1, 10_000), min_size=1, max_size=60), st.integers(1, 500), st.integers(0, 2**32 - 1)
@@ -65,6 +66,7 @@ def test_the_rarest_ids_get_none_where_they_are_too_many() -> None:
     assert shares.sum() == 40
 
 
+@pytest.mark.slow
 def test_centroids_are_of_their_ids_vectors_and_the_same_again() -> None:
     x, ids = tokens(5000)
     centroids, owners = train_within(x, ids, 1024, 0)

@@ -26,6 +26,7 @@ def tokenizer() -> LateTokenizer:
     return Encoder.load(document_length=64).tokenizer
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     text=st.lists(
@@ -70,6 +71,7 @@ def test_texts_that_fit_stay_whole(tokenizer: LateTokenizer) -> None:
     assert len(windows.spans(fits + " three")) == 2
 
 
+@pytest.mark.slow
 def test_by_default_only_what_would_be_cut_off_comes_in_windows() -> None:
     tokenizer = Encoder.load(document_length=4096).tokenizer
     windows = Windows.chosen(tokenizer, "auto")
@@ -109,6 +111,7 @@ def test_what_cannot_be_is_refused(tokenizer: LateTokenizer) -> None:
             Windows(tokenizer, 32, whole=whole)
 
 
+@pytest.mark.slow
 def test_the_command_keeps_all_of_a_long_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Encoder.load
     monkeypatch.setattr(Encoder, "load", lambda *a, **k: load(*a, **{"document_length": 64, **k}))
@@ -185,6 +188,7 @@ def run(*arguments: Any) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_the_document_and_its_best_window(tmp_path: Path) -> None:
     filler = "Nothing of interest was said about the weather. " * 12
     text = f"{filler} The heart pumps blood through the body. {filler}"

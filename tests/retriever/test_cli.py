@@ -72,6 +72,7 @@ def beir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_search_shows_file_line_score_and_a_snippet(index):
     result = run("search", index, "read a date in ISO format", "-k", "1")
     assert result.exit_code == 0
@@ -82,6 +83,7 @@ def test_search_shows_file_line_score_and_a_snippet(index):
     assert [line.strip() for line in snippet][:2] == ["def parse_date(text):", '"""Read an ISO 8601 date."""']
 
 
+@pytest.mark.slow
 def test_search_as_json(index):
     hits = json.loads(run("search", index, "open a TCP connection", "--json", "-k", "2").stdout)
     assert [h["rank"] for h in hits] == [1, 2]
@@ -93,6 +95,7 @@ def test_search_as_json(index):
     assert several[0]["hits"][0]["metadata"]["path"] == "notes.md"
 
 
+@pytest.mark.slow
 def test_search_and_evaluate_by_plain_maxsim(index, beir):
     sharp, plain = [
         json.loads(run("search", index, "open a TCP connection", "--json", *more).stdout)
@@ -107,6 +110,7 @@ def test_search_and_evaluate_by_plain_maxsim(index, beir):
         assert found["settings"]["sharpness"] == given
 
 
+@pytest.mark.slow
 def test_search_by_words_and_by_filter(index):
     hits = json.loads(run("search", index, "pasta", "--mode", "lexical", "--json").stdout)
     assert [h["metadata"]["path"] for h in hits] == ["notes.md"]
@@ -117,6 +121,7 @@ def test_search_by_words_and_by_filter(index):
     assert {h["metadata"]["path"] for h in hits} == {"net.py"}
 
 
+@pytest.mark.slow
 def test_indexing_again_costs_nothing_and_adds_what_is_new(code, index):
     again = run("index", code, "--out", index)
     assert "0 documents added, 0 replaced" in again.output
@@ -150,6 +155,7 @@ def test_the_doctor_says_what_a_device_does(monkeypatch):
     assert run("doctor", "--device", "cuda:97").exit_code != 0
 
 
+@pytest.mark.slow
 def test_compact_leaves_out_what_was_deleted(tmp_path):
     corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "x"
     corpus.write_text("".join(f'{{"doc_id": "{i}", "text": "passage {i} of a few"}}\n' for i in range(6)))
@@ -164,6 +170,7 @@ def test_compact_leaves_out_what_was_deleted(tmp_path):
     assert isinstance(run("compact", tmp_path / "nowhere").exception, IndexFormatError)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_metrics_and_writes_a_run(beir, tmp_path):
     run_file = tmp_path / "run.trec"
     result = run("evaluate", beir, "--write-run", run_file, "--json")
@@ -179,6 +186,7 @@ def test_evaluate_prints_the_metrics_and_writes_a_run(beir, tmp_path):
     assert "nDCG@10  1.0000" in text
 
 
+@pytest.mark.slow
 def test_flat_and_compressed_indexes_can_be_kept_and_are_not_mixed_up(beir, tmp_path):
     flat = json.loads(run("evaluate", beir, "--flat", "--index", tmp_path / "i", "--json").stdout)
     assert flat["kind"] == "flat"
@@ -186,6 +194,7 @@ def test_flat_and_compressed_indexes_can_be_kept_and_are_not_mixed_up(beir, tmp_
     assert again["nDCG@10"] == flat["nDCG@10"]
 
 
+@pytest.mark.slow
 def test_where_nothing_is_found_it_is_said_why(index, tmp_path):
     def told(*arguments):
         result = run("search", *arguments)
@@ -260,6 +269,7 @@ def mistakes(tmp_path, index, beir):
     }
 
 
+@pytest.mark.slow
 def test_a_users_mistake_is_one_line_and_exit_code_2(index, beir, tmp_path, monkeypatch, capsys):
     for name, arguments in mistakes(tmp_path, index, beir).items():
         monkeypatch.setattr(sys, "argv", ["latewood", *map(str, arguments)])
@@ -302,6 +312,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LONG)
 def test_long_commands_say_how_far_they_are_as_json_or_not_at_all(
     command, code, index, beir, tmp_path, monkeypatch
@@ -333,6 +344,7 @@ def test_long_commands_say_how_far_they_are_as_json_or_not_at_all(
     assert said("--quiet") == ""
 
 
+@pytest.mark.slow
 def test_progress_options_that_cannot_be_met_are_one_line(code):
     for options in (["--progress", "xml"], ["--quiet", "--progress", "json"]):
         result = run("search", code, "pasta", *options)
@@ -340,6 +352,7 @@ def test_progress_options_that_cannot_be_met_are_one_line(code):
     assert "--quiet" in run("watch", "--help").stdout
 
 
+@pytest.mark.slow
 def test_the_size_of_codes_is_chosen_when_an_index_is_made(code, tmp_path):
     out = tmp_path / "x"
     for size, message in (

@@ -157,6 +157,7 @@ def test_a_bad_regex_says_where(searcher: Searcher) -> None:
         found(searcher, regex="a(")
 
 
+@pytest.mark.slow
 def test_a_regex_that_explodes_is_refused_in_time(
     searcher: Searcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +202,7 @@ def run(*arguments: Any) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -227,6 +229,7 @@ def test_words_of_every_script_are_marked():
     assert [second.text[start:stop] for start, stop in second.spans] == ["東京タワー"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own",
     [

@@ -62,6 +62,7 @@ def folder(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
 def test_searching_imports_no_torch_no_training_and_no_evaluation(folder, mode):
     modules, output = imported("search", folder, "hearts", "-k", "1", "--mode", mode)
@@ -74,6 +75,7 @@ def test_searching_imports_no_torch_no_training_and_no_evaluation(folder, mode):
         assert not {"safetensors", "tokenizers", "numpy.ma", "numpy.random"} & modules
 
 
+@pytest.mark.slow
 def test_a_folder_where_nothing_changed_is_answered_by_what_reads(tmp_path, monkeypatch):
     monkeypatch.setenv("LATEWOOD_CACHE", str(tmp_path / "cache"))
     (tmp_path / "src").mkdir()
@@ -90,12 +92,14 @@ def test_a_folder_where_nothing_changed_is_answered_by_what_reads(tmp_path, monk
     assert not {name for name in modules if any(name == u or name.startswith(u + ".") for u in unwanted)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("search", "hearts", "--explain"), ("info",), ("compact",)])
 def test_other_commands_on_an_index_import_no_torch(folder, arguments):
     command, *rest = arguments
     assert "torch" not in imported(command, folder, *rest)[0]
 
 
+@pytest.mark.slow
 def test_a_few_documents_named_are_encoded_without_torch(tmp_path):
     texts = {"a": "hearts and banks", "b": "rivers and seas", "c": "stars"}
     with Index.create(tmp_path / "x", Encoder.load()) as index:
@@ -122,6 +126,7 @@ def test_a_few_documents_named_are_encoded_without_torch(tmp_path):
         np.testing.assert_allclose(stored[name], vectors, rtol=0, atol=2e-3)  # as float16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "offered"), [("latewood sea", "search"), ("latewood search --wa", "--wait")]
 )
@@ -145,6 +150,7 @@ def test_completing_a_line_imports_no_torch(line, offered):
     assert ("retriever.searcher" in modules) == (offered == "--wait")
 
 
+@pytest.mark.slow
 def test_completion_is_shown_and_installed(tmp_path):
     start = f"{sys.executable} -c \"import sys; sys.argv[0] = 'latewood'; from retriever.cli import main; main()\""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
@@ -163,6 +169,7 @@ def test_completion_is_shown_and_installed(tmp_path):
     assert "_LATEWOOD_COMPLETE=complete_bash" in (tmp_path / ".bash_completions" / "latewood.sh").read_text()
 
 
+@pytest.mark.slow
 def test_help_of_a_command_imports_no_torch():
     code = (
         "import sys, typer; from retriever.cli.commands import app, COMMANDS\n"
@@ -175,6 +182,7 @@ def test_help_of_a_command_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("evaluate",), ("compare",), ("train", "colbert")])
 def test_help_of_what_measures_or_trains_imports_neither(command):
     modules, output = imported(*command, "--help")

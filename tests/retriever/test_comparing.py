@@ -44,6 +44,7 @@ def test_the_randomisation_test_counts_all_swaps_of_a_few_queries() -> None:
     assert compare([result(A)], [result(B)], test="randomisation")[0].p == pytest.approx(exact)
 
 
+@pytest.mark.slow
 def test_the_randomisation_test_agrees_with_the_t_test_on_many_queries() -> None:
     random = np.random.default_rng(0)
     a = random.random(100)
@@ -73,6 +74,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare([result(A)], [result(B)], test="sign")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     Report([result(A), result(B, system="bm25")]).save(first)

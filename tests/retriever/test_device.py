@@ -67,6 +67,7 @@ def folder(request, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [0.0, 2.0])
 @pytest.mark.parametrize("n_query", [1, 7, 40])
 def test_a_device_scores_every_passage(folder, n_query, sharpness, monkeypatch):
@@ -78,6 +79,7 @@ def test_a_device_scores_every_passage(folder, n_query, sharpness, monkeypatch):
         assert searcher.search_embeddings(query, k=1000)[-1].rank == len(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [0.0, 2.0])
 def test_a_device_prunes_as_the_processor_does(folder, sharpness):
     random = np.random.default_rng(1)
@@ -95,6 +97,7 @@ def test_a_device_prunes_as_the_processor_does(folder, sharpness):
         assert same >= 0.95 * total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
 @pytest.mark.parametrize("table_bytes", [1, 1 << 28])
 def test_a_batch_finds_what_each_query_finds_alone(folder, monkeypatch, knobs, table_bytes):
@@ -179,6 +182,7 @@ def test_all_that_score_alike_are_looked_at(tmp_path, monkeypatch):
             assert [h.doc_id for h in searcher.search_embeddings(same, k=5)] == [f"p{i:02}" for i in range(5)]
 
 
+@pytest.mark.slow
 def test_documents_of_several_passages_are_found_by_their_best(tmp_path):
     texts = [
         {"doc_id": f"d{i}", "text": f"{word} " * 30 + "heart " * (i == 3)} for i, word in enumerate("abcdef")
@@ -197,6 +201,7 @@ def test_documents_of_several_passages_are_found_by_their_best(tmp_path):
             ]
 
 
+@pytest.mark.slow
 def test_filters_and_new_commits_reach_the_device(tmp_path):
     random = np.random.default_rng(2)
     with Index.create(tmp_path / "x", dim=DIM, flat_tokens=300) as index:
@@ -230,6 +235,7 @@ def run_python(*arguments, **environment):
 triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux only")
 
 
+@pytest.mark.slow
 @triton
 def test_the_triton_kernel_is_maxsim_on_decoded_vectors():
     done = run_python("-c", TRITON, TRITON_INTERPRET="1")  # read when triton is imported

@@ -31,6 +31,7 @@ def flat(scores: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return owners, np.array([score for own in scores for score in own], np.float32)
 
 
+@pytest.mark.slow
 @given(runs)
 def test_the_best_passage_of_each_equals_a_loop(scores: list[list[int]]) -> None:
     owners, values = flat(scores)
@@ -40,6 +41,7 @@ def test_the_best_passage_of_each_equals_a_loop(scores: list[list[int]]) -> None
     assert n_documents(owners) == len(scores)
 
 
+@pytest.mark.slow
 @given(runs, st.integers(1, 14))
 def test_the_passages_of_the_n_best_documents_equal_a_loop(scores: list[list[int]], n: int) -> None:
     owners, values = flat(scores)
@@ -67,6 +69,7 @@ def long_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nrerank", [20, 60, 150])
 def test_candidates_count_documents(long_index: Path, nrerank: int) -> None:
     """As many documents come back as are reranked, however many passages they have; by passage, as many passages."""
@@ -121,6 +124,7 @@ def test_a_device_agrees_with_the_processor(long_index: Path, options: dict[str,
 # Snapshots are values ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_held_snapshot_answers_the_same(tmp_path: Path) -> None:
     encoder = new_encoder()
     with Index.create(tmp_path / "x", encoder, flat_tokens=300) as index:
@@ -190,6 +194,7 @@ def test_a_searcher_that_reloads_leaks_no_file_and_no_disk(
     assert taken() <= 1.3 * disk
 
 
+@pytest.mark.slow
 def test_searches_beside_a_reload_never_fail(tmp_path: Path) -> None:
     encoder = new_encoder()
     failed: list[BaseException] = []

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from indexing import Index
 from indexing.coding.sizes import id_bytes
 from indexing.storage.segment import invert
 from retriever import Searcher, SearchOptions
-from retriever.ranking import engines
+from retriever.ranking import engines, ranker
 from retriever.ranking.engines import Compiled, Plain
 from tests.helpers.fakes import FakeEncoder
 from tests.retriever.test_kernels import by_reference, make, rounding
@@ -39,6 +40,7 @@ def segment_of(codec, ids, packed, offsets):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     n_query=st.integers(1, 20),
@@ -63,6 +65,7 @@ def test_scores_are_those_of_brute_force_and_of_the_kernels(n_query, lengths, ne
     np.testing.assert_allclose(near, centroids, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     n_query=st.integers(1, 12),
@@ -129,6 +132,30 @@ def test_a_search_finds_what_the_kernels_find(folder, knobs, filter):
         assert plain.reload() is False
 
 
+@pytest.mark.slow
+def test_kernels_are_loaded_while_numpy_answers(folder, monkeypatch):
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow_to_load(*arguments):
+        loading.set()
+        assert go_on.wait(60)
+        return compiled(*arguments)
+
+    compiled = ranker.Compiled
+    monkeypatch.setattr(ranker, "Compiled", slow_to_load)
+    with Searcher.open(folder, FakeEncoder(), once=True) as searcher:
+        before = searcher.search("heart blood", k=3)
+        thread = threading.Thread(target=searcher.load_kernels)
+        thread.start()
+        assert loading.wait(60)
+        assert searcher.search("heart blood", k=3) == before
+        go_on.set()
+        thread.join()
+        monkeypatch.setattr(ranker, "Plain", None)  # so that asking it would fail
+        assert {hit.doc_id for hit in searcher.search("heart blood", k=3)} == {hit.doc_id for hit in before}
+
+
+@pytest.mark.slow
 def test_it_imports_no_numba(folder):
     code = (
         "import sys; from retriever import Searcher; from tests.helpers.fakes import FakeEncoder\n"

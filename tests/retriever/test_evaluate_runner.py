@@ -84,6 +84,7 @@ def test_a_folder_is_evaluated_from_python(bundled: Encoder, tmp_path: Path) -> 
         evaluate_folder(bundled, tmp_path)
 
 
+@pytest.mark.slow
 def test_beirs_query_length_is_used_and_the_weights_are_loaded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,7 @@ def test_without_expansion_a_query_is_not_cut_shorter_than_the_model_reads(bundl
     assert short.query_length == 64
 
 
+@pytest.mark.slow
 def test_a_query_length_of_its_own_shares_the_weights(bundled: Encoder) -> None:
     text = "a question of very many words " * 20
     other = bundled.with_query_length(48)
@@ -127,6 +129,7 @@ def test_a_query_length_of_its_own_shares_the_weights(bundled: Encoder) -> None:
             bundled.with_query_length(length)
 
 
+@pytest.mark.slow
 def test_a_query_does_not_find_itself_in_arguana(bundled: Encoder, tmp_path: Path) -> None:
     documents = {**DOCUMENTS, **QUERIES}  # the queries are documents too
     run = tmp_path / "run.trec"
@@ -180,6 +183,7 @@ def test_a_baseline_that_cannot_run_is_told_before_any_work(
     assert f"the BM25 baseline needs {package}; pip install 'latewood[eval]'" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_several_sets_with_baselines_are_resumed(tmp_path: Path) -> None:
     collection(tmp_path / "sets" / "one")
     collection(tmp_path / "sets" / "two", {**DOCUMENTS, "d5": "Cats purr."})
@@ -213,6 +217,7 @@ def test_several_sets_with_baselines_are_resumed(tmp_path: Path) -> None:
     assert "(from the report)" not in other.output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 def test_a_report_that_was_cut_off_holds_what_was_done(tmp_path: Path) -> None:
     collection(tmp_path / "a")
@@ -231,6 +236,7 @@ FILLER = "Nothing of interest was said about the weather. " * 12
 LONG = {"d1": f"{FILLER}{DOCUMENTS['d1']} {FILLER}", "d2": DOCUMENTS["d2"], "d3": FILLER + DOCUMENTS["d3"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
 def test_long_documents_are_ranked_by_their_best_passage(bundled: Encoder, tmp_path: Path, mode: Any) -> None:
     folder = collection(tmp_path / "long", LONG)
@@ -276,6 +282,7 @@ def test_windows_that_cannot_be_are_refused_before_anything_is_read(bundled: Enc
             evaluate_folder(bundled, "no folder", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_modes_share_an_index_and_windows_are_of_a_results_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +318,7 @@ def test_modes_share_an_index_and_windows_are_of_a_results_identity(
     assert [r["system"] for r in again["baselines"]] == ["bm25"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 def test_an_index_that_is_kept_keeps_its_windows(tmp_path: Path) -> None:
     folder = collection(tmp_path / "long", LONG)
@@ -351,6 +359,7 @@ def test_what_is_odd_in_a_data_set_is_said_once_and_kept_with_the_result(tmp_pat
     assert len(json.loads(result.stdout)["remarks"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 def test_a_folder_without_test_is_measured_on_dev(tmp_path: Path) -> None:
     for name in ("a", "b"):
@@ -360,6 +369,7 @@ def test_a_folder_without_test_is_measured_on_dev(tmp_path: Path) -> None:
     assert [r["split"] for r in json.loads(cli("evaluate", tmp_path, "--json").stdout)] == ["test", "dev"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 def test_one_set_is_one_object_and_several_are_a_list(tmp_path: Path) -> None:
     for name in ("a", "b"):
@@ -485,6 +495,7 @@ def test_systems_stand_side_by_side() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_plots_need_a_set_that_all_systems_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plot(tmp_path / "p.png", [result("nq", "a", 0.2), result("nq", "b", 0.3), result("fiqa", "a", 0.1)])
     assert (tmp_path / "p.png").stat().st_size > 5000

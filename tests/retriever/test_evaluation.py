@@ -240,6 +240,7 @@ all_qrels = st.dictionaries(
 all_runs = st.dictionaries(query_ids, st.dictionaries(documents, scores), max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(qrels=all_qrels, run=all_runs)
 def test_metrics_equal_the_oracle(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]) -> None:
@@ -252,6 +253,7 @@ def test_metrics_equal_the_oracle(qrels: dict[str, dict[str, int]], run: dict[st
     assert evaluate(qrels, run) == pytest.approx(means, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(qrels=all_qrels, run=all_runs)
 def test_documents_are_ordered_as_trec_eval_does(

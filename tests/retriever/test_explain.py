@@ -50,6 +50,7 @@ def searcher(request, encoder, tmp_path_factory):
         yield searcher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["cardiac circulation of blood", "who raised rates?", "read an ISO date"])
 def test_scores_add_up_and_spans_hold_the_tokens(searcher, query):
     for hit in searcher.search(query, k=34, mode="late"):
@@ -81,6 +82,7 @@ def test_query_tokens_and_lines(searcher):
     assert hit.text[window.start : window.stop].strip()
 
 
+@pytest.mark.slow
 def test_a_truncated_passage_has_spans_up_to_the_cut(encoder, tmp_path):
     text = " ".join(f"alpha{i}" for i in range(40))
     with Index.create(tmp_path / "x", encoder, window=None) as index:
@@ -193,6 +195,7 @@ def test_a_hit_is_data_for_all_others(searcher):
         copied.explain()
 
 
+@pytest.mark.slow
 def test_explain_on_the_command_line(searcher, monkeypatch):
     folder = str(searcher.snapshot.folder)
     plain = CliRunner().invoke(app, ["search", folder, "the heart", "-k", "1", "--explain"], color=True)

@@ -53,6 +53,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_is_answered_and_what_was_encoded_is_kept(source: Path) -> None:
     code, out, told = run("search", source, "put a thing into the basket", "-k", 2)
     assert code == 0, told
@@ -71,6 +72,7 @@ def test_a_folder_is_answered_and_what_was_encoded_is_kept(source: Path) -> None
         assert found.searcher.snapshot.n_unencoded == 0
 
 
+@pytest.mark.slow
 def test_what_is_encoded_is_of_the_files_asked_for(source: Path) -> None:
     for i in range(40):
         (source / f"{i}.md").write_text(
@@ -86,6 +88,7 @@ def test_what_is_encoded_is_of_the_files_asked_for(source: Path) -> None:
         assert sum(".md" in doc_id for doc_id in waiting) == 40
 
 
+@pytest.mark.slow
 def test_an_answer_loads_the_model_once_and_the_same_again_writes_nothing(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +109,7 @@ def test_an_answer_loads_the_model_once_and_the_same_again_writes_nothing(
     assert generations[0] == generations[1]
 
 
+@pytest.mark.slow
 def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None:
     code, out, told = run("search", source, "add_to_cart", "-k", 1, "--explain")
     assert code == 0, told
@@ -129,6 +133,7 @@ def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None
             CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_a_few_texts_are_encoded_without_torch_and_many_by_it(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +153,7 @@ def test_a_few_texts_are_encoded_without_torch_and_many_by_it(
             assert isinstance(found.index._encoder, kind)
 
 
+@pytest.mark.slow
 def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
     run("search", source, "tax", "--mode", "lexical")
     (source / "shop/prices.py").write_text("def with_discount(price):\n    return price / 2\n")
@@ -160,6 +166,7 @@ def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
     assert json.loads(run("search", source, "password", "--mode", "lexical", "--json")[1]) == []
 
 
+@pytest.mark.slow
 def test_prose_is_shown_as_passages(tmp_path: Path) -> None:
     place = tmp_path / "notes"
     place.mkdir()
@@ -171,6 +178,7 @@ def test_prose_is_shown_as_passages(tmp_path: Path) -> None:
     assert "pumps blood" in out
 
 
+@pytest.mark.slow
 def test_words_alone_answer_where_words_found_nothing_to_encode(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +192,7 @@ def test_words_alone_answer_where_words_found_nothing_to_encode(
     assert out.startswith("no hits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [{}, {"a.bin": b"\0\1\2"}])
 def test_a_folder_without_text_is_one_line(tmp_path: Path, content: dict[str, bytes]) -> None:
     place = tmp_path / "empty"
@@ -196,6 +205,7 @@ def test_a_folder_without_text_is_one_line(tmp_path: Path, content: dict[str, by
         Folder.open(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_answer_is_given_all_the_same(
     source: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +222,7 @@ def test_without_a_cache_the_answer_is_given_all_the_same(
     assert "cannot be kept" in told[0]
 
 
+@pytest.mark.slow
 def test_beside_a_writer_both_answer(source: Path) -> None:
     with Folder.open(source), pytest.MonkeyPatch.context() as patch:
         told: list[str] = []
@@ -228,6 +239,7 @@ def test_beside_a_writer_both_answer(source: Path) -> None:
             forget(source)
 
 
+@pytest.mark.slow
 def test_an_unchanged_folder_locks_nobody_out_and_what_is_encoded_is_kept(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +273,7 @@ def test_an_unchanged_folder_locks_nobody_out_and_what_is_encoded_is_kept(
             assert opened == [True]
 
 
+@pytest.mark.slow
 def test_an_index_of_another_version_is_made_anew(source: Path) -> None:
     place = cache_of(source)
     with Folder.open(source):
@@ -279,6 +292,7 @@ def of_another_model(place: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
     """As after an update of Latewood that brings a better one."""
     code, before, told = run("search", source, "put a thing into the basket")
@@ -290,6 +304,7 @@ def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
     assert "made anew" not in run("search", source, "put a thing into the basket")[2]
 
 
+@pytest.mark.slow
 def test_info_and_forget(source: Path) -> None:
     assert run("info", source)[0] != 0
     with Folder.open(source):

@@ -194,6 +194,7 @@ def test_hits_tell_what_is_not_encoded(tmp_path: Path) -> None:
             assert not searcher.reload()
 
 
+@pytest.mark.slow
 def test_ncandidates_and_nrerank_count_documents(tmp_path: Path) -> None:
     """Ten documents of eight passages each that all look like the query, before 200 others."""
     encoder = FakeEncoder(DIM, document_length=LENGTH, windows=True)

@@ -64,12 +64,14 @@ def test_identifiers_are_cut_into_their_parts(text, words):
     assert split_words(text) == words
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "Pc"]), min_size=1, max_size=12))
 def test_parts_of_ascii_words_are_those_of_any_script(run):
     assert _ASCII_PART.findall(run) == regex.findall(_PART, run)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(codec="ascii"), max_size=40))
 def test_words_stand_at_the_same_places_in_ascii(text):
@@ -164,6 +166,7 @@ def test_one_character_finds_the_words_it_is_in(sentences):
         assert [hit.doc_id for hit in sentences.search(character, mode="lexical")] == [script]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     st.text()
@@ -208,6 +211,7 @@ def test_stop_words_are_asked_only_where_there_are_no_others(tmp_path):
             assert [hit.doc_id for hit in searcher.search(query, mode="lexical")] == [found]
 
 
+@pytest.mark.slow
 def test_long_queries(tmp_path):
     with Index.create(tmp_path / "x", FakeEncoder(DIM)) as index:
         index.add([record(0, "w1"), record(1, "w2")])
@@ -230,6 +234,7 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(OPERATIONS)
 def test_any_history_ranks_like_bm25_of_what_is_left(tmp_path_factory, history):
@@ -262,6 +267,7 @@ def test_any_history_ranks_like_bm25_of_what_is_left(tmp_path_factory, history):
         index.close()
 
 
+@pytest.mark.slow
 def test_replaced_and_deleted_texts_no_longer_count(tmp_path):
     encoder = FakeEncoder(DIM)
     docs = corpus(30)

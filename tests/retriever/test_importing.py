@@ -110,6 +110,7 @@ def test_an_encoder_that_did_not_make_the_vectors_is_refused(tmp_path: Path, bar
     assert report.notes == ("the vectors were made by 'fake'; pass --encoder fake to search by texts",)
 
 
+@pytest.mark.slow
 def test_an_import_goes_on_where_it_was_stopped(tmp_path: Path, bare: Path, texts: Path) -> None:
     options = ImportOptions(texts=texts)
     first = import_index(bare, tmp_path / "x.index", options)
@@ -125,6 +126,7 @@ def test_an_import_goes_on_where_it_was_stopped(tmp_path: Path, bare: Path, text
         import_index(bare, tmp_path / "y.index")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v.safetensors", "v.parquet", "v.arrow", "vectors"])
 def test_the_commands_go_there_and_back(tmp_path: Path, name: str) -> None:
     texts = {"heart": "The heart pumps blood.", "bank": "The central bank raised interest rates."}
@@ -156,6 +158,7 @@ def _vectors(n: int = 60, dim: int = 16) -> list[Any]:
     return [own / np.linalg.norm(own, axis=1, keepdims=True) for own in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float16", "codes"])
 def test_an_imported_index_finds_what_its_source_does(tmp_path: Path, kind: str) -> None:
     """The recall that is reported is that of a plain loop over the source's decoded vectors."""

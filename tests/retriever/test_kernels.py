@@ -77,6 +77,7 @@ def by_reference(query, codec, ids, packed, offsets, sharpness=0.0):
     return found.numpy()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n_query=st.integers(0, 70),
@@ -106,6 +107,7 @@ def test_residual_maxsim_is_maxsim_on_decoded_vectors(n_query, lengths, nlist, m
     assert ((scores == -np.inf) == (np.array(lengths) == 0)).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n_query=st.integers(0, 70),
@@ -140,6 +142,7 @@ def test_interaction_is_maxsim_on_centroids(n_query, lengths, nlist, m, negative
     assert tables.unit == 1.0 or step <= 2.1 / 255
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     n_query=st.integers(1, 40),
@@ -226,6 +229,7 @@ def test_products_of_bytes_are_those_of_the_centroids(n_query, nlist, dim, seed)
     assert tables.floor == pytest.approx(tables.centroids[:, :n_query].min(axis=0).sum(dtype=float), rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(blocks=st.integers(1, 5), pairs=st.integers(1, 70), lanes=st.integers(1, 4), seed=st.integers(0, 100))
 def test_plain_products_and_levels_give_the_same_numbers(blocks, pairs, lanes, seed):
@@ -262,6 +266,7 @@ def test_three_byte_centroid_ids():
     np.testing.assert_allclose(scores, by_reference(*made), atol=rounding(tables, 2))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     n_query=st.sampled_from([1, 31, 33, 256, 300]),
@@ -310,6 +315,7 @@ def test_passages_are_scored_in_the_order_asked():
     assert residual_maxsim(tables, codec.code_bytes, [(packed, offsets, asked[:0])]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_look_ups_in_steps_stay_near_the_exact_ones():
     """The bound above is of the worst case; rounding errors cancel."""
     made = query, codec, _, packed, offsets = make(5, n_query=8, lengths=[50] * 20, m=16, part=8)
@@ -451,6 +457,7 @@ def test_a_function_that_cannot_be_cached_is_compiled_all_the_same():
     assert compiling.compiled(names["add"])(1) == 2
 
 
+@pytest.mark.slow
 def test_recall_vs_exact_is_what_a_comparison_finds(tmp_path):
     encoder = FakeEncoder(dim=16)
     random = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from encoder.light import LightEncoder
 from indexing import Index
@@ -38,6 +39,7 @@ def held(root: Any) -> int:
     return sum(arrays.values())
 
 
+@pytest.mark.slow
 def test_memory_counts_every_array_that_is_held(tmp_path: Path) -> None:
     encoder = FakeEncoder(dim=32, gives_ids=True)
     words = [f"word{i}" for i in range(400)]
@@ -69,6 +71,7 @@ def test_memory_counts_every_array_that_is_held(tmp_path: Path) -> None:
     assert 2 * numbers <= after["centroids"] < 2.5 * numbers
 
 
+@pytest.mark.slow
 def test_weights_of_the_encoder_are_counted() -> None:
     encoder = LightEncoder.load()
     assert abs(encoder.nbytes - held(encoder.model)) <= 0.01 * encoder.nbytes

@@ -123,6 +123,7 @@ def local_task() -> Any:
     return Local()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # other people's, on import and in passing
 def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
     import mteb
@@ -143,6 +144,7 @@ def test_mteb_evaluates_a_local_task_on_our_index(bundled: Encoder) -> None:
     assert found.model_revision == bundled.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_one_command_measures_a_task_by_name(
     bundled: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,7 @@ def test_a_set_is_fetched_once_into_a_beir_folder(asked: list[Any], tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["mldr-de"]
 
 
+@pytest.mark.slow
 def test_the_command_takes_names_beside_folders(asked: list[Any], tmp_path: Path) -> None:
     arguments = ["evaluate", "msmarco", "nano-arguana", "--cache", str(tmp_path), "--json"]
     done = CliRunner().invoke(app, arguments)

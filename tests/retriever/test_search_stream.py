@@ -35,6 +35,7 @@ QUERIES = [f"w{i} w{i * 7 % 200} w{i * 31 % 200}" for i in range(150)]
 FEW = {"k": 5, "nprobe": 4, "ncandidates": 50, "nrerank": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("mode", ["late", "lexical", "hybrid"])
 def test_a_stream_is_one_search_after_another(searcher, monkeypatch, threads, mode):
@@ -64,6 +65,7 @@ def test_mistakes_are_told_before_the_first_result(searcher):
             list(searcher.search_stream(wrong))
 
 
+@pytest.mark.slow
 def test_eight_threads_find_what_one_does(searcher, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(compiling, "SERIAL_STEPS", 0)
@@ -78,6 +80,7 @@ def test_eight_threads_find_what_one_does(searcher, monkeypatch):
     assert all(list(batch.values()) == [late for late, _ in expected] for batch in batches)
 
 
+@pytest.mark.slow
 def test_asyncio_finds_what_one_thread_does(searcher):
     expected = [searcher.search(text, **FEW) for text in QUERIES]
 
@@ -87,6 +90,7 @@ def test_asyncio_finds_what_one_thread_does(searcher):
     assert asyncio.run(together()) == expected
 
 
+@pytest.mark.slow
 def test_the_encoder_too_may_be_shared(tmp_path):
     """The bundled model, loaded by whichever of 8 threads comes first."""
     with Index.create(tmp_path / "x", Encoder.load()) as index:
@@ -99,6 +103,7 @@ def test_the_encoder_too_may_be_shared(tmp_path):
         assert found == [searcher.search(q, k=3) for q in queries]
 
 
+@pytest.mark.slow
 def test_equal_scores_come_in_the_order_of_doc_id(tmp_path):
     encoder = FakeEncoder(dim=16)
     ids = [f"d{i}" for i in np.random.default_rng(1).permutation(60)]

@@ -71,6 +71,7 @@ def assert_same(hits, expected, k):
     np.testing.assert_allclose([h.score for h in hits], [expected[h.doc_id] for h in hits], atol=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.sampled_from([0, 1, 1, 2, 7, 30]), min_size=25, max_size=60),
@@ -173,6 +174,7 @@ def test_a_cap_on_candidates_keeps_the_best(large):
             assert hits[0].doc_id == f"p{i}"
 
 
+@pytest.mark.slow
 def test_deleted_and_replaced_passages_never_come_back(tmp_path):
     random = np.random.default_rng(0)
     vectors = build(tmp_path / "x", [5] * 100, random=random, flat_tokens=300)
@@ -306,6 +308,7 @@ def test_sharpness_is_a_number_of_any_kind(words):
             words.search_embeddings(query, sharpness=wrong)
 
 
+@pytest.mark.slow
 def test_recall_takes_texts_and_vectors(tmp_path):
     random = np.random.default_rng(3)
     encoder = FakeEncoder(dim=DIM)

@@ -28,6 +28,7 @@ def index_folder(tmp_path):
     return tmp_path / "x"
 
 
+@pytest.mark.slow
 def test_recall_and_the_choice(index_folder):
     with Searcher.open(index_folder, FakeEncoder(dim=16)) as searcher:
         queries = sample_queries(searcher.snapshot, 10)
@@ -102,6 +103,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_tune_on_the_command_line(tmp_path):
     words = ["heart", "blood", "bank", "rate", "code", "compiler", "volcano", "magma", "pasta", "water"]
     random = np.random.default_rng(0)

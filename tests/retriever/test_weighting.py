@@ -110,6 +110,7 @@ def test_spans_and_full_text_have_the_same_words(text):
     assert bool(own) == bool(asked)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([*WORDS, ",", "?"]), max_size=12))
 def test_weights_are_the_definition(words):
     text = " ".join(words)
@@ -176,6 +177,7 @@ def test_search_is_weighted_maxsim(index, encoder, query, idf, sharpness):
         assert sum(match.score for match in hit.explain().matches) == pytest.approx(hit.score, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_compressed_segments_and_many_queries_are_weighted_alike(tmp_path, encoder):
     records = corpus(300, seed=3)
     with Index.create(tmp_path / "index", encoder, flat_tokens=500) as index:

@@ -168,6 +168,7 @@ def test_every_operator_is_drawn():
     assert_all_drawn(FILTERS, [*COMPARISONS, *LOGICAL])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(filters=FILTERS)
 def test_filters_are_those_of_a_plain_loop(many, filters):
@@ -290,6 +291,7 @@ def ids(documents):
     return [document.id for document in documents]
 
 
+@pytest.mark.slow
 async def test_pipelines_are_saved_and_loaded(tmp_path):
     """One that writes and one that asks, each with a store of its own on the same folder."""
     path = str(tmp_path / "x")
@@ -369,6 +371,7 @@ async def test_a_retriever_finds_what_a_searcher_does(encoder, tmp_path):
     store.close()
 
 
+@pytest.mark.slow
 async def test_the_ranker_orders_by_maxsim(encoder):
     documents = [Document(id=f"b{i}", content=text, score=-1.0) for i, text in enumerate(BOOKS)]
     documents.append(Document(id="picture", blob=ByteStream(b"x")))

@@ -169,6 +169,7 @@ def test_every_operator_is_drawn():
     assert_all_drawn(FILTERS, [*OPERATORS, *LOGICAL, "$not"])
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(wanted=FILTERS)
 def test_filters_are_those_of_a_plain_loop(many, wanted):
@@ -208,6 +209,7 @@ def ids(documents):
     return [document.id for document in documents]
 
 
+@pytest.mark.slow
 def test_searches_are_the_searchers_own(books):
     query, searcher = "how are dates read?", books.store.searcher
     for changes in ({}, {"mode": "late"}, {"mode": "lexical"}, {"filter": "lang = 'py'"}, {"nprobe": 2}):
@@ -243,6 +245,7 @@ async def test_relevance_is_a_share_of_the_best_possible(books):
         books.similarity_search_with_relevance_scores(text, mode="lexical")
 
 
+@pytest.mark.slow
 def test_marginal_relevance_is_that_of_a_plain_loop(encoder, tmp_path):
     same = "Parsing dates of any form."
     texts = {"a": same, "b": same, "c": same, "charts": "Drawing charts of sales.", "times": "Reading times."}
@@ -321,6 +324,7 @@ def test_deleting(tmp_path):
         assert store.similarity_search("w1") == []
 
 
+@pytest.mark.slow
 def test_stores_of_one_folder_are_one_index(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "x")
     one, two = LatewoodVectorStore(tmp_path / "x", FakeEncoder(DIM)), LatewoodVectorStore(tmp_path / "link")
@@ -358,6 +362,7 @@ def test_stores_of_one_folder_are_one_index(tmp_path, monkeypatch):
 # The retriever and the reranker ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_retriever_gives_scores_and_spans_where_asked(encoder, tmp_path):
     text = "Cats sleep all day. " * 20 + "Banks lend money at interest. " + "Cats sleep all day. " * 20
     with Index.create(tmp_path / "x", encoder, window=32) as made:

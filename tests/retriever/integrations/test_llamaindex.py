@@ -139,6 +139,7 @@ def test_every_operator_is_drawn():
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(filters=FILTERS)
 def test_filters_are_those_of_a_plain_loop(both, filters):
@@ -243,6 +244,7 @@ def same(ours, theirs):
     assert_same_ranking(theirs, query, ours.query(query).ids, theirs.query(query))
 
 
+@pytest.mark.slow
 async def test_methods_leave_what_theirs_leave(tmp_path):
     ours, theirs = stores(tmp_path / "x", words(60))
     lang = one("n", FilterOperator.NE, 1)
@@ -325,6 +327,7 @@ def encoder():
     return Encoder.load()
 
 
+@pytest.mark.slow
 async def test_llamaindexs_own_index_works_on_the_store(encoder, tmp_path):
     nodes = [TextNode(id_=f"b{i}", text=text, metadata={"i": i}) for i, text in enumerate(BOOKS)]
     with LatewoodVectorStore(tmp_path / "x", encoder) as store:
@@ -343,6 +346,7 @@ async def test_llamaindexs_own_index_works_on_the_store(encoder, tmp_path):
         context.persist(str(tmp_path / "kept"))
 
 
+@pytest.mark.slow
 async def test_a_retriever_needs_no_index_of_llamaindex(encoder, tmp_path):
     text = "Cats sleep all day. " * 20 + "Banks lend money at interest. " + "Cats sleep all day. " * 20
     with Index.create(tmp_path / "x", encoder, window=32) as made:  # made without LlamaIndex

@@ -87,6 +87,7 @@ class Haystack:
         return [d.id for d in (await self.retriever.run_async(text))["documents"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", [LangChain, LlamaIndex, Haystack])
 def test_sixteen_threads_and_a_loop_with_sixty_four_tasks(framework, tmp_path):
     store = framework(tmp_path / "x")
@@ -125,6 +126,7 @@ def test_sixteen_threads_and_a_loop_with_sixty_four_tasks(framework, tmp_path):
         store.adapter.close()
 
 
+@pytest.mark.slow
 def test_no_framework_is_imported_unasked():
     code = (
         "import latewood, retriever.integrations, retriever.integrations.store, sys; latewood.Searcher; "
@@ -134,6 +136,7 @@ def test_no_framework_is_imported_unasked():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_not_installed_names_its_extra(module):
     code = f"import sys; sys.modules[{MODULES[module]!r}] = None; import retriever.integrations.{module}"

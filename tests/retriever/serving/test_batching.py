@@ -50,6 +50,7 @@ async def test_what_arrives_while_a_batch_runs_is_the_next():
     assert [len(one) for one in slow.asked] == [1, 16, 16, 16, 8]
 
 
+@pytest.mark.slow
 async def test_the_first_waits_for_others_a_little():
     slow = Slow()
     slow.go.set()
@@ -63,6 +64,7 @@ async def test_the_first_waits_for_others_a_little():
     assert sorted(slow.asked[0]) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_503_and_who_leaves_is_left_out():
     slow = Slow()
     batcher = Batcher(slow, waiting=2, seconds=0)
@@ -97,6 +99,7 @@ async def test_an_error_is_everybodys_of_the_batch_and_the_next_goes_on():
         group.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_threads_have_a_queue_with_an_end_and_stop_when_nobody_waits():
     threads, go, done = Threads(1, waiting=1), threading.Event(), []
 
@@ -120,6 +123,7 @@ async def test_threads_have_a_queue_with_an_end_and_stop_when_nobody_waits():
     assert 1 < len(done) < 100
 
 
+@pytest.mark.slow
 def test_a_search_that_takes_too_long_is_503(serve, docs, monkeypatch):
     client = serve({"docs": docs}, limits=Limits(timeout=0.2))
     ordinary = Searcher.search_each
@@ -132,6 +136,7 @@ def test_a_search_that_takes_too_long_is_503(serve, docs, monkeypatch):
     assert client.post("/v1/indexes/docs/search", json={"query": "x"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_many_clients_of_different_options_get_their_own_answers(serve, docs, encoder):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -161,6 +166,7 @@ def test_many_clients_of_different_options_get_their_own_answers(serve, docs, en
     assert batches < 100
 
 
+@pytest.mark.slow
 def test_metrics_tell_what_was_done(serve, docs):
     client = serve({"docs": docs})
     client.get("/v1/indexes/docs/search", params={"q": "x"})

@@ -49,6 +49,7 @@ def paths(client, query, **options):
     return [hit["code"]["path"] for hit in answer.json()["hits"]]
 
 
+@pytest.mark.slow
 def test_a_folder_is_served_encoded_and_followed(client, source):
     info = client.get("/v1/indexes/src").json()
     assert (info["code"], info["writable"], info["documents"]) == (True, False, 42)
@@ -63,6 +64,7 @@ def test_a_folder_is_served_encoded_and_followed(client, source):
     assert "shop/cart.py" not in paths(client, "put a thing into the basket", k=50)
 
 
+@pytest.mark.slow
 def test_an_index_of_another_model_is_made_anew(source, caplog):
     from starlette.testclient import TestClient
 
@@ -84,6 +86,7 @@ def test_a_device_is_not_for_folders(source):
         pass
 
 
+@pytest.mark.slow
 def test_others_may_search_the_folder_as_well(client, source):
     soon(lambda: client.get("/v1/indexes/src").json()["unencoded"] == 0)
     (source / "new.py").write_text("def volcano():\n    pass\n")
@@ -93,6 +96,7 @@ def test_others_may_search_the_folder_as_well(client, source):
     soon(lambda: paths(client, "volcano", mode="lexical", k=1) == ["new.py"], 5)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_searched_on(client, source, caplog):
     source.rename(source.parent / "elsewhere")
     soon(lambda: "src: " in caplog.text)

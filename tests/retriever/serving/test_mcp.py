@@ -110,6 +110,7 @@ async def test_tools_are_listed_with_their_schemas(source: Path) -> None:
     assert {"path", "start_line", "end_line", "score", "text"} <= set(found["required"])
 
 
+@pytest.mark.slow
 async def test_an_answer_has_places_and_source_best_first_and_a_file_once(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -135,6 +136,7 @@ async def test_an_answer_has_places_and_source_best_first_and_a_file_once(source
         assert paths(answer) == list(dict.fromkeys(hit["path"] for hit in json.loads(shown.stdout)))[:5]
 
 
+@pytest.mark.slow
 async def test_a_search_is_narrowed_by_path_language_and_patterns(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -152,6 +154,7 @@ async def test_a_search_is_narrowed_by_path_language_and_patterns(source: Path) 
         assert "other words" in (await ask("search", query="zeppelin", mode="lexical"))["note"]
 
 
+@pytest.mark.slow
 async def test_an_answer_stays_within_its_tokens(tmp_path: Path) -> None:
     body = "".join(f"    step_{i} = advance(basket, {i})\n" for i in range(36))
     long = {f"m{i}.py": f"def fill_{i}(basket):\n{body}" for i in range(8)}
@@ -170,6 +173,7 @@ async def test_an_answer_stays_within_its_tokens(tmp_path: Path) -> None:
         assert len(answer["results"]) == 8
 
 
+@pytest.mark.slow
 async def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -187,6 +191,7 @@ async def test_a_changed_a_new_and_a_gone_file_are_seen(source: Path) -> None:
         assert "does not exist" in await ask.refused("read", path="shop/login.py")
 
 
+@pytest.mark.slow
 async def test_an_unchanged_folder_is_neither_read_nor_written_again(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +209,7 @@ async def test_an_unchanged_folder_is_neither_read_nor_written_again(
         assert opened == []
 
 
+@pytest.mark.slow
 async def test_related_places_are_in_other_files(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -214,6 +220,7 @@ async def test_related_places_are_in_other_files(source: Path) -> None:
         assert "line=99" in await ask.refused("find_related", path="shop/cart.py", line=99)
 
 
+@pytest.mark.slow
 async def test_lines_are_read_and_cut(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -231,6 +238,7 @@ async def test_lines_are_read_and_cut(source: Path) -> None:
         assert len((await ask("read", path="long.txt", start=41, max_tokens=100))["text"]) == 300
 
 
+@pytest.mark.slow
 async def test_paths_outside_are_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key.py").write_text("PASSWORD_OF_THE_SAFE = 'open sesame'\n")
@@ -267,6 +275,7 @@ async def test_paths_outside_are_refused(source: Path, tmp_path: Path) -> None:
             assert (await ask("read", path=path, end=1))["path"] == "shop/cart.py"
 
 
+@pytest.mark.slow
 async def test_several_folders_take_turns_and_their_paths_say_which(source: Path, tmp_path: Path) -> None:
     other = write(
         tmp_path / "other/src", {"basket.py": "def basket():\n    'Put an item into the basket.'\n"}
@@ -291,6 +300,7 @@ async def test_several_folders_take_turns_and_their_paths_say_which(source: Path
         assert len((await ask("status"))["folders"]) == 3
 
 
+@pytest.mark.slow
 async def test_prose_is_answered_by_its_passages(tmp_path: Path) -> None:
     place = write(
         tmp_path / "notes",
@@ -307,6 +317,7 @@ async def test_prose_is_answered_by_its_passages(tmp_path: Path) -> None:
         assert answer["results"][0]["start_line"] <= 3 <= answer["results"][0]["end_line"]
 
 
+@pytest.mark.slow
 async def test_what_an_agent_gets_wrong_is_said_with_the_remedy(source: Path, tmp_path: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -324,6 +335,7 @@ async def test_what_an_agent_gets_wrong_is_said_with_the_remedy(source: Path, tm
         assert "pass another folder" in await Asking(client).refused("search", query="x")
 
 
+@pytest.mark.slow
 async def test_the_status_says_how_far_it_is(source: Path) -> None:
     async with served(source) as client:
         ask = Asking(client)
@@ -338,6 +350,7 @@ async def test_the_status_says_how_far_it_is(source: Path) -> None:
 # Beside others ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_two_servers_and_the_command_share_one_index(source: Path) -> None:
     async with served(source) as one, served(source) as two:
         first, second = Asking(one), Asking(two)
@@ -354,6 +367,7 @@ async def test_two_servers_and_the_command_share_one_index(source: Path) -> None
         assert paths(await first("search", query="airship", k=1)) == ["more.py"]
 
 
+@pytest.mark.slow
 async def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
     async with served(source) as client:
         before = await Asking(client)("search", **BASKET)
@@ -366,6 +380,7 @@ async def test_an_index_of_another_model_is_made_anew(source: Path) -> None:
         assert "made anew" in (await ask("status"))["folders"][0]["note"]
 
 
+@pytest.mark.slow
 async def test_beside_a_writer_what_there_is_answers(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retriever.folders.PATIENCE", 0.1)
     monkeypatch.setattr("retriever.serving.kept.PATIENCE", 0.1)
@@ -401,6 +416,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_the_first_reading_is_told_and_can_be_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -430,6 +446,7 @@ async def test_the_first_reading_is_told_and_can_be_cancelled(
         assert paths(await ask("search", query="zeppelin_7", k=1)) == ["m7.py"]
 
 
+@pytest.mark.slow
 async def test_a_question_beside_the_first_reading_waits_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +486,7 @@ def parameters(cache: Path, *arguments: object) -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=command, env=environment)
 
 
+@pytest.mark.slow
 async def test_over_standard_input_and_output(source: Path, cache: Path) -> None:
     async with Client(parameters(cache, source)) as client:
         ask = Asking(client)
@@ -478,6 +496,7 @@ async def test_over_standard_input_and_output(source: Path, cache: Path) -> None
         assert "lies outside" in await ask.refused("read", path="../cache")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_protocol_is_on_standard_output(source: Path, cache: Path) -> None:
     """Not even what is not as usual: here, a cache that cannot be written. Closed input ends the process."""
     cache.write_text("a file where a folder should be")
@@ -519,6 +538,7 @@ def test_nothing_but_the_protocol_is_on_standard_output(source: Path, cache: Pat
     assert answers[3]["isError"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True])
 def test_ctrl_c_ends_it_while_it_waits_for_a_line_and_while_it_reads(
     tmp_path: Path, cache: Path, busy: bool
@@ -580,6 +600,7 @@ def address(source: Path, cache: Path) -> Iterator[tuple[str, Callable[[], tuple
         process.communicate()
 
 
+@pytest.mark.slow
 async def test_over_http_on_loopback(
     address: tuple[str, Callable[[], tuple[int, str]]], source: Path
 ) -> None:

@@ -14,6 +14,7 @@ from tests.helpers.page_corpus import CODE, EVIL, FISH, TOPICS, WALL, expected_m
 # Searching ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hits_come_as_one_types(page, searcher):
     page.open("?index=texts")
     page.type("why must the wall be rebuilt")
@@ -25,6 +26,7 @@ def test_hits_come_as_one_types(page, searcher):
     assert page.parameters() == {"index": ["texts"], "q": ["why must the wall be rebuilt"]}
 
 
+@pytest.mark.slow
 def test_going_on_typing_cancels_the_search_before(page, server):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -39,6 +41,7 @@ def test_going_on_typing_cancels_the_search_before(page, server):
     assert page.sent("/search") == 2  # and none for each letter
 
 
+@pytest.mark.slow
 def test_a_query_that_is_cleared_waits_for_nothing(page, server):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -50,6 +53,7 @@ def test_a_query_that_is_cleared_waits_for_nothing(page, server):
     assert page.titles() == []
 
 
+@pytest.mark.slow
 def test_matched_tokens_are_tinted_by_their_share_of_the_score(page, searcher):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
@@ -65,6 +69,7 @@ def test_matched_tokens_are_tinted_by_their_share_of_the_score(page, searcher):
     ]
 
 
+@pytest.mark.slow
 def test_marks_after_signs_beyond_two_bytes_are_where_python_has_them(page, searcher):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
@@ -79,6 +84,7 @@ def test_marks_after_signs_beyond_two_bytes_are_where_python_has_them(page, sear
     assert [text for text, _ in page.marks("dialog")] == [hit.text[a:b] for a, b in spans]
 
 
+@pytest.mark.slow
 def test_pointing_at_a_token_shows_its_match_and_score_in_each_hit(page, searcher):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
@@ -103,6 +109,7 @@ def test_pointing_at_a_token_shows_its_match_and_score_in_each_hit(page, searche
     assert page.all(".pointed") == []
 
 
+@pytest.mark.slow
 def test_a_mark_tells_which_token_it_is_the_match_of(page):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
@@ -110,6 +117,7 @@ def test_a_mark_tells_which_token_it_is_the_match_of(page):
     assert [token.text for token in page.all(".token.pointed")] == ["fish"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["late", "lexical"])
 def test_modes_are_switched_and_kept_in_the_address(page, searcher, mode):
     page.open(f"?index=texts&q={FISH}")
@@ -128,6 +136,7 @@ def test_modes_are_switched_and_kept_in_the_address(page, searcher, mode):
     page.until(lambda: page.scores() == [f"{hit.score:.2f}" for hit in searcher.search(FISH)])
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_not_lost_when_a_mode_is_chosen_at_once(page):
     page.open("?index=texts")
     page.type("heavy rain")
@@ -136,6 +145,7 @@ def test_what_is_typed_is_not_lost_when_a_mode_is_chosen_at_once(page):
     assert page.parameters() == {"index": ["texts"], "q": ["heavy rain"], "mode": ["lexical"]}
 
 
+@pytest.mark.slow
 def test_more_hits_are_shown_on_demand(page, searcher):
     page.open(f"?index=texts&q={FISH}&k=3")
     page.until(lambda: len(page.titles()) == 3)
@@ -147,6 +157,7 @@ def test_more_hits_are_shown_on_demand(page, searcher):
 # Filters ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_filters_are_made_of_the_keys_that_exist(page):
     page.open("?index=texts&q=news")
     page.until(lambda: page.titles())
@@ -161,6 +172,7 @@ def test_filters_are_made_of_the_keys_that_exist(page):
     assert sorted(options["short"]) == ["any", "false", "true"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chosen", "filter"),
     [
@@ -188,6 +200,7 @@ def test_a_filter_is_chosen_and_kept_in_the_address(page, searcher, chosen, filt
     assert page.parameters() == {"index": ["texts"], "q": ["news of the day"]}
 
 
+@pytest.mark.slow
 def test_a_filter_is_typed(page, server):
     page.open("?index=texts&q=news")
     page.until(lambda: page.titles())
@@ -201,6 +214,7 @@ def test_a_filter_is_typed(page, server):
     assert (page.titles(), page.text("#status")) == ([], "")  # those were of another filter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "filter"),
     [
@@ -241,6 +255,7 @@ def in_view(page, selector):
     )
 
 
+@pytest.mark.slow
 def test_a_document_opens_at_its_passage(page, searcher):
     page.open(f"?index=texts&q={WALL}")
     page.until(lambda: page.titles())
@@ -259,6 +274,7 @@ def test_a_document_opens_at_its_passage(page, searcher):
     assert matches == [told for told in expected_matches(hit) if not told.startswith("[CLS]")]
 
 
+@pytest.mark.slow
 def test_a_link_to_a_document_works_in_a_new_tab(page):
     page.open(f"?index=texts&q={WALL}")
     page.until(lambda: page.titles())
@@ -271,6 +287,7 @@ def test_a_link_to_a_document_works_in_a_new_tab(page):
     assert page.parameters() == {"index": ["texts"], "q": [WALL]}
 
 
+@pytest.mark.slow
 def test_a_document_that_the_query_does_not_find_opens_without_a_passage(page):
     page.open(f"?index=texts&q={WALL}&k=1&doc=rain")
     page.until(lambda: page.text("dialog h2") == "rain")
@@ -278,6 +295,7 @@ def test_a_document_that_the_query_does_not_find_opens_without_a_passage(page):
     assert page.all("dialog .passage") == []
 
 
+@pytest.mark.slow
 def test_a_document_that_is_gone_is_said_in_words(page, server):
     server.faults.expect(404)
     page.open(f"?index=texts&q={WALL}&doc=nowhere")
@@ -285,6 +303,7 @@ def test_a_document_that_is_gone_is_said_in_words(page, server):
     assert page.titles()
 
 
+@pytest.mark.slow
 def test_code_has_line_numbers_and_its_symbol(page, folders, encoder):
     page.open("?index=code&q=drop+what+is+too+old")
     page.until(lambda: page.titles())
@@ -304,6 +323,7 @@ def test_code_has_line_numbers_and_its_symbol(page, folders, encoder):
     assert page.lines(".hit:nth-child(1)") == [(n, lines[n - 1]) for n in (4, 5, 6, 7)]
 
 
+@pytest.mark.slow
 def test_a_document_that_comes_when_it_is_no_longer_wanted_stays_closed(page, server):
     page.open(f"?index=texts&q={WALL}")
     page.until(lambda: page.titles())
@@ -318,6 +338,7 @@ def test_a_document_that_comes_when_it_is_no_longer_wanted_stays_closed(page, se
 # The address --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_back_and_forward_bring_queries_and_documents_again(page, searcher):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -345,6 +366,7 @@ def test_back_and_forward_bring_queries_and_documents_again(page, searcher):
     assert page.parameters()["doc"] == ["minutes/long ?#.txt"]
 
 
+@pytest.mark.slow
 def test_closing_a_document_is_a_step_back(page):
     page.open(f"?index=texts&q={WALL}")
     page.until(lambda: page.titles())
@@ -361,6 +383,7 @@ def test_closing_a_document_is_a_step_back(page):
     assert page.all("dialog[open]") == []
 
 
+@pytest.mark.slow
 def test_going_back_to_another_index_brings_its_filters(page):
     page.open("?index=texts&q=basket")
     page.until(lambda: page.titles())
@@ -372,6 +395,7 @@ def test_going_back_to_another_index_brings_its_filters(page):
     assert page.script("return document.querySelector('#filters [name=topic]') !== null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 # By keyboard alone --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_suffices(page, searcher):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -54,6 +55,7 @@ def test_the_keyboard_alone_suffices(page, searcher):
     assert page.value() == ""
 
 
+@pytest.mark.slow
 def test_tokens_are_a_toolbar(page, searcher):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())
@@ -69,6 +71,7 @@ def test_tokens_are_a_toolbar(page, searcher):
     assert [token.text for token in page.all(".token.pointed")] == ["fish"]
 
 
+@pytest.mark.slow
 def test_modes_and_filters_are_reached_by_tab(page):
     page.open("?index=texts&q=rain")
     page.until(lambda: page.titles())
@@ -82,6 +85,7 @@ def test_modes_and_filters_are_reached_by_tab(page):
 # What is said -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_document_holds_stays_text(page, searcher):
     page.open("?index=texts&q=how+do+strangers+attack+a+page")
     page.until(lambda: page.titles()[:1] == [EVIL])
@@ -96,6 +100,7 @@ def test_what_a_document_holds_stays_text(page, searcher):
     assert page.script("return [document.scripts.length, document.images.length]") == [1, 1]
 
 
+@pytest.mark.slow
 def test_metadata_of_odd_types_are_shown_all_the_same(page):
     page.open("?index=code&q=what+does+a+zebra+eat&doc=odd")
     page.until(lambda: page.text("dialog h2") == "odd")
@@ -106,6 +111,7 @@ def test_metadata_of_odd_types_are_shown_all_the_same(page):
     ]
 
 
+@pytest.mark.slow
 def test_a_query_stays_text(page):
     page.open(f"?index=texts&q={json.dumps(EVIL)[1:-1].replace('&', '%26')}")
     page.until(lambda: page.titles())
@@ -113,6 +119,7 @@ def test_a_query_stays_text(page):
     assert page.script("return document.scripts.length") == 1
 
 
+@pytest.mark.slow
 def test_how_much_is_encoded_is_told(page):
     page.open("?index=half&q=fish+of+the+cold+seas&mode=late")
     page.until(lambda: page.titles())
@@ -123,6 +130,7 @@ def test_how_much_is_encoded_is_told(page):
     assert "found by their words alone" in page.text("#remark")
 
 
+@pytest.mark.slow
 def test_what_is_encoded_meanwhile_is_told_without_a_search(page, browser, encoder, tmp_path):
     with Index.create(tmp_path / "i", encoder) as index:
         index.add([{"doc_id": "cod", "text": "Cod is a fish."}])
@@ -137,6 +145,7 @@ def test_what_is_encoded_meanwhile_is_told_without_a_search(page, browser, encod
             assert (page.ids(), page.sent("/search")) == (["cod"], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "means", "offer", "then"),
     [
@@ -160,6 +169,7 @@ def test_an_empty_result_says_what_it_means_and_what_may_be_done(page, server, s
         page.until(lambda: len(page.titles()) == then)
 
 
+@pytest.mark.slow
 def test_before_a_query_it_says_what_there_is(page):
     page.open("?index=texts")
     page.until(lambda: "8 documents" in page.text("#remark"))
@@ -169,6 +179,7 @@ def test_before_a_query_it_says_what_there_is(page):
     assert page.parameters() == {"index": ["code"]}
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_told_and_asked_again(page, server):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -182,6 +193,7 @@ def test_a_server_that_does_not_answer_is_told_and_asked_again(page, server):
     assert page.text("#alert") == ""
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_by_itself(page, server):
     page.open("?index=texts")
     page.until(lambda: page.text("#remark"))
@@ -191,12 +203,14 @@ def test_a_busy_server_is_asked_again_by_itself(page, server):
     page.until(lambda: page.titles()[:1] == ["rain"])
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_said_in_its_words(page, server):
     server.faults.expect(422)
     page.open("?index=texts&q=rain&filter=year+==+1")
     page.until(lambda: "filter has '==' at position 6" in page.text("#alert"))
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for(page, server, folders, browser, tmp_path):
     secret = tmp_path / "token"
     secret.write_text("open sesame", encoding="utf-8")
@@ -238,6 +252,7 @@ def shown(page, view):
         page.until(lambda: page.all("dialog[open]"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_phone_of_360_pixels_needs_no_scrolling_sideways(page, view):
     page.size(360, 740)
@@ -253,6 +268,7 @@ def test_a_phone_of_360_pixels_needs_no_scrolling_sideways(page, view):
     page.size(1200, 900)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_axe_has_no_serious_finding_in_light_and_in_dark(page, axe, view):
     shown(page, view)
@@ -270,6 +286,7 @@ def test_axe_has_no_serious_finding_in_light_and_in_dark(page, axe, view):
         assert serious == [], scheme
 
 
+@pytest.mark.slow
 def test_a_reader_of_screens_is_told_what_is_what(page):
     page.open(f"?index=texts&q={FISH}")
     page.until(lambda: page.titles())

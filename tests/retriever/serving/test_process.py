@@ -38,6 +38,7 @@ def latewood(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_help_imports_neither_torch_nor_the_server():
     done = latewood("--help", options=("-X", "importtime"))
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
@@ -45,6 +46,7 @@ def test_help_imports_neither_torch_nor_the_server():
     assert not {"torch", "numba", "faiss", "fastapi", "starlette", "uvicorn", "transformers"} & loaded
 
 
+@pytest.mark.slow
 def test_the_first_answer_comes_soon_and_without_torch(docs):
     started = time.monotonic()
     with running(docs) as (url, process):
@@ -56,6 +58,7 @@ def test_the_first_answer_comes_soon_and_without_torch(docs):
     assert seconds < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -78,6 +81,7 @@ def test_what_cannot_be_served_is_a_line(docs, arguments, told):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_a_line(docs):
     with running(docs) as (url, _):
         done = latewood(docs, "--port", url.rpartition(":")[2])
@@ -85,6 +89,7 @@ def test_a_port_that_is_taken_is_a_line(docs):
     assert "Address already in use; pass another --host or --port" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client"])
 def test_an_extra_that_is_not_installed_is_a_line(docs, missing):
     code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['latewood', 'serve', {str(docs)!r}]\n"
@@ -96,6 +101,7 @@ def test_an_extra_that_is_not_installed_is_a_line(docs, missing):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_when_what_runs_is_answered(docs, sent, code):
     texts = [f"The heart pumps blood, number {i}. " * 20 for i in range(60)]
@@ -118,6 +124,7 @@ def test_a_signal_ends_it_when_what_runs_is_answered(docs, sent, code):
     assert len(answers[0].json()["results"]) == 60
 
 
+@pytest.mark.slow
 def test_what_a_client_that_left_asked_for_is_not_done(docs):
     texts = [f"The heart pumps blood, number {i}. " * 40 for i in range(900)]
     with running(docs) as (url, process):

@@ -38,6 +38,7 @@ def order(values):
     return np.argsort(-np.asarray(values), kind="stable").tolist()
 
 
+@pytest.mark.slow
 def test_ours(client, expected):
     scores, shares = expected
     results = post(client, "/v1/indexes/docs/rerank", query=QUERY, texts=TEXTS)["results"]
@@ -49,6 +50,7 @@ def test_ours(client, expected):
     assert best == results[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank"])
 def test_cohere_jina_and_vllm(client, encoder, expected, path):
     _, shares = expected
@@ -76,6 +78,7 @@ def test_documents_are_cut_after_so_many_tokens(client):
     assert whole["results"][0]["relevance_score"] > first
 
 
+@pytest.mark.slow
 def test_tei(client, expected):
     scores, shares = expected
     plain = post(client, "/rerank", query=QUERY, texts=TEXTS)
@@ -87,6 +90,7 @@ def test_tei(client, expected):
     assert [one["text"] for one in raw] == [TEXTS[i] for i in order(scores)]
 
 
+@pytest.mark.slow
 def test_scores_of_pairs(client, expected):
     _, shares = expected
     one = post(client, "/score", queries=QUERY, documents=TEXTS)
@@ -99,6 +103,7 @@ def test_scores_of_pairs(client, expected):
     assert "pass queries, or text_1" in detail(client.post("/score", json={"documents": ["c"]}), 422)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["query", "document"])
 def test_token_vectors(client, encoder, kind):
     some = [text for text in TEXTS if text]
@@ -133,6 +138,7 @@ def test_a_model_that_is_not_served_and_what_is_too_much(client):
 
 # LangChain's CohereRerank(base_url=..., cohere_api_key="any") gave the same by hand, with langchain-cohere 0.6 and
 # cohere 5.21. It wants cohere < 6, and would hold the client of the test below two major versions back.
+@pytest.mark.slow
 def test_the_official_client_of_cohere(served_docs, expected):
     import cohere
     import httpx

@@ -36,6 +36,7 @@ def expected(hits):
     return [(hit.doc_id, pytest.approx(hit.score)) for hit in hits]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -64,6 +65,7 @@ def test_a_search_is_that_of_python(client, searcher, options):
     assert by_get.status_code == 200
 
 
+@pytest.mark.slow
 def test_several_queries_are_answered_in_order(client, searcher):
     texts = ["blood", QUESTION, "shopping"]
     found = search(client, queries=texts, k=1)["results"]
@@ -184,6 +186,7 @@ def test_it_lives_and_is_ready(client):
     wait_until_ready(client)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_leaves_words_and_the_other_indexes(serve, own, docs, caplog):
     with closing(sqlite3.connect(own / "index.db")) as db, db:
         gone = "UPDATE settings SET value = json_set(value, '$.encoder.name', './gone') WHERE key = 'index'"
@@ -196,6 +199,7 @@ def test_a_model_that_is_gone_leaves_words_and_the_other_indexes(serve, own, doc
     assert "./gone" in detail(client.get("/v1/indexes/own/search", params={"q": "bank"}), 503)
 
 
+@pytest.mark.slow
 def test_a_refusal_names_the_index_and_not_where_it_lies(serve, tmp_path, encoder):
     with Index.create(tmp_path / "waiting.index", encoder) as index:
         index.add([{"doc_id": "cod", "text": "Cod is a fish."}], encode=False)
@@ -205,6 +209,7 @@ def test_a_refusal_names_the_index_and_not_where_it_lies(serve, tmp_path, encode
     assert str(tmp_path) not in told
 
 
+@pytest.mark.slow
 def test_a_commit_of_another_process_is_seen(serve, own, encoder):
     import time
 
@@ -233,6 +238,7 @@ def code(serve, tmp_path_factory, encoder):
     return serve({"code": folder / "code.index"}), folder / "code.index"
 
 
+@pytest.mark.slow
 def test_code_is_ranked_by_its_rules(code, encoder):
     client, folder = code
     asked = {"query": "put a thing into the basket", "explain": True, "text": False}
@@ -256,6 +262,7 @@ def test_code_is_ranked_by_its_rules(code, encoder):
     assert first["passage"]["text"].startswith("def add_to_cart")
 
 
+@pytest.mark.slow
 def test_code_is_narrowed_as_by_the_flags(code):
     client, _ = code
 
@@ -277,6 +284,7 @@ def test_code_is_narrowed_as_by_the_flags(code):
     assert "are of code; leave them out, or pass code=true" in told
 
 
+@pytest.mark.slow
 def test_a_regex_that_explodes_is_refused_while_others_are_answered(code, monkeypatch):
     client, _ = code
     monkeypatch.setattr("retriever.code.search.REGEX_SECONDS", 0.2)
@@ -284,6 +292,7 @@ def test_a_regex_that_explodes_is_refused_while_others_are_answered(code, monkey
     assert "takes more than 0.2 s" in detail(client.post("/v1/indexes/code/search", json=asked), 422)
 
 
+@pytest.mark.slow
 def test_arrays_and_objects_are_no_values_of_a_filter(serve, tmp_path, encoder):
     with Index.create(tmp_path / "x", encoder) as index:
         metadata = {"tags": ["a"], "repo": {"name": "r"}, "n": 1, "odd key": True}

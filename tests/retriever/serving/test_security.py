@@ -65,6 +65,7 @@ def test_a_foreign_origin_is_refused(client, origin):
         assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.slow
 def test_pages_of_this_server_and_of_sites_that_were_named_may_ask(serve, docs):
     client = serve({"docs": docs}, cors=("https://site.example",))
     assert client.get(URL, headers={"origin": "http://localhost"}).status_code == 200
@@ -78,6 +79,7 @@ def test_pages_of_this_server_and_of_sites_that_were_named_may_ask(serve, docs):
     assert "access-control-allow-origin" not in foreign.headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -153,6 +155,7 @@ def test_every_answer_has_the_policy_of_the_page(client):
         assert headers["referrer-policy"] == "no-referrer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "doc_id", ["../secret", "../../etc/passwd", "a/../../b", "..", "/etc/passwd", "a\\..\\b"]
 )
@@ -174,6 +177,7 @@ def test_only_files_of_the_page_are_read(client, path):
     assert client.get(f"/page/{path}").status_code == 404
 
 
+@pytest.mark.slow
 def test_ten_megabytes_are_refused(client):
     body = json.dumps({"query": "x" * 10_000_000}).encode()
     headers = {"content-type": "application/json"}
@@ -190,6 +194,7 @@ def test_ten_megabytes_are_refused(client):
     detail(client.post(f"{URL}/documents", content=pieces(), headers=lines), 403)
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come_is_not_waited_for(docs):
     """As a client sends it that stops in the middle."""
     import anyio

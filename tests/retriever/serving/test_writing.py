@@ -30,6 +30,7 @@ def found(client, query):
     return [(hit["doc_id"], hit["text"]) for hit in hits]
 
 
+@pytest.mark.slow
 def test_a_document_is_added_replaced_and_deleted(client):
     body = {"text": "Rivers run to the sea.", "metadata": {"wet": True}}
     report = client.put(f"{URL}/documents/geo/rivers", json=body).json()
@@ -45,6 +46,7 @@ def test_a_document_is_added_replaced_and_deleted(client):
     detail(client.get(f"{URL}/documents/geo/rivers"), 404)
 
 
+@pytest.mark.slow
 def test_many_come_as_json_or_as_lines(client, own):
     some = [
         {"doc_id": f"d{i}", "text": f"Text number {i} of a river", "metadata": {"i": i}} for i in range(30)
@@ -61,6 +63,7 @@ def test_many_come_as_json_or_as_lines(client, own):
         index.verify()
 
 
+@pytest.mark.slow
 def test_texts_first_and_vectors_after(client):
     one = {"doc_id": "late", "text": "Volcanoes erupt."}
     report = client.post(f"{URL}/documents", params={"encode": "false"}, json={"documents": [one]}).json()
@@ -95,6 +98,7 @@ def test_a_line_that_is_no_document_is_named(client, line, told):
     assert client.get(URL).json()["documents"] == 4
 
 
+@pytest.mark.slow
 def test_what_is_no_document_is_refused(client):
     for body, told in [
         ({"documents": [{"doc_id": "x"}]}, "there is no documents.0.text"),
@@ -140,6 +144,7 @@ def test_another_writer_is_named_at_the_start(own):
             pass
 
 
+@pytest.mark.slow
 def test_an_index_of_vectors_takes_words_alone(serve, tmp_path):
     with Index.create(tmp_path / "v", dim=4) as index:
         index.add_embeddings(["a"], [[[1, 0, 0, 0]]], ["alpha"])
@@ -158,6 +163,7 @@ def test_a_folder_is_not_written_to(serve, tmp_path):
         serve({"own": tmp_path}, writable=True)
 
 
+@pytest.mark.slow
 def test_uploads_beyond_a_limit_are_refused(serve, own):
     from retriever.serving import Limits
 
