@@ -44,8 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
-    out = source.parent / "out" / "code.index"
-    out.parent.mkdir(exist_ok=True)
+    out = tmp_path_factory.mktemp("indexed") / "code.index"
     with Index.create(out, FakeEncoder()) as index:
         index.add(read_source(source))
     return out
