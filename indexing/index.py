@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from encoder.arguments import absolute, as_strings
+from encoder.arguments import absolute, as_integer, as_strings
 from encoder.closing import Closing
 from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
@@ -18,20 +18,20 @@ from encoder.others import as_encoder
 from encoder.progress import Progress, Told
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
 from indexing.storage import tables
-from indexing.storage.durable import fsync_folder
 from indexing.storage.filters import parse_key
 from indexing.storage.inspection import describe, verify
 from indexing.storage.lock import WriterLock
 from indexing.storage.reader import Document
 from indexing.storage.refusals import refusals
+from indexing.storage.sharded import open_snapshot
 from indexing.storage.snapshot import Snapshot
-from indexing.storage.store import Store
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import DATABASE, index_file, is_index
 from indexing.writing.encoding import Passages, encode_records, windows_of
 from indexing.writing.given import GivenVectors, VectorBatch
 from indexing.writing.memory import limit
 from indexing.writing.pending import deletion, new_metadata, renaming
 from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records
+from indexing.writing.shards import make, make_shards, open_writer
 from indexing.writing.writer import PassagesOf, Writer
 
 if TYPE_CHECKING:
@@ -63,17 +63,13 @@ class Index(Closing):
         self._mutex = threading.RLock()
         self._encoder = encoder
         self._light: DocumentEncoder | None = None
-        # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
-        self._store = None if lock is None else Store(folder / DATABASE)
-        self._snapshot: Snapshot | None = None
-        self._writer: Writer | None = None
+        # A writer has a snapshot of its own; one held here would keep SQLite's log from ever being begun anew.
+        self._snapshot = open_snapshot(folder) if lock is None else None
+        self._writer = None if lock is None else open_writer(folder, memory, device)
         try:
-            self._snapshot = Snapshot(folder)
             if encoder is not None:
                 self.settings.check_encoder(encoder, folder)
-            if self._store is not None:
-                # From now on the writer's; held here, it would keep SQLite's log from ever being begun anew.
-                self._writer, self._snapshot = Writer(self._store, self._snapshot, memory, device), None
+            if self._writer is not None:
                 self._writer.sweep()
         except BaseException:
             self._close()
@@ -88,6 +84,7 @@ class Index(Closing):
         encoder: DocumentEncoder | None = None,
         *,
         dim: int | None = None,
+        shards: int | None = None,
         memory: int | str | None = None,
         device: "str | torch.device | None" = None,
         **settings: Any,
@@ -95,6 +92,7 @@ class Index(Closing):
         """Make an empty index in a new or empty folder and open it for writing.
 
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
+        shards: make so many indexes that are one (docs/guides/cluster.md); None for an ordinary one.
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
         size of the corpus; not stored. device: a torch device, such as "cuda", that trains the codec and codes
         vectors; None for the processor; not stored either. settings: what is fixed from now on, such as `window`: see
@@ -118,15 +116,14 @@ class Index(Closing):
             folder.resolve().mkdir(parents=True, exist_ok=True)  # also the target of a link that has none
         lock = WriterLock(folder / LOCK)
         try:
-            if tables.exists(folder / DATABASE):
+            if tables.exists(index_file(folder)):
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
-            with refusals(folder):
-                (folder / "segments").mkdir(exist_ok=True)
-                tables.create(folder / DATABASE, asdict(fixed))
-                fsync_folder(folder)
-                fsync_folder(folder.parent)
+            if shards is None:
+                make(folder, fixed)
+            else:
+                make_shards(folder, fixed, as_integer(shards, "shards", 1))
             return cls(folder, encoder, lock, memory, place)
         except BaseException:
             lock.release()
@@ -152,7 +149,7 @@ class Index(Closing):
         """
         encoder = None if encoder is None else as_encoder(encoder, "encode_documents")
         folder = absolute(path)
-        if not (folder / DATABASE).is_file():
+        if not is_index(folder):
             raise IndexFormatError(
                 f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
             )
@@ -176,10 +173,11 @@ class Index(Closing):
 
     def _close(self) -> None:
         if self._writer is not None:
-            self._snapshot, self._writer = self._writer.snapshot, None
-        for part in (self._snapshot, self._store):
-            if part is not None:
-                part.close()
+            self._snapshot = self._writer.snapshot
+            self._writer.close()
+            self._writer = None
+        elif self._snapshot is not None:
+            self._snapshot.close()
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -203,7 +201,7 @@ class Index(Closing):
 
     def snapshot(self) -> Snapshot:
         """The newest commit, as a value: whatever is written later, it stays. Yours to close."""
-        return Snapshot(self.folder, self._now)
+        return open_snapshot(self.folder, self._now)
 
     def reload(self) -> bool:
         """Move to the newest commit; whether there was one."""
@@ -434,7 +432,7 @@ class Index(Closing):
                 raise ArgumentError(
                     f"{self.folder} is not open for writing; use Index.open(path, writable=True)"
                 )
-            if self._writer.store.uncertain:  # the last commit failed
+            if self._writer.uncertain:
                 self._writer.sweep()
             self._writer.told = told
             yield self._writer

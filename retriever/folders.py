@@ -28,7 +28,7 @@ from encoder.errors import (
 )
 from encoder.progress import Told
 from indexing.settings import DocumentEncoder
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import is_index
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import QueryEncoder, Searcher
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from indexing import Index
     from indexing.writing.sources import UpdateReport
 
-__all__ = ["Folder", "anew", "cache_of", "forget", "is_index"]
+__all__ = ["Folder", "anew", "cache_of", "forget"]
 
 CANDIDATES = 16  # documents found by words that are encoded before an answer, if they are not yet
 PATIENCE = 3.0  # seconds that a folder that rests waits for another writer
@@ -45,10 +45,6 @@ CANDIDATE_CHARS = 12_000  # of the texts found, encoded or not: at most half a s
 SCORING = Scoring()
 Tell = Callable[[str], None]
 T = TypeVar("T")
-
-
-def is_index(folder: Path) -> bool:
-    return (folder / DATABASE).is_file()
 
 
 def cache_of(folder: str | os.PathLike[str]) -> Path:

@@ -20,7 +20,7 @@ from indexing.exchange.source import VectorSource
 from indexing.index import Index
 from indexing.reading.corpus import read_source
 from indexing.settings import DocumentEncoder
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import is_index
 from indexing.writing.given import VectorBatch
 from retriever.agreement import Queries
 
@@ -126,7 +126,7 @@ def _check(source: VectorSource, encoder: DocumentEncoder | None) -> None:
 
 def _index(out: Path, source: VectorSource, encoder: DocumentEncoder | None, options: ImportOptions) -> Index:
     size = options.bytes_per_token
-    if not (out / DATABASE).is_file():
+    if not is_index(out):
         if size is None:
             size = min(max(source.code_bytes or BYTES_PER_TOKEN, BYTES_PER_TOKEN), MOST_BYTES)
         dim = source.dim if encoder is None else None

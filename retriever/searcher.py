@@ -24,6 +24,7 @@ from encoder.progress import Progress, Told
 from indexing import Document, Snapshot
 from indexing.coding.codec import Codec
 from indexing.storage.segment import Segment
+from indexing.storage.sharded import open_snapshot
 from retriever.explaining import Explanation, explain
 from retriever.hits import Hit, Hits
 from retriever.options import Mode, Scoring, SearchOptions
@@ -137,7 +138,7 @@ class Searcher(Closing):
         once: bool = False,
     ) -> "Searcher":
         """Open an index folder for searching; its encoder is found by what the index recorded."""
-        snapshot = Snapshot(path)
+        snapshot = open_snapshot(path)
         try:
             searcher = cls(snapshot, encoder, scoring=scoring, device=device, once=once)
         except BaseException:

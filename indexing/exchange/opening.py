@@ -12,7 +12,7 @@ from indexing.exchange.source import VectorSource
 from indexing.exchange.tables import ARROW, PARQUET, file_source, table_source, write_table
 from indexing.index import Index
 from indexing.storage.snapshot import Selection, Snapshot
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import is_index
 
 __all__ = ["export_vectors", "open_vectors"]
 
@@ -38,7 +38,7 @@ def open_vectors(source: Any) -> VectorSource:
             return npy_source(path)
         if (found := peer_source(path)) is not None:
             return found
-        if (path / DATABASE).is_file():
+        if is_index(path):
             raise CorpusError(
                 f"{path} is an index of Latewood; search it, or write its vectors by latewood export"
             )

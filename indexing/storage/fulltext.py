@@ -12,12 +12,18 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = [
+    "Texts",
+    "bm25",
     "create_table",
     "define_function",
     "delete_texts",
+    "frequencies",
     "idf_ratio",
     "insert_texts",
     "queried",
@@ -53,6 +59,17 @@ to from up down in out on off over under again further then once here there when
 each few more most other some such no nor not only own same so than too very"""
 _STOP_WORDS = frozenset(_STOP.split())
 _FUNCTION = "latewood_words"
+K1, B = 1.2, 0.75  # of FTS5's bm25
+
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
+
+
+class Texts(NamedTuple):
+    """Documents that have a text, and the words of all."""
+
+    n: int
+    words: int
 
 
 class _Patterns(NamedTuple):
@@ -190,8 +207,27 @@ def quoted(word: str) -> str:
 
 def idf_ratio(n: int, having: int) -> float:
     """The weight of a word that `having` of n documents have, over the one that FTS5's bm25 has multiplied by."""
+    return math.log(1 + (n - having + 0.5) / (having + 0.5)) / _idf(n, having)
+
+
+def _idf(n: int, having: int) -> float:
+    """FTS5's own."""
     theirs = math.log((n - having + 0.5) / (having + 0.5))
-    return math.log(1 + (n - having + 0.5) / (having + 0.5)) / (theirs if theirs > 0 else 1e-6)
+    return theirs if theirs > 0 else 1e-6
+
+
+def bm25(times: Numbers, lengths: Numbers, having: int, texts: Texts) -> Numbers:
+    """What FTS5 gives for a word that `having` documents have, `times` often in each, in its order of operations."""
+    damped = times + K1 * (1 - B + B * lengths / (texts.words / texts.n))
+    scores: Numbers = _idf(texts.n, having) * ((times * (K1 + 1)) / damped)
+    return scores
+
+
+def frequencies(scores: Numbers, lengths: Numbers, texts: Texts) -> Numbers:
+    """How often each document has a word, from what FTS5 gives for it: `bm25` the other way round."""
+    parts = scores / _idf(texts.n, len(scores))
+    damping = K1 * (1 - B + B * lengths / (texts.words / texts.n))
+    return np.rint(parts * damping / (K1 + 1 - parts))
 
 
 def create_table(connection: sqlite3.Connection) -> None:

@@ -37,8 +37,11 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         name = Path(file.path).name.split(".")[0].split("-")[0]
         parts["originals" if name == "sampled" else name] += file.bytes
     stored = sum(parts.values()) - parts["codec"] - parts["originals"]
-    parts["database"] = sum(f.stat().st_size for f in snapshot.folder.glob(f"{DATABASE}*"))
-    return {
+    parts["database"] = sum(
+        file.stat().st_size for part in snapshot.parts for file in part.folder.glob(f"{DATABASE}*")
+    )
+    shards = {"shards": len(snapshot.parts)} if snapshot.parts != [snapshot] else {}
+    return shards | {
         "format_version": FORMAT_VERSION,
         "kind": "mixed" if len(kinds) > 1 else next(iter(kinds), "flat"),
         "documents": len(snapshot),
@@ -66,7 +69,7 @@ def verify(snapshot: Snapshot, progress: Told | None = None) -> None:
         try:
             digest = hash_file(path)
         except FileNotFoundError:
-            newest = Snapshot(snapshot.folder)
+            newest = snapshot.newest()
             if newest.state.generation != snapshot.state.generation:  # a writer has replaced it since
                 verify(newest, progress)
                 return

@@ -18,15 +18,16 @@ from indexing.storage.database import connect_reader
 from indexing.storage.dates import define_functions
 from indexing.storage.durable import FileRecord
 from indexing.storage.filters import Filter, parse_filter
-from indexing.storage.fulltext import idf_ratio
+from indexing.storage.fulltext import Texts, frequencies, idf_ratio
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import FORMAT_VERSION, DocumentRow, SegmentRow, State
 
-__all__ = ["Document", "Numbers", "Reader"]
+__all__ = ["OCCURRENCE", "POSTING", "Document", "Numbers", "Reader"]
 
 Numbers = npt.NDArray[np.int64]
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
 POSTING = np.dtype([("document", np.int64), ("score", np.float64)])
+OCCURRENCE = np.dtype([("document", np.int64), ("times", np.float64), ("length", np.float64)])
 POSTINGS_KEPT, WORDS_KEPT = 1 << 20, 4096  # 16 MiB; a search for frequent words takes a third of the time
 PAGE = 256  # documents read at a time by those that stream them
 
@@ -48,8 +49,7 @@ class Reader:
         where the system refuses to read it."""
         self.path = path
         self._lock = threading.RLock()
-        self._known: dict[str, npt.NDArray[Any]] = {}  # word → postings
-        self._room = POSTINGS_KEPT
+        self._keep_postings()
         try:
             self._db = connect_reader(path)
             define_functions(self._db)
@@ -84,7 +84,7 @@ class Reader:
 
     def count(self, table: str = "documents") -> int:
         assert table in ("documents", "unencoded")
-        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+        return sum(n for (n,) in self.rows(f"SELECT count(*) FROM {table}"))
 
     # Documents -----------------------------------------------------------------------------------------------
 
@@ -106,7 +106,8 @@ class Reader:
     def condition(self, text: str) -> Filter:
         """A filter expression as this index reads it. Raises ArgumentError for what is none, and for a key that
         nothing has ever had."""
-        return parse_filter(text, self.metadata_indexes, self.keys if self.state.next_document else None)
+        known = self.keys if self.state.next_document > self.state.first_document else None
+        return parse_filter(text, self.metadata_indexes, known)
 
     def stream(self, columns: str, condition: Filter | None = None) -> Iterator[tuple[Any, ...]]:
         """(document, *columns) of all documents, or those that meet a condition, in the order of adding."""
@@ -151,14 +152,15 @@ class Reader:
             "SELECT DISTINCT json_extract(metadata, ?1) AS value, json_type(metadata, ?1) "
             "FROM documents ORDER BY value LIMIT ?2"
         )
-        rows = self.rows(sql, [path, -1 if most is None else most])
+        rows = list(dict.fromkeys(self.rows(sql, [path, -1 if most is None else most])))
+        rows.sort(key=lambda row: (row[0] is not None, isinstance(row[0], str), row[0] or 0))
         return [
             json.loads(value)
             if kind in ("array", "object")
             else bool(value)
             if kind in ("true", "false")
             else value
-            for value, kind in rows
+            for value, kind in rows[:most]
         ]
 
     # Words ---------------------------------------------------------------------------------------------------
@@ -173,18 +175,40 @@ class Reader:
         """The documents of one word and their BM25, an array of POSTING. The first words that are asked are kept."""
         if (known := self._known.get(word)) is not None:
             return known
-        rows = self.rows("SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?", [word])
-        found = np.array(rows, POSTING)
-        if rows:
-            found["score"] *= idf_ratio(self.n_texts, len(rows))
-        if self._room >= len(rows) and len(self._known) < WORDS_KEPT:
+        found = self._scored(word)
+        if len(found):
+            found["score"] *= idf_ratio(self.n_texts, len(found))
+        if self._room >= len(found) and len(self._known) < WORDS_KEPT:
             self._known[word] = found
-            self._room -= len(rows)
+            self._room -= len(found)
         return found
+
+    def _scored(self, word: str) -> npt.NDArray[Any]:
+        """The documents of one word and FTS5's BM25, an array of POSTING."""
+        sql = "SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?"
+        return np.array(self.rows(sql, [word]), POSTING)
+
+    def occurrences(self, word: str) -> npt.NDArray[Any]:
+        """The documents of one word, how often each has it and how many words it has: an array of OCCURRENCE."""
+        sql = (
+            "SELECT fulltext.rowid, -bm25(fulltext), sz FROM fulltext JOIN fulltext_docsize ON id = fulltext.rowid "
+            "WHERE fulltext MATCH ? ORDER BY fulltext.rowid"
+        )
+        rows = [(document, score, _varints(size)[0]) for document, score, size in self.rows(sql, [word])]
+        found = np.array(rows, OCCURRENCE)
+        if rows:
+            found["times"] = frequencies(found["times"], found["length"], self.texts)
+        return found
+
+    @cached_property
+    def texts(self) -> Texts:
+        """How many texts there are, and words in them: the first record of FTS5's own table."""
+        blocks = self.rows("SELECT block FROM fulltext_data WHERE id = 1")
+        return Texts(*_varints(blocks[0][0])[:2]) if blocks and blocks[0][0] else Texts(0, 0)
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""
-        return int(self.rows("SELECT count(*) FROM fulltext WHERE fulltext MATCH ?", [match])[0][0])
+        return sum(n for (n,) in self.rows("SELECT count(*) FROM fulltext WHERE fulltext MATCH ?", [match]))
 
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
@@ -195,9 +219,13 @@ class Reader:
     @cached_property
     def n_texts(self) -> int:
         """Documents that have a text."""
-        return int(self.rows("SELECT count(*) FROM fulltext_docsize")[0][0])
+        return sum(n for (n,) in self.rows("SELECT count(*) FROM fulltext_docsize"))
 
     # Inside --------------------------------------------------------------------------------------------------
+
+    def _keep_postings(self) -> None:
+        self._known: dict[str, npt.NDArray[Any]] = {}  # word → postings
+        self._room = POSTINGS_KEPT
 
     def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, refusals(self.path):
@@ -236,3 +264,14 @@ class Reader:
         # Of metadata, as `key_names` gives them, of all that was ever stored; None where they are too many.
         keys = pairs.get("keys")
         self.keys = None if keys is None else frozenset(map(tuple, keys))
+
+
+def _varints(block: bytes) -> list[int]:
+    """SQLite's integers of seven bits a byte, as FTS5 writes them one after the other."""
+    found, value = [], 0
+    for byte in block:
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            found.append(value)
+            value = 0
+    return found

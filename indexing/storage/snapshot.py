@@ -69,6 +69,11 @@ class Snapshot(Closing):
         with refusals(self.folder):
             self._open(previous)
 
+    @property
+    def parts(self) -> Sequence["Snapshot"]:
+        """The snapshots of index folders that this is of: itself, or one a shard."""
+        return [self]
+
     def close(self) -> None:
         """Let go of the files. Arrays of segments taken earlier stay good."""
         self.reader.close()

@@ -10,9 +10,22 @@ from indexing.storage import fulltext
 from indexing.storage.database import connect, writing
 from indexing.storage.durable import FileRecord
 
-__all__ = ["DATABASE", "FORMAT_VERSION", "Change", "DocumentRow", "SegmentRow", "State", "create", "exists"]
+__all__ = [
+    "DATABASE",
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Change",
+    "DocumentRow",
+    "SegmentRow",
+    "State",
+    "create",
+    "exists",
+    "index_file",
+    "is_index",
+]
 
 DATABASE = "index.db"
+MANIFEST = "shards.json"  # of a folder of indexes that are one
 FORMAT_VERSION = 3
 
 
@@ -44,10 +57,11 @@ class SegmentRow:
 
 @dataclass(frozen=True)
 class State:
-    """What moves with each commit. codec: file name, or None while nothing is trained. codec_error: mean
-    squared error of the vectors that it was trained on."""
+    """What moves with each commit. first_document: of a shard, whose numbers begin where no other's reach. codec: file
+    name, or None while nothing is trained. codec_error: mean squared error of the vectors that it was trained on."""
 
     generation: int = 0
+    first_document: int = 0
     next_document: int = 0
     next_segment: int = 1
     next_codec: int = 1
@@ -82,7 +96,18 @@ class Change:
     rebuild_words: bool = False
 
 
-def create(path: Path, settings: dict[str, Any]) -> None:
+def index_file(folder: Path) -> Path:
+    """The file that makes a folder an index, whether or not it is there."""
+    manifest = folder / MANIFEST
+    return manifest if manifest.is_file() else folder / DATABASE
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder holds an index, of shards or not."""
+    return index_file(folder).is_file()
+
+
+def create(path: Path, settings: dict[str, Any], first_document: int = 0) -> None:
     """Make the tables. A crash in the midst leaves none, and it may be tried again."""
     db = writing(connect(path, "rwc"))
     db.execute("PRAGMA journal_mode = WAL")
@@ -105,7 +130,7 @@ def create(path: Path, settings: dict[str, Any]) -> None:
         pairs = {
             "format_version": FORMAT_VERSION,
             "index": settings,
-            "state": asdict(State()),
+            "state": asdict(State(first_document=first_document, next_document=first_document)),
             "burials": 0,
             "keys": [],
         }

@@ -17,7 +17,7 @@ from indexing.storage.originals import Originals, chosen, share_of
 from indexing.storage.segment import Layout, Segment, write_segment
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.store import Store
-from indexing.storage.tables import Change, DocumentRow, SegmentRow
+from indexing.storage.tables import DATABASE, Change, DocumentRow, SegmentRow
 from indexing.writing.encoding import Passages
 from indexing.writing.memory import limit
 from indexing.writing.pending import Pending
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Writer"]
 
+MOST_FOR_ROWS = 64  # tokens for which one that a codec is trained on stands
 SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
 OUTGROWN = 4  # train anew when a one-shot build would have this many times the centroids
 COMMIT_CHARS = 1 << 26  # of texts and metadata that wait for a commit
@@ -44,20 +45,36 @@ class Writer:
 
     def __init__(
         self,
-        store: Store,
-        snapshot: Snapshot,
-        memory: int | str | None,
+        folder: Path,
+        memory: int | str | None = None,
         device: "torch.device | None" = None,
+        *,
+        trains: bool = True,
     ) -> None:
         """memory: about the most that the process may take (`memory.limit`). device: where codecs are trained and
-        vectors coded; None for the processor."""
-        self.store = store
-        self.device = device
-        self.snapshot = snapshot
+        vectors coded; None for the processor. trains: a codec, and centroids for what is new; a shard has the
+        codec of all shards, by `adopt`."""
+        self.folder, self.device, self.trains = folder, device, trains
         self.told: Told | None = None  # of what a commit may bring with it
-        self.folder = snapshot.folder
-        # settings: the index's, within the memory limit. sample_rows: the most vectors to train on.
-        self.settings, self.sample_rows = limit(snapshot.settings, memory)
+        # Opened first: after a crash it is the writer who may bring the write-ahead log in order.
+        self.store = Store(folder / DATABASE)
+        try:
+            self.snapshot = Snapshot(folder)
+            # settings: the index's, within the memory limit. sample_rows: the most vectors to train on.
+            self.settings, self.sample_rows = limit(self.snapshot.settings, memory)
+        except BaseException:
+            self.store.close()
+            raise
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the last commit failed, so that `sweep` is to be called before the next."""
+        return self.store.uncertain
+
+    def close(self) -> None:
+        """Let go of the database; the snapshot's files too."""
+        self.snapshot.close()
+        self.store.close()
 
     def sweep(self) -> None:
         """Delete what no commit names: a crash, or a reader that held it mapped, has left it."""
@@ -82,7 +99,7 @@ class Writer:
         pending = Pending()
         for batch in stream:
             self._take(pending, batch, passages_of, report)
-            if self._is_full(pending):
+            if self.is_full(pending):
                 self.commit(pending)
                 committed()
                 pending = Pending()  # its memory is wanted for training
@@ -98,7 +115,7 @@ class Writer:
         for batch in stream:
             for record, passages in zip(batch, passages_of(batch, report), strict=True):
                 pending.put_encoded(record.number, passages)
-            if self._is_full(pending):
+            if self.is_full(pending):
                 self.commit(pending)
                 pending = Pending()
                 self.settle(self.settings.segment_tokens)
@@ -166,28 +183,43 @@ class Writer:
     def settle(self, flat_tokens: int) -> None:
         """Keep the index in shape after commits: train the codec from flat_tokens on, merge small segments."""
         now = self.snapshot
-        if now.codec is None and now.n_tokens >= max(flat_tokens, PQ_CENTROIDS):
-            change = self._change()
+        if self.trains and now.codec is None and now.n_tokens >= max(flat_tokens, PQ_CENTROIDS):
             total = sum(segment.n_tokens for segment in now.segments)
             with Progress[int](phase="compressing", unit="token", told=self.told, total=total) as bar:
-                codec = self._train(change)
-                for run in self._groups():
-                    self._rewrite(change, run, codec)
-                    bar.update(sum(segment.n_tokens for segment in run))
-                self._apply(change)
+                self.adopt(*self.trained(), bar.update)
         elif small := small_run(now.segments):
             change = self._change()
             self._rewrite(change, small, self._codec())
             self._apply(change)
 
-    def compact(self, told: Callable[[int], None]) -> None:
+    def adopt(self, codec: Codec, error: float, told: Callable[[int], object] = lambda n: None) -> None:
+        """Code all vectors, and those to come, by the codec; error: see State. told: as for `compact`."""
+        change = self._change()
+        self._publish_codec(change, codec, error)
+        for run in self._groups():
+            self._rewrite(change, run, codec)
+            told(sum(segment.n_tokens for segment in run))
+        self._apply(change)
+
+    def trained(self, n_tokens: int = 0) -> tuple[Codec, float]:
+        """A codec of what is stored, and its error. n_tokens: of the corpus that it is for, where that is more."""
+        now = self.snapshot
+        vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
+        nlist = choose_nlist(max(now.n_tokens, min(n_tokens, MOST_FOR_ROWS * len(vectors))), self.sample_rows)
+        m = choose_m(self.settings.dim, self.settings.bytes_per_token, nlist)
+        codec = Codec.train(vectors, nlist, m, self.settings.seed, token_ids, self.device)
+        some = slice(None, None, max(1, len(vectors) // ERROR_ROWS))  # a mean needs no more of them
+        return codec, float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
+
+    def compact(self, told: Callable[[int], object]) -> None:
         """See Index.compact. told: is called with the tokens of each part that is done."""
         now = self.snapshot
         codec, change = self._codec(), self._change()
         n_tokens = now.n_tokens
         enough = n_tokens >= max(self.settings.flat_tokens, PQ_CENTROIDS)
-        if enough and (codec is None or choose_nlist(n_tokens) >= OUTGROWN * codec.nlist):
-            codec = self._train(change)
+        if self.trains and enough and (codec is None or choose_nlist(n_tokens) >= OUTGROWN * codec.nlist):
+            codec, error = self.trained()
+            self._publish_codec(change, codec, error)
         runs = self._groups()
         whole = all(bool(live.all()) for live in now.lives)
         kinds = {segment.kind for segment in now.segments}
@@ -209,7 +241,8 @@ class Writer:
 
     # Inside -------------------------------------------------------------------------------------------------
 
-    def _is_full(self, pending: Pending) -> bool:
+    def is_full(self, pending: Pending) -> bool:
+        """Whether it is time to commit."""
         return pending.cost >= self.settings.commit_tokens or pending.chars >= COMMIT_CHARS
 
     def _take(
@@ -239,22 +272,11 @@ class Writer:
             codec.device = self.device
         return codec
 
-    def _train(self, change: Change) -> Codec:
-        now = self.snapshot
-        vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
-        nlist = choose_nlist(now.n_tokens, self.sample_rows)
-        m = choose_m(self.settings.dim, self.settings.bytes_per_token, nlist)
-        codec = Codec.train(vectors, nlist, m, self.settings.seed, token_ids, self.device)
-        some = slice(None, None, max(1, len(vectors) // ERROR_ROWS))  # a mean needs no more of them
-        error = float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
-        self._publish_codec(change, codec, error)
-        return codec
-
     def _extend(self, change: Change, documents: Sequence[Passages], n_tokens: int) -> Codec | None:
         """The codec for new passages, of float16 vectors: the present one, or with centroids for what is new."""
         codec = self._codec()
-        if codec is None:
-            return None
+        if codec is None or not self.trains:
+            return codec
         step = max(1, -(-n_tokens // CHUNK))  # about CHUNK of them are looked at
         sample = np.concatenate([own.vectors[::step] for own in documents]).astype(np.float32)
         extended = codec.extended(

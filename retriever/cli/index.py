@@ -10,12 +10,13 @@ import typer
 from encoder.errors import ArgumentError
 from indexing import Index
 from indexing.reading.corpus import FolderReport, read_source
+from indexing.storage.tables import is_index
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
 from retriever.cli.progress import told
 from retriever.cli.update import Following, open_index
-from retriever.folders import cache_of, is_index
+from retriever.folders import cache_of
 
 __all__ = ["compact_command", "index_command", "info_command"]
 

@@ -12,6 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.hiding import hidden
 from encoder.options import option
 from indexing import Snapshot
+from indexing.storage.tables import is_index
 from retriever.cli.codesearch import Printed, print_code
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
@@ -19,7 +20,7 @@ from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
 from retriever.code.search import CodeOptions, cell_of, code_filter, holds_code
 from retriever.explaining import Explanation
-from retriever.folders import Folder, anew, is_index
+from retriever.folders import Folder, anew
 from retriever.hits import Hit
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import Searcher

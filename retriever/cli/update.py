@@ -11,12 +11,12 @@ import typer
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError, MissingDependencyError
 from encoder.progress import Told
 from indexing import Index
+from indexing.storage.tables import is_index
 from indexing.writing.sources import UpdateReport, update_folder
 from retriever.cli.flags import flags
 from retriever.cli.interrupts import index_kept, keeping
 from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
 from retriever.cli.progress import told
-from retriever.folders import is_index
 
 __all__ = ["Following", "open_index", "watch_command"]
 

@@ -20,7 +20,7 @@ from encoder.options import updated
 from encoder.others import as_encoder
 from indexing import Document, Index, Snapshot
 from indexing.settings import DocumentEncoder
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import index_file, is_index
 from retriever.hits import Hit, Hits, Passage
 from retriever.integrations.filters import EVERY
 from retriever.options import By, SearchOptions
@@ -241,7 +241,7 @@ def _taken(
 
 
 def _made(folder: Path, encoder: IndexEncoder | None, settings: dict[str, Any]) -> _Open:
-    if (folder / DATABASE).is_file():
+    if is_index(folder):
         index = Index.open(folder, encoder, writable=True)
     else:
         index = Index.create(folder, encoder or bundled(), **settings)
@@ -268,7 +268,7 @@ def _nothing() -> None: ...
 
 def _identity(folder: Path) -> tuple[int, int]:
     try:
-        found = (folder / DATABASE).stat()
+        found = index_file(folder).stat()
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino

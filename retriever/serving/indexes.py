@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 from encoder.errors import ArgumentError, LatewoodError
 from indexing import Index, Snapshot
 from indexing.storage.filters import written_key
+from indexing.storage.tables import is_index
 from retriever.code.search import CodeHit, CodeOptions, holds_code, search_code
-from retriever.folders import Folder, is_index
+from retriever.folders import Folder
 from retriever.hits import Hits
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher, Seconds

@@ -12,9 +12,9 @@ from encoder.errors import ArgumentError
 from encoder.progress import Step, Told
 from indexing import Snapshot
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, TextFile, text_files
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import index_file, is_index
 from retriever.code.search import holds_code
-from retriever.folders import Folder, cache_of, is_index
+from retriever.folders import Folder, cache_of
 
 __all__ = ["Kept", "KeptFolders"]
 
@@ -208,7 +208,7 @@ def _names(sources: Sequence[Path]) -> list[str]:
 def _identity(place: Path) -> tuple[int, int] | None:
     """Of the index's file, which another one in its place has not."""
     try:
-        status = (place / DATABASE).stat()
+        status = index_file(place).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

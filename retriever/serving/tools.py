@@ -12,8 +12,9 @@ from encoder.errors import ArgumentError
 from encoder.progress import Told
 from indexing.reading.files import TextFile
 from indexing.storage.filters import written_strings
+from indexing.storage.tables import is_index
 from retriever.code.search import CodeHit, CodeOptions, cell_of, code_filter, search_code
-from retriever.folders import Folder, cache_of, is_index
+from retriever.folders import Folder, cache_of
 from retriever.hits import Hit, best_stretch
 from retriever.options import Mode, SearchOptions
 from retriever.serving.kept import Kept, KeptFolders

@@ -18,10 +18,11 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError
 from encoder.light import LightEncoder
 from indexing import Index
+from indexing.storage.tables import is_index
 from retriever import SearchOptions
 from retriever.cli import app
 from retriever.code.ranking import RULES
-from retriever.folders import Folder, cache_of, forget, is_index
+from retriever.folders import Folder, cache_of, forget
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = {

@@ -1,0 +1,242 @@
+"""Shards against a single index that has the same documents and the same codec."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder.errors import ArgumentError, IndexFormatError
+from indexing import Index
+from indexing.storage.sharded import Manifest, shard_of
+from indexing.storage.tables import MANIFEST
+from indexing.writing import shards as writing
+from indexing.writing.writer import Writer
+from retriever import Searcher
+from tests.helpers.fakes import DIM, WORDS, FakeEncoder, assert_equals, corpus, record
+
+ENCODER = FakeEncoder(DIM, windows=True)
+SMALL = {"window": 6, "overlap": 2, "flat_tokens": 10**9}
+TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=20).map(" ".join)
+ADDED = st.tuples(st.just("add"), st.lists(st.tuples(st.integers(0, 40), TEXTS), min_size=1, max_size=30))
+GONE = st.tuples(st.just("delete"), st.lists(st.integers(0, 40), max_size=9))
+CHANGED = st.tuples(st.just("metadata"), st.integers(0, 40))
+RENAMED = st.tuples(st.just("rename"), st.tuples(st.integers(0, 40), st.integers(0, 40)))
+STEPS = st.lists(ADDED | GONE | CHANGED | RENAMED | st.tuples(st.just("compact"), st.none()), max_size=6)
+WAYS = [
+    {"mode": "late"},
+    {"mode": "late", "by": "passage"},
+    {"mode": "lexical"},
+    {"mode": "hybrid"},
+    {"mode": "hybrid", "weights": (1.0, 2.0)},
+    {"mode": "hybrid", "filter": "n >= 3 and n < 30"},
+    {"mode": "lexical", "filter": "n < 20"},
+    {"mode": "late", "filter": "even = true"},
+]
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    """Of the words that all texts here have."""
+    with Index.create(tmp_path_factory.mktemp("x") / "x", ENCODER, flat_tokens=256) as index:
+        index.add(corpus(200))
+        trained = index.snapshot().codec
+    assert trained is not None
+    return trained
+
+
+def change(index, step):
+    what, how = step
+    if what == "add":
+        index.add(record(n, text, n=n, even=n % 2 == 0) for n, text in how)
+    elif what == "delete":
+        index.delete(f"d{n}" for n in how)
+    elif what == "metadata" and f"d{how}" in index:
+        index.update_metadata({f"d{how}": {"n": -1, "even": True}})
+    elif what == "rename" and f"d{how[0]}" in index and f"d{how[1]}" not in index:
+        index.rename({f"d{how[0]}": f"d{how[1]}"})
+    elif what == "compact":
+        index.compact()
+
+
+def found(searcher, query, k, options):
+    return [
+        (hit.doc_id, hit.score, hit.rank, hit.text, hit.metadata, hit.passage)
+        for hit in searcher.search(query, k=k, **options)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5])
+@given(steps=STEPS, queries=st.lists(TEXTS, min_size=10, max_size=12), k=st.sampled_from([1, 3, 10, 100]))
+@settings(max_examples=10, deadline=None)
+def test_shards_answer_as_one_index(tmp_path_factory, codec, n, coded, steps, queries, k):
+    steps = [
+        ("add", [(i, text) for i, text in enumerate(map(" ".join, itertools.pairwise(WORDS)))]),
+        *steps,
+    ]
+    place = tmp_path_factory.mktemp("shards")
+    with (
+        Index.create(place / "one", ENCODER, **SMALL) as one,
+        Index.create(place / "many", ENCODER, shards=n, **SMALL) as many,
+    ):
+        for index in (one, many):
+            index._writer.trains = False
+            if coded:
+                index._writer.adopt(codec, 0.0)
+            for step in steps:
+                change(index, step)
+        assert sorted(many, key=lambda d: d.doc_id) == sorted(one, key=lambda d: d.doc_id)
+        assert many.values("n") == one.values("n")
+        assert (len(many), many.n_passages, many.n_tokens) == (len(one), one.n_passages, one.n_tokens)
+        many.verify()
+        with Searcher(one, ENCODER) as alone, Searcher(many, ENCODER) as together:
+            for query in queries:
+                for options in WAYS:
+                    expected, given = (found(s, query, k, options) for s in (alone, together))
+                    if coded or options["mode"] == "lexical":
+                        assert given == expected
+                    else:  # float16 is multiplied by blocks, whose sums may differ in the last bit
+                        scores = {(x[0], str(x[5])): x[1] for x in expected}
+                        assert len(given) == len(expected)
+                        near = [scores.get((x[0], str(x[5])), expected[-1][1]) for x in given]
+                        np.testing.assert_allclose([x[1] for x in given], near, rtol=1e-6)
+                        np.testing.assert_allclose([x[1] for x in given], [x[1] for x in expected], rtol=1e-6)
+
+
+def test_one_codec_is_trained_on_all_shards(tmp_path):
+    texts = corpus(300)
+    with Index.create(tmp_path / "x", ENCODER, shards=3, flat_tokens=1000) as index:
+        index.add(texts[:150])
+        now = index.snapshot()
+        assert [len(part) for part in now.parts] == [
+            sum(shard_of(d["doc_id"], 3) == i for d in texts[:150]) for i in range(3)
+        ]
+        assert {segment.kind for segment in now.segments} == {"compressed"}
+        digests = {file.sha256 for file in now.files if "codec" in file.path and file.path.endswith("faiss")}
+        assert digests == {Manifest.read(tmp_path / "x").codec}
+        index.add(texts[150:])
+        assert {
+            file.sha256 for file in index.snapshot().files if file.path.endswith("codec-1.faiss")
+        } == digests
+        index.delete(filter="n < 10")
+        index.compact()
+        index.verify()
+        assert_equals(
+            index, {d["doc_id"]: (d["text"], d["metadata"]) for d in sorted_by_shard(texts[10:])}, ENCODER
+        )
+        info = index.info()
+        assert (info["shards"], info["documents"], info["kind"]) == (3, 290, "compressed")
+    with Index.open(tmp_path / "x") as index:
+        assert index.info() == info
+
+
+def sorted_by_shard(records):
+    return sorted(records, key=lambda d: shard_of(d["doc_id"], 3))
+
+
+def test_a_codec_that_a_crash_kept_from_some_shards_is_given_to_all(tmp_path, monkeypatch):
+    adopt, calls = Writer.adopt, []
+
+    def dies(self, *arguments):
+        calls.append(self)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        adopt(self, *arguments)
+
+    texts = corpus(100)
+    with (
+        monkeypatch.context() as patched,
+        Index.create(tmp_path, ENCODER, shards=3, flat_tokens=500) as index,
+    ):
+        patched.setattr(Writer, "adopt", dies)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(texts)
+    model = {d["doc_id"]: (d["text"], d["metadata"]) for d in sorted_by_shard(texts)}
+    with Index.open(tmp_path) as index:  # some in codes, some not: what a reader sees meanwhile
+        assert index.info()["kind"] == "mixed"
+        assert_equals(index, model, ENCODER)
+    with Index.open(tmp_path, writable=True) as index:
+        assert index.info()["kind"] == "compressed"
+        assert_equals(index, model, ENCODER)
+        index.verify()
+
+
+def test_what_was_renamed_out_of_its_shard_is_replaced_and_deleted(tmp_path):
+    with Index.create(tmp_path, ENCODER, shards=2) as index:
+        index.add(corpus(20))
+        names = {f"d{i}": f"e{i}" for i in range(20)}
+        index.rename(names)
+        assert any(shard_of(old, 2) != shard_of(new, 2) for old, new in names.items())
+        report = index.add({"doc_id": name, "text": "w1"} for name in names.values())
+        assert (report.replaced, len(index)) == (20, 20)
+        assert {d.text for d in index} == {"w1"}
+        assert index.delete(names.values()) == 20
+        assert len(index) == 0
+
+
+def test_a_searcher_moves_to_commits_and_to_another_version(tmp_path):
+    with Index.create(tmp_path / "x", ENCODER, shards=2) as index:
+        index.add(corpus(10))
+        with Searcher.open(tmp_path / "x", ENCODER) as searcher:
+            assert not searcher.reload()
+            old = searcher.snapshot
+            index.add([record(99, "w1 w1")])
+            assert searcher.reload()
+            assert (len(old), len(searcher.snapshot)) == (10, 11)
+            writing.make_shards(tmp_path / "x", index.settings, 3, version=2)
+            assert searcher.reload()
+            assert len(searcher.snapshot) == 0
+            assert len(searcher.snapshot.parts) == 3
+            assert len(old) == 10
+
+
+def test_a_shard_is_an_index_of_its_own(tmp_path):
+    with Index.create(tmp_path, ENCODER, shards=2) as index:
+        index.add(corpus(50))
+        part = index.snapshot().parts[1]
+    with Index.open(part.folder) as alone:
+        assert 0 < len(alone) < 50
+        with Searcher(alone, ENCODER) as searcher:
+            [hit] = searcher.search("w1", k=1, filter="n >= 0")
+            assert shard_of(hit.doc_id, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": []}, "names no shards"),
+        ({"shards": [{"name": "../x"}]}, "names no shards"),
+        ({"shards": [{"name": "v0001/000", "more": 1}]}, "is damaged"),
+        ({"format_version": 2}, "upgrade it"),
+        ({"key": "md5"}, "upgrade it"),
+        ({"extra": 1}, "is damaged"),
+        ({"codec": "0" * 64}, "another codec"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(tmp_path, codec, change, said):
+    with Index.create(tmp_path, ENCODER, shards=2) as index:
+        index._writer.adopt(codec, 0.0)
+    path = tmp_path / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IndexFormatError, match=said):
+        Index.open(tmp_path)
+
+
+def test_shards_that_are_missing_or_of_others_are_refused(tmp_path, codec):
+    for name, dim in (("a", DIM), ("b", 16)):
+        Index.create(tmp_path / name, dim=dim, shards=2).close()
+    with pytest.raises(ArgumentError, match="is an index already"):
+        Index.create(tmp_path / "a", dim=DIM)
+    with pytest.raises(ArgumentError, match="shards=0"):
+        Index.create(tmp_path / "c", dim=DIM, shards=0)
+    shutil.rmtree(tmp_path / "a/v0001/001")
+    with pytest.raises(IndexFormatError, match="001 is not an index"):
+        Index.open(tmp_path / "a")
+    shutil.copytree(tmp_path / "b/v0001/001", tmp_path / "a/v0001/001")
+    with pytest.raises(IndexFormatError, match="other settings"):
+        Searcher.open(tmp_path / "a")
