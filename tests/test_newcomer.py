@@ -22,7 +22,7 @@ QUESTIONS = {
     "Where is a markdown document split at its headings?": {"chunk_markdown", "_headings"},
     "How is a filter expression parsed into SQL?": {"parse_filter", "_Parser", "_Parser.filter", "Filter"},
     "Which texts go together into a batch by length?": {"length_sorted_batches", "pack", "PackedBatch"},
-    "Where is the k-means codec trained?": {"Codec.train", "Writer._train"},
+    "Where is the k-means codec trained?": {"Codec.train", "Writer.trained"},
     "How are identifiers cut into words for full-text search?": {"split_words"},
 }
 K = 10

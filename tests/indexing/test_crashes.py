@@ -243,13 +243,13 @@ from indexing import Index
 from tests.helpers.fakes import DIM, FakeEncoder, record
 path = Path(sys.argv[1])
 index = Index.open(path, FakeEncoder(DIM), writable=True)
-def commit(change, commit=index._store.commit):
+def commit(change, commit=index._writer.store.commit):
     header = (path / "index.db-shm").read_bytes()[:136]
     commit(change)
     with (path / "index.db-shm").open("rb+") as file:
         file.write(header)
     os._exit(9)
-index._store.commit = commit
+index._writer.store.commit = commit
 index.add([record(1, "w1 w1")])
 """
 
@@ -258,7 +258,7 @@ import os, sys
 from indexing import Index
 from tests.helpers.fakes import DIM, FakeEncoder, record
 index = Index.open(sys.argv[1], FakeEncoder(DIM), writable=True)
-index._store.commit = lambda change: os._exit(9)
+index._writer.store.commit = lambda change: os._exit(9)
 index.add([record(2, "w2 w2 w2")])
 """
 
@@ -289,7 +289,7 @@ def test_a_commit_that_fails_can_be_tried_again(
         def fails(change: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(index._store, "_commit", fails)
+        monkeypatch.setattr(index._writer.store, "_commit", fails)
         with pytest.raises(OSError, match="No space left"):
             index.add([record(1, "w1")])
         monkeypatch.undo()

@@ -262,7 +262,7 @@ def test_any_history_ranks_like_bm25_of_what_is_left(tmp_path_factory, history):
                 for query in ("w1", "w3 w5 w7", "absent"):
                     assert_ranked(searcher.search(query, k=7, mode="lexical"), bm25(query, texts), 7)
         index.verify()
-        index._store._db.execute("INSERT INTO fulltext (fulltext) VALUES ('integrity-check')")
+        index._writer.store._db.execute("INSERT INTO fulltext (fulltext) VALUES ('integrity-check')")
     finally:
         index.close()
 
