@@ -92,7 +92,7 @@ class Index(Closing):
         """Make an empty index in a new or empty folder and open it for writing.
 
         encoder: makes the vectors of `add`. dim: instead of it, for vectors of your own (`add_embeddings`).
-        shards: make so many indexes that are one (docs/guides/cluster.md); None for an ordinary one.
+        shards: make so many indexes that are one (docs/internals/format.md); None for an ordinary one.
         memory: about the most that this process may take while it writes, in bytes or as "1GB", whatever the
         size of the corpus; not stored. device: a torch device, such as "cuda", that trains the codec and codes
         vectors; None for the processor; not stored either. settings: what is fixed from now on, such as `window`: see
