@@ -15,7 +15,7 @@ from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, LatewoodError, StorageError
 from indexing import AddReport, Index
 from indexing.writing.records import metadata_json
-from tests.helpers.fakes import DIM, FakeEncoder, contents, corpus
+from tests.helpers.fakes import DIM, FakeEncoder, contents, corpus, record
 
 
 @pytest.fixture
@@ -61,6 +61,17 @@ def test_a_nul_character_is_text_and_no_name(index: Index) -> None:
     ):
         with pytest.raises(ArgumentError, match=r"doc_id 'a\\x00b', which has a NUL character; take it out"):
             call()
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_values_of_a_key_are_of_any_kind(tmp_path: Path, shards: int | None) -> None:
+    """In one order: none, then numbers, then texts, an empty one and a falsy number among them."""
+    known = ["b", 0, None, "", -1, False, 2.5, "a", ["x"], True, 0, {"y": 0}, ""]
+    with Index.create(tmp_path / "x", FakeEncoder(DIM), shards=shards) as index:
+        index.add(record(n, "w1", k=value) for n, value in enumerate(known))
+        found = index.values("k")
+    assert found == [None, -1, 0, False, True, 2.5, "", ["x"], "a", "b", {"y": 0}]
+    assert [type(value) for value in found[2:5]] == [int, bool, bool]
 
 
 @pytest.mark.parametrize("odd", ODD)
