@@ -109,6 +109,11 @@ def search_code(
     names = {field.name for field in fields(CodeOptions)} & changes.keys()
     code = updated(code, {name: changes.pop(name) for name in names})
     options = updated(options, changes)
+    for name in () if code.plain else ("weights", "by"):
+        if (value := getattr(options, name)) != getattr(DEFAULTS, name):
+            raise ArgumentError(
+                f"{name}={value!r} does nothing under the rules for code; leave it out, or pass plain=True"
+            )
     searcher = searcher.still()  # by meaning and by words, of one snapshot
     where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
@@ -133,7 +138,7 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
     scores: dict[str, dict[str, float]] = {"late": {}, "lexical": {}}
     for mode in ("late", "lexical") if options.mode in (None, "hybrid") else (options.mode,):
         knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
-        for hit in searcher.search(query, options, mode=mode, k=depth, weights=None, **knobs):
+        for hit in searcher.search(query, options, mode=mode, k=depth, **knobs):
             found.setdefault(hit.doc_id, hit)  # that by meaning has more to tell
             scores[mode][hit.doc_id] = hit.score
     candidates = [

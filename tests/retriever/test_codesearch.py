@@ -189,6 +189,16 @@ def test_a_mode_leaves_out_the_scores_of_the_other(searcher: Searcher, mode: Any
         assert {one.hit.doc_id for one in found} <= {hit.doc_id for hit in hits}
 
 
+@pytest.mark.parametrize("given", [{"weights": (1.0, 2.0)}, {"by": "passage"}])
+def test_what_the_rules_do_not_take_is_refused(searcher: Searcher, given: dict[str, Any]) -> None:
+    name, value = *given, *given.values()
+    said = f"{name}={value!r} does nothing under the rules for code; leave it out, or pass plain=True"
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        search_code(searcher, "read a file", **given)
+    plain = search_code(searcher, "read a file", plain=True, **given)
+    assert [hit.hit for hit in plain] == searcher.search("read a file", **given)
+
+
 def test_colours_mark_the_spans() -> None:
     shown = _line(MatchedLine(7, "abcdef", ((1, 3),)))
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == "     7  abcdef"
