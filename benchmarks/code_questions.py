@@ -4,6 +4,8 @@
     python benchmarks/code_questions.py FOLDER a.trec b.trec     # runs whose documents are package/path/inside.py
 
 FOLDER is made, where there is none, from the packages that are installed. `evaluate` measures any search for files.
+--semble PEER/bin/python, of an environment that has semble, adds its words (alpha=0) with its own ranking of code;
+its model lies on a hub, so a static one of random vectors stands in for it and weighs nothing.
 """
 
 import argparse
@@ -12,10 +14,12 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from encoder.jsonl import read_rows
@@ -27,6 +31,14 @@ __all__ = ["BASELINES", "by_kind", "copy_packages", "evaluate", "installed", "ju
 
 DATA = Path(__file__).parent.parent / "tests" / "data" / "code_questions"
 CHUNKS = 1000  # hits that are folded into files
+SEMBLE = """
+import json, sys
+from semble import SembleIndex
+index = SembleIndex.from_path(sys.argv[1], model_path=sys.argv[2])
+for line in sys.stdin:
+    found = index.search(json.loads(line), top_k=100, alpha=0.0)
+    print(json.dumps([one.chunk.file_path for one in found]), flush=True)
+"""
 Search = Callable[[str], list[str]]
 """A question → files as `package/path/inside.py`, best first."""
 
@@ -181,6 +193,30 @@ def _cached(folder: Path) -> Iterator[tuple[Path, Search]]:
         yield cache_of(folder.resolve()), answer
 
 
+@contextmanager
+def semble(python: Path, folder: Path) -> Iterator[Search]:
+    """semble's BM25 and all its rules for code, a file where its best chunk is."""
+    from first_answer import MODEL
+
+    tokenizer = Path(__file__).parent.parent / "encoder/models/latewood-mini/tokenizer.json"
+    with tempfile.TemporaryDirectory() as work:
+        subprocess.run([python, "-c", MODEL, tokenizer, f"{work}/model"], check=True)
+        command = [python, "-c", SEMBLE, folder, f"{work}/model"]
+        environment = {**os.environ, "SEMBLE_CACHE_LOCATION": work}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as peer:
+            assert peer.stdin is not None
+            assert peer.stdout is not None
+
+            def search(question: str) -> list[str]:
+                print(json.dumps(question), file=peer.stdin, flush=True)
+                return list(dict.fromkeys(json.loads(peer.stdout.readline())))
+
+            yield search
+            peer.stdin.close()
+
+
 BASELINES: dict[str, Callable[[Path], AbstractContextManager[Search]]] = {
     "words": words,
     "bm25": bm25,
@@ -195,6 +231,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--semble", type=Path)
     given = parser.parse_args()
     if not given.folder.exists():
         copy_packages(given.folder)
@@ -206,7 +243,10 @@ def main() -> None:
                 f"{package} {version}, judged {wanted}; lacks {', '.join(own) or 'no file'}", file=sys.stderr
             )
     figures = {str(run): by_kind(read_run(run)) for run in given.runs}
-    for name, baseline in BASELINES.items() if not given.runs else ():
+    contenders = {} if given.runs else dict(BASELINES)
+    if given.semble is not None:
+        contenders["semble"] = partial(semble, given.semble)
+    for name, baseline in contenders.items():
         with baseline(given.folder) as search:
             figures[name] = evaluate(search)
     for name, values in figures.items():

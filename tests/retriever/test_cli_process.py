@@ -256,8 +256,8 @@ COMMANDS = [
     "search $I heart",
     "search --code $I heart",
     "info $I --json",
-    "evaluate $C",
-    "index $C --out $I",
+    "evaluate $C --quiet",  # a line of progress comes every few seconds, on a busy machine
+    "index $C --out $I --quiet",
     "--help",
 ]
 
