@@ -213,8 +213,7 @@ class Folder(Closing):
         waits = self.searcher.snapshot.n_unencoded
         if not waits or options.mode == "lexical" or (self.index is None and not self._rests):
             return
-        # The model loads meanwhile; where it cannot, asking for it below says so.
-        threading.Thread(target=lambda: self.searcher.encoder, daemon=True).start()
+        threading.Thread(target=self._load, daemon=True).start()
         hits = self.searcher.search(query, SearchOptions(k=CANDIDATES, mode="lexical", filter=options.filter))
         texts = {hit.doc_id: hit.text or "" for hit in hits}
         asked = None if waits <= CANDIDATES else list(texts)
@@ -230,6 +229,11 @@ class Folder(Closing):
                     index._light = cast(DocumentEncoder, self.searcher.encoder)  # one model for both
                     index.encode(chosen, progress=progress)
             self.searcher.reload()
+
+    def _load(self) -> None:
+        """What will be needed, while words are searched; asking for what cannot be had says so."""
+        self.searcher.encoder  # noqa: B018
+        import sqlite_utils  # noqa: F401  what writes
 
     def encode(self, *, most: int | None = None, progress: Told | None = None) -> None:
         """Make all vectors that are still to come, or those of the first `most` documents."""

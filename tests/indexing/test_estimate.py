@@ -56,7 +56,8 @@ def test_tokens_and_disk_are_within_a_tenth_and_30_percent(
         return
     assert [size.bytes_per_token for size in found.sizes] == [20, 32, 48]
     kept = [size.recall for size in found.sizes]
-    assert kept == sorted(kept)
+    assert kept[0] < kept[1] - 0.01
+    assert kept[2] > kept[1] - 0.005, "of 640 that are sought, two may go the other way"
     assert 0.2 < kept[0] < kept[-1]
     assert kept[-1] > 0.95  # a byte a dimension
     for size in found.sizes[1:]:
