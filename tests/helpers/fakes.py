@@ -166,9 +166,9 @@ def assert_equals(
         text = model[doc_id][0]
         assert [span for span, _ in own] == (windows.spans(text) if windows else [(0, len(text))])
         for (start, end), vectors in own:
-            # Few distinct words: a codec, too, gives each of them back but for float16's rounding.
+            # Few distinct words, whose components differ by .3: a codec, too, gives each of them nearly back.
             expected = np.array([encoder.word(word) for word in text[start:end].split()]).reshape(-1, DIM)
-            np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-3)
+            np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-2)
 
 
 def bm25(query: str, texts: dict[str, str]) -> dict[str, float]:

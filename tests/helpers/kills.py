@@ -219,7 +219,7 @@ def watch(path: Path, log: Path, *, reopens: bool) -> dict[str, int]:
         assert at is not None, f"what is read is no commit from {max(oldest, last)} to {newest}"
         assert_equals(index, *texts_of(found, encoder))
         reachable = sum(v[2] for v in found.values())
-        hits = Searcher(index._now, encoder).search("w1 w2", k=10) if reachable else []
+        hits = Searcher(index._now, encoder).search("w1 w2", k=10, mode="late") if reachable else []
         assert len(hits) == min(10, reachable)
         assert all((hit.text, hit.metadata, True) == found[hit.doc_id] for hit in hits)
         assert stored(index) == found  # the snapshot has not moved
