@@ -153,7 +153,9 @@ class Reader:
             "FROM documents ORDER BY value LIMIT ?2"
         )
         rows = list(dict.fromkeys(self.rows(sql, [path, -1 if most is None else most])))
-        rows.sort(key=lambda row: (row[0] is not None, isinstance(row[0], str), 0 if row[0] is None else row[0]))
+        rows.sort(
+            key=lambda row: (order := (row[0] is not None) + isinstance(row[0], str), row[0] if order else 0)
+        )
         return [
             json.loads(value)
             if kind in ("array", "object")
