@@ -11,6 +11,7 @@ import indexing
 import latewood
 import retriever
 import retriever.evaluation
+from indexing.storage.tables import FORMAT_VERSION
 from scripts import site_hooks
 from tests.helpers.pages import assert_prints, blocks, parse_commands, run_page
 
@@ -109,6 +110,36 @@ def test_every_figure_of_the_benchmarks_names_its_command():
             section[:80]
         )
         assert re.search(rf"\d{{1,2}}\s{MONTH} \d{{4}}", section), section[:80]
+
+
+def test_a_guide_has_the_figures_of_the_benchmarks():
+    quality = (DOCS / "benchmarks.md").read_text(encoding="utf-8").split("\n## ")[1]
+    measured = {}  # collection: late, hybrid, lexical
+    for row in re.findall(r"^\| (\w[\w ]*?) \|((?: [*\d.]+ \|){5})$", quality, re.MULTILINE):
+        measured[row[0]] = [float(cell.strip(" *")) for cell in row[1].split("|")[:3]]
+    rows = re.findall(
+        r"^\| (\w+|mean of 7)(?: \([^)]*\))? \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|",
+        (DOCS / "guides" / "hybrid.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    shown = {name: [float(late), float(hybrid), float(words)] for name, late, words, hybrid in rows}
+    assert shown == measured
+    mean = measured.pop("mean of 7")
+    assert len(measured) == 7
+    for column, value in enumerate(mean):
+        assert sum(row[column] for row in measured.values()) / 7 == pytest.approx(value, abs=1e-4)
+
+
+def test_the_version_of_the_format_is_the_one_that_is_read():
+    assert f"| index format | {FORMAT_VERSION};" in (DOCS / "limits.md").read_text(encoding="utf-8")
+    form = (DOCS / "internals" / "format.md").read_text(encoding="utf-8")
+    assert f"format version {FORMAT_VERSION}\n" in form
+    assert f"| `format_version` | `{FORMAT_VERSION}`." in form
+
+
+def test_every_note_of_the_laboratory_is_listed():
+    listed = re.findall(r"\(([\w-]+\.md)\)", (DOCS / "lab" / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in (DOCS / "lab").glob("2*.md"))
 
 
 def test_every_script_and_file_that_a_page_names_exists():

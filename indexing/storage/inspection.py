@@ -38,7 +38,10 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         parts["originals" if name == "sampled" else name] += file.bytes
     stored = sum(parts.values()) - parts["codec"] - parts["originals"]
     parts["database"] = sum(
-        file.stat().st_size for part in snapshot.parts for file in part.folder.glob(f"{DATABASE}*")
+        file.stat().st_size
+        for part in snapshot.parts
+        for file in part.folder.glob(f"{DATABASE}*")
+        if not file.name.endswith("-shm")  # of those that are open, and gone with the last of them
     )
     shards = {"shards": len(snapshot.parts)} if snapshot.parts != [snapshot] else {}
     return shards | {

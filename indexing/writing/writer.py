@@ -233,7 +233,8 @@ class Writer:
             whole = False
         else:
             told(sum(segment.n_tokens for segment in now.segments))
-        self.snapshot.close()  # a transaction of our own would keep the log from being cut
+        del now  # a transaction of our own would keep the log from being cut
+        self.snapshot.close()
         try:
             self.store.shrink(always=not whole)
         finally:

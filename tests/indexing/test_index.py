@@ -322,6 +322,21 @@ def test_it_grows_from_flat_to_compressed_by_itself(path: Path, encoder: FakeEnc
         ]
 
 
+def test_compaction_gives_room_and_deleted_texts_back_while_the_index_stays_open(path: Path) -> None:
+    rows = [np.ones((1, 8), np.float32)] * 200
+    with Index.create(path, dim=8) as index:
+        index.add_embeddings(
+            [str(i) for i in range(200)], rows, texts=[f"secret {i} " * 50 for i in range(200)]
+        )
+        index.delete([str(i) for i in range(1, 200)])
+        before = index.info()["bytes"]["database"]
+        index.compact()
+        assert index.info()["bytes"]["database"] < before / 2
+        on_disk = b"".join(file.read_bytes() for file in path.glob("index.db*"))
+    assert b"secret 0 secret 0" in on_disk
+    assert b"secret 7 secret 7" not in on_disk
+
+
 @pytest.mark.slow
 def test_compaction_retrains_what_was_outgrown(path: Path) -> None:
     random = np.random.default_rng(0)
