@@ -13,7 +13,7 @@ from encoder.arguments import absolute, as_integer, as_strings
 from encoder.closing import Closing
 from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
-from encoder.errors import ArgumentError, IndexFormatError
+from encoder.errors import ArgumentError
 from encoder.others import as_encoder
 from encoder.progress import Progress, Told
 from indexing.settings import DocumentEncoder, IndexSettings, TunedSearch
@@ -25,7 +25,7 @@ from indexing.storage.reader import Document
 from indexing.storage.refusals import refusals
 from indexing.storage.sharded import open_snapshot
 from indexing.storage.snapshot import Snapshot
-from indexing.storage.tables import DATABASE, index_file, is_index
+from indexing.storage.tables import index_file, is_index, no_index
 from indexing.writing.encoding import Passages, encode_records, windows_of
 from indexing.writing.given import GivenVectors, VectorBatch
 from indexing.writing.memory import limit
@@ -150,9 +150,7 @@ class Index(Closing):
         encoder = None if encoder is None else as_encoder(encoder, "encode_documents")
         folder = absolute(path)
         if not is_index(folder):
-            raise IndexFormatError(
-                f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
-            )
+            raise no_index(folder)
         place = None if device is None else as_device(device)
         lock = WriterLock(folder / LOCK) if writable else None
         try:

@@ -198,8 +198,8 @@ class Searcher(Closing):
                 arguments = self.snapshot.settings.encoder
                 if arguments is None:
                     raise ArgumentError(
-                        f"{self.snapshot.folder} was built from vectors; "
-                        "use search_embeddings, or pass encoder=..."
+                        f"{self.snapshot.folder} was built from vectors and names no encoder; search with mode "
+                        "'lexical' or search_embeddings, pass encoder=..., or import it with --encoder MODEL"
                     )
                 from encoder.light import encoder_for_searching  # words need no encoder, nor its libraries
 

@@ -23,7 +23,7 @@ from indexing.storage.fulltext import queried, quoted
 from indexing.storage.reader import Document, Numbers, Reader
 from indexing.storage.refusals import refusals
 from indexing.storage.segment import Segment
-from indexing.storage.tables import DATABASE
+from indexing.storage.tables import DATABASE, no_index
 
 __all__ = ["Live", "Selection", "Snapshot"]
 
@@ -63,9 +63,7 @@ class Snapshot(Closing):
         """
         self.folder = absolute(folder)
         if not (self.folder / DATABASE).is_file():
-            raise IndexFormatError(
-                f"{folder} is not an index (it has no {DATABASE}); make one by Index.create"
-            )
+            raise no_index(self.folder)
         with refusals(self.folder):
             self._open(previous)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from encoder.errors import IndexFormatError
 from indexing.storage import fulltext
 from indexing.storage.database import connect, writing
 from indexing.storage.durable import FileRecord
@@ -22,6 +23,7 @@ __all__ = [
     "exists",
     "index_file",
     "is_index",
+    "no_index",
 ]
 
 DATABASE = "index.db"
@@ -105,6 +107,14 @@ def index_file(folder: Path) -> Path:
 def is_index(folder: Path) -> bool:
     """Whether a folder holds an index, of shards or not."""
     return index_file(folder).is_file()
+
+
+def no_index(folder: Path) -> IndexFormatError:
+    """What to raise where a folder holds none."""
+    made = "`latewood index` or Index.create makes one"
+    if not folder.exists():
+        return IndexFormatError(f"{folder} does not exist; pass the folder of an index: {made}")
+    return IndexFormatError(f"{folder} is not an index (it has no {DATABASE}); {made}")
 
 
 def create(path: Path, settings: dict[str, Any], first_document: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,10 @@ from retriever.cli.flags import flags
 __all__ = ["mcp_command"]
 
 KEPT = "what was read and encoded is kept"
+BY_HAND = (
+    "latewood mcp waits for an agent on standard input; docs/guides/agents.md says how an agent starts it. "
+    "To ask by hand: latewood search FOLDER QUESTION. Ctrl-C ends this"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def mcp_command(
         else:
             # A thread that nothing interrupts reads standard input, so that Ctrl-C would wait for its next line.
             signal.signal(signal.SIGINT, lambda number, frame: _leave(kept))
+            if sys.stdin.isatty():
+                typer.echo(BY_HAND, err=True)
             server.run("stdio")
 
 

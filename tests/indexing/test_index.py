@@ -645,8 +645,12 @@ def test_create_is_refused_where_something_is(path: Path, encoder: FakeEncoder, 
         with pytest.raises(ArgumentError, match=f"bytes_per_token={size}; pass 12 to 132, as 20, 32 or 48"):
             Index.create(tmp_path / "new", dim=8, bytes_per_token=size)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(IndexFormatError, match=r"is not an index \(it has no index\.db\)"):
+    with pytest.raises(
+        IndexFormatError, match=r"is not an index \(it has no index\.db\); `latewood index` or"
+    ):
         Index.open(tmp_path)
+    with pytest.raises(IndexFormatError, match="nowhere does not exist; pass the folder of an index"):
+        Index.open(tmp_path / "nowhere")
 
 
 def test_another_encoder_is_refused(path: Path, encoder: FakeEncoder) -> None:

@@ -235,7 +235,7 @@ def test_shards_that_are_missing_or_of_others_are_refused(tmp_path, codec):
     with pytest.raises(ArgumentError, match="shards=0"):
         Index.create(tmp_path / "c", dim=DIM, shards=0)
     shutil.rmtree(tmp_path / "a/v0001/001")
-    with pytest.raises(IndexFormatError, match="001 is not an index"):
+    with pytest.raises(IndexFormatError, match="001 does not exist"):
         Index.open(tmp_path / "a")
     shutil.copytree(tmp_path / "b/v0001/001", tmp_path / "a/v0001/001")
     with pytest.raises(IndexFormatError, match="other settings"):

@@ -539,6 +539,23 @@ def test_nothing_but_the_protocol_is_on_standard_output(source: Path, cache: Pat
 
 
 @pytest.mark.slow
+def test_who_starts_it_by_hand_is_told_what_it_waits_for(tmp_path: Path, cache: Path) -> None:
+    asked = parameters(cache, write(tmp_path / "few", {"m.py": "pass\n"}))
+    terminal, keyboard = os.openpty()
+    process = subprocess.Popen(
+        [asked.command, *asked.args], env=asked.env, stdin=keyboard, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "waits for an agent on standard input" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.communicate()[0] == ""
+    os.close(terminal)
+    os.close(keyboard)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True])
 def test_ctrl_c_ends_it_while_it_waits_for_a_line_and_while_it_reads(
     tmp_path: Path, cache: Path, busy: bool

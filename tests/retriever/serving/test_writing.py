@@ -155,7 +155,7 @@ def test_an_index_of_vectors_takes_words_alone(serve, tmp_path):
     hits = client.get(f"{URL}/search", params={"q": "beta", "mode": "lexical"}).json()["hits"]
     assert [hit["doc_id"] for hit in hits] == ["b"]
     told = detail(client.get(f"{URL}/search", params={"q": "beta"}), 422)
-    assert "was built from vectors" in told
+    assert "was built from vectors and names no encoder; search with mode 'lexical'" in told
 
 
 def test_a_folder_is_not_written_to(serve, tmp_path):
