@@ -13,6 +13,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 Model = TypeVar("Model", bound=nn.Module)
 OLDEST_BF16 = (8, 0)  # Ampere
 TINY = 1e-12  # keeps the scale of a row of zeros above zero
+# Of inputs as unsigned bytes: x86 multiplies unsigned by signed ones. Where both are signed and the processor has
+# no AMX, oneDNN's products are a plain loop, thousands of times as slow.
+MIDDLE = 128
 
 
 class Int8Linear(nn.Module):
@@ -36,9 +39,9 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(total_tokens, in) float32 → (total_tokens, out) float32."""
         scale = x.abs().amax(-1, keepdim=True).div_(127).clamp_(min=TINY)  # (total_tokens, 1)
-        integers = (x / scale).round_().to(torch.int8)
+        given = (x / scale).round_().add_(MIDDLE).to(torch.uint8), 1.0, MIDDLE
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            integers, 1.0, 0, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            *given, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         out = out.mul_(scale)
         return out if self.bias is None else out.add_(self.bias)
@@ -59,14 +62,17 @@ def apply_precision(model: Model, precision: str, device: torch.device) -> Model
     """
     if precision not in PRECISIONS:
         raise ArgumentError(f"precision={precision!r}; pass one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and (device.type != "cpu" or not _has_int8_products()):
+        here = f"the device is {device}" if device.type != "cpu" else "this torch has no such products"
+        raise ArgumentError(f"precision='int8' is for x86 CPUs, {here}; pass bf16 or fp32")
     model = model.to(device, PRECISIONS[precision]).eval()
     if precision == "int8":
-        if device.type != "cpu" or not hasattr(torch.ops.onednn, "qlinear_prepack"):
-            raise ArgumentError(
-                f"precision='int8' is for x86 CPUs, the device is {device}; pass bf16 or fp32"
-            )
         _replace_linears(model)
     return model
+
+
+def _has_int8_products() -> bool:
+    return hasattr(torch.ops.onednn, "qlinear_prepack")
 
 
 def _replace_linears(module: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """bfloat16, float16 and int8 on a CPU: near float32, of the same fingerprint, and their mistakes."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from torch import nn
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
-from encoder.model.precision import Int8Linear
+from encoder.model import precision
+from encoder.model.precision import Int8Linear, apply_precision
 from tests.helpers.checkpoints import TEXTS
 
 INT8 = hasattr(torch.ops.onednn, "qlinear_prepack")
@@ -20,15 +23,16 @@ def plain():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", LOW)
-def test_near_float32_and_of_one_fingerprint(plain, precision):
-    low = Encoder.load(device="cpu", precision=precision)
+@pytest.mark.parametrize("name", LOW)
+def test_near_float32_and_of_one_fingerprint(plain, name):
+    low = Encoder.load(device="cpu", precision=name)
     texts = [*TEXTS, "The heart pumps blood through the body."]
     ours, theirs = low.encode_documents(texts), plain.encode_documents(texts)
     np.testing.assert_array_equal(ours.offsets, theirs.offsets)
     np.testing.assert_allclose(np.linalg.norm(ours.vectors, axis=1), 1.0, atol=1e-5)
     cosine = (ours.vectors * theirs.vectors).sum(1)
     assert cosine.min() > 0.995
+    assert cosine.mean() > 0.9995
     assert not np.array_equal(ours.vectors, theirs.vectors)
     assert low.fingerprint == plain.fingerprint
     assert low.load_arguments == plain.load_arguments
@@ -62,3 +66,31 @@ def test_mistakes_are_refused(tmp_path):
         Encoder.load(precision="fp8")
     with pytest.raises(ArgumentError, match="rounded the weights"):
         Encoder.load(device="cpu", precision="bf16").save(tmp_path)
+
+
+def test_int8_where_there_is_no_such_product_is_one_line(monkeypatch):
+    model = nn.Linear(8, 8)
+    with pytest.raises(ArgumentError, match="for x86 CPUs, the device is cuda:0; pass bf16 or fp32"):
+        apply_precision(model, "int8", torch.device("cuda:0"))
+    monkeypatch.setattr(precision, "_has_int8_products", lambda: False)
+    with pytest.raises(
+        ArgumentError, match="for x86 CPUs, this torch has no such products; pass bf16 or fp32"
+    ):
+        apply_precision(model, "int8", torch.device("cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INT8, reason="x86 only")
+def test_int8_products_are_no_plain_loop():
+    """oneDNN takes one, thousands of times as slow, where it knows no product for the kinds of its inputs."""
+    linear, x = nn.Linear(256, 768), torch.randn(512, 256)
+    low = Int8Linear(linear)
+
+    def seconds(layer: nn.Module) -> float:
+        layer(x)
+        start = time.process_time()
+        layer(x)
+        return time.process_time() - start
+
+    with torch.inference_mode():
+        assert min(seconds(low) for _ in range(3)) < 10 * min(seconds(linear) for _ in range(3))
