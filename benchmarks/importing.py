@@ -3,11 +3,11 @@
     python benchmarks/importing.py nf work --peer fast-plaid=peers/bin/python --peer colbert=colbert/bin/python
 
 nf is a folder of vectors.py, of a BEIR folder. Of its first 1,000 documents and of all queries with a judged one among
-them (107 of nfcorpus), their vectors made of unit length, a table: the share of the ten best by MaxSim on the source's decoded vectors
-that a search of the imported index finds, and nDCG@10 of the peer, of the imported index and of these exact scores.
-Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. What a peer has made of the same in `work`
-is not made again. importing_peer.py has the peers, each to be run in an environment of its own (requirements-peers.txt,
-requirements-parity-pylate.txt, requirements-colbert.txt).
+them (107 of nfcorpus), their vectors made of unit length, a table: the share of the ten best by MaxSim on the source's
+decoded vectors that a search of the imported index finds, and nDCG@10 of the peer, of the imported index and of these
+exact scores. Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. What a peer has made of the
+same in `work` is not made again. importing_peer.py has the peers, each to be run in an environment of its own
+(requirements-peers.txt, requirements-parity-pylate.txt, requirements-colbert.txt).
 """
 
 import argparse
