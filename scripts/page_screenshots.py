@@ -58,7 +58,7 @@ def main(folder: Path = ROOT / "docs") -> list[Path]:
         next(token for token in page.all(".token") if token.text == POINTED).click()
         page.driver.get_screenshot_as_file(str(made[0]))
         page.scheme("dark")
-        page.open(f"?index=ranking&q={CODE_QUESTION}&mode=hybrid")
+        page.open(f"?index=ranking&q={CODE_QUESTION}")
         page.until(page.titles)
         page.driver.get_screenshot_as_file(str(made[1]))
     return made
