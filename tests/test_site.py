@@ -1,7 +1,12 @@
 """The pages in docs/: their blocks run and print what they show; the site builds; no page tells of its past."""
 
+import ast
+import gzip
+import json
 import logging
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,12 @@ import retriever
 import retriever.evaluation
 from indexing.storage.tables import FORMAT_VERSION
 from scripts import site_hooks
-from tests.helpers.pages import assert_prints, blocks, parse_commands, run_page
+from tests.helpers.pages import assert_prints, blocks, parse_commands, run_commands, run_page, shell_lines
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -30,7 +40,7 @@ DATED = re.compile(rf"\d {MONTH} \d{{4}}|\d{{4}}-\d\d-\d\d|\bv?\d+\.\d+\.\d+\b|\
 PAST = re.compile(r"\b(?:was|were|had|has been|have been|now|since|before that)\b", re.IGNORECASE)
 NEVER = re.compile(
     r"(?<!is )(?<!are )(?<!be )\bused to\b|no longer|\bformerly\b|\bpreviously\b|the default before|as before\b"
-    r"|\banymore\b|in earlier versions|at the time of writing",
+    r"|\banymore\b|in earlier versions|at the time of writing|of that day",
     re.IGNORECASE,
 )
 
@@ -73,10 +83,115 @@ def test_what_a_page_shows_is_compared():
         parse_commands("latewood zzz x", "here")
 
 
+def test_a_shell_s_lines_are_whole_and_torchrun_s_are_parsed():
+    text = '# all\nrun="torchrun --n 8 -m -- retriever.cli info x"\n\n$run \\\n  --json  # why\nls\n'
+    assert shell_lines(text) == ["torchrun --n 8 -m -- retriever.cli info x --json", "ls"]
+    assert parse_commands(text, "here") == 1
+    with pytest.raises(AssertionError, match="--no-such"):
+        parse_commands(text.replace("json", "no-such"), "here")
+
+
+# What lines of `sh` blocks begin with: by which test they are run, as they stand or with stand-ins; or why by none.
+RUN = {
+    r"latewood (search|index|evaluate) (\./src|src\.index|\./tiny)": "tests/test_docs.py",
+    r"latewood serve docs\.index": "tests/retriever/serving/test_process.py",
+    r"curl -s '?localhost:8000/": "tests/retriever/serving/test_guide.py",
+    r"latewood train (mine|colbert|classify) ": "tests/test_site.py",
+    r"latewood evaluate \./nfcorpus --model models/b": "tests/test_site.py",
+    r"latewood train average ": "tests/encoder/test_mlm.py",
+    r"torchrun .* train (colbert|mlm) ": "tests/encoder/test_distributed.py",
+}
+NOT_RUN = {
+    r"pip install ": "downloads; done by hand before a release, from the wheel",
+    r"(claude|codex) mcp add ": "these programs are not on PyPI; the command that they are given is a test's",
+    r"latewood evaluate (scifact|mldr-de) ": "downloads data sets",
+    r"latewood import ": "reads other programs' indexes, of which tests/retriever/test_importing.py makes small ones",
+    r"(openssl rand|docker compose) ": "wants Docker; tests/test_container.py lints its files and calls what they call",
+    r"latewood train distill ": "its teacher encodes a whole vocabulary, a minute of a processor",
+    r"python (benchmarks/|-m venv peers)": "minutes to hours of a processor; tests/test_benchmarks.py runs them small",
+    r"(scripts/(test|check)|pytest) ?": "the tests themselves",
+}
+
+
+def test_each_command_of_the_pages_is_run_or_says_why_not():
+    pages = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    lines = [
+        line
+        for page in pages
+        for block in blocks(page)
+        if block.language == "sh"
+        for line in shell_lines(block.text)
+    ]
+    known = {**RUN, **NOT_RUN}
+    assert [line for line in lines if not any(re.match(how, line) for how in known)] == []
+    assert [how for how in known if not any(re.match(how, line) for line in lines)] == []
+    for file in RUN.values():
+        assert (ROOT / file).is_file(), file
+
+
+@pytest.mark.slow
+def test_the_commands_of_training_run_on_small_files(folder):
+    """All but the first, for which the bundled model stands in; in few steps."""
+    few = {"colbert": " --steps 1 --batch-size 8 --document-lengths 32 --warmup 0"}
+    pairs = [{"query": f"what is {i} times two?", "pos": f"{i} times two is {2 * i}."} for i in range(60)]
+    for name in ("medquad.jsonl.gz", "code.jsonl.gz", "glosses.jsonl.gz"):
+        with gzip.open(name, "wt") as file:
+            file.writelines(json.dumps(pair) + "\n" for pair in pairs)
+    labels = [{"text": f"It is {i}.", "text_pair": f"Is it {i}?", "label": i % 2} for i in range(12)]
+    for name in ("mnli", "mnli-dev", "rte", "rte-dev"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+    for name in ("a", "base"):
+        shutil.copytree(ROOT / "encoder" / "models" / "latewood-mini", f"models/{name}")
+    Path("nfcorpus/qrels").mkdir(parents=True)
+    Path("nfcorpus/corpus.jsonl").write_text('{"_id": "1", "text": "a cat"}\n')
+    Path("nfcorpus/queries.jsonl").write_text('{"_id": "q", "text": "kitten"}\n')
+    Path("nfcorpus/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    printed = {}
+    for block in blocks(DOCS / "guides" / "train.md"):
+        for line in shell_lines(block.text) if block.language == "sh" else ():
+            if re.match(r"latewood (train (mine|colbert|classify)|evaluate) ", line):
+                printed[line] = run_commands(line + few.get(line.split()[2], ""), folder)
+    assert len(printed) == 6
+    assert "nDCG@10  1.0000" in next(text for line, text in printed.items() if " evaluate " in line)
+    for made in (
+        "mined/medquad.jsonl.gz",
+        "mined/code.jsonl.gz",
+        *(f"models/{m}" for m in ("b", "mnli", "rte")),
+    ):
+        assert Path(made).exists(), made
+
+
+def test_what_a_page_has_a_reader_paste_into_settings_can_be_read():
+    commands = []
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language in ("json", "toml"):
+                held = (json if block.language == "json" else tomllib).loads(block.text)
+                if page.name == "agents.md":
+                    commands.append(started(held))
+    assert len(commands) == 4
+    for command in commands:
+        assert command[:2] == ["latewood", "mcp"]
+        assert parse_commands(" ".join(command), "agents.md") == 1
+
+
+def started(settings):
+    """What an agent's settings have it start: the command and its arguments."""
+    if "command" in settings:
+        command = settings["command"]
+        return command if isinstance(command, list) else [command, *settings["args"]]
+    [inner] = [value for value in settings.values() if isinstance(value, dict)]
+    return started(inner)
+
+
 def sentences(page):
     """Those of a page's prose: no code, no tables' rules."""
-    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"`[^`\n]*`", "`x`", text)
+    return prose(page.read_text(encoding="utf-8"))
+
+
+def prose(text):
+    text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\]\([^)\s]*\)", "]", re.sub(r"`[^`\n]*`", "`x`", text))
     return [
         " ".join(part.split())
         for part in re.split(r"(?<=[.:;!?])\s+|\n\s*\n|\n(?=[-|#*])", text)
@@ -84,11 +199,35 @@ def sentences(page):
     ]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "benchmarks.md"], ids=name)
-def test_a_page_has_no_history(page):
-    for sentence in sentences(page):
+def assert_timeless(found):
+    for sentence in found:
         assert not NEVER.search(sentence), sentence
         assert not (DATED.search(sentence) and PAST.search(sentence)), sentence
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"))],
+    ids=lambda p: p.stem,
+)
+def test_a_page_has_no_history(page):
+    assert_timeless(sentences(page))
+
+
+def test_what_references_are_made_from_has_no_history():
+    """Commands with their options, and the docstrings of whatever packages export."""
+    assert_timeless(prose(site_hooks.command_reference()))
+    homes = {home for surface in site_hooks.SURFACES[1:] for home in site_hooks.exported(surface).values()}
+    homes.update(home for listed in site_hooks.FURTHER.values() for home in listed)
+    assert len(homes) > 60
+    for home in sorted(homes):
+        module, _, name = home.rpartition(".")
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+                for part in ast.walk(node):
+                    if isinstance(part, (ast.ClassDef, ast.FunctionDef)):
+                        assert_timeless(prose(ast.get_docstring(part) or ""))
 
 
 def test_history_is_found(tmp_path):
@@ -135,6 +274,13 @@ def test_the_version_of_the_format_is_the_one_that_is_read():
     form = (DOCS / "internals" / "format.md").read_text(encoding="utf-8")
     assert f"format version {FORMAT_VERSION}\n" in form
     assert f"| `format_version` | `{FORMAT_VERSION}`." in form
+
+
+def test_the_first_page_names_every_guide():
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        if page.parent.name in ("guides", "coming-from", "reference", "internals"):
+            assert f"({name(page)})" in first, page
 
 
 def test_every_note_of_the_laboratory_is_listed():

@@ -1,7 +1,8 @@
 """Pages of the documentation: their blocks of code, run as a reader would, and what they print.
 
 A block `python` is run in the names of the page; one `text` right below is what it prints. In `console` a line after
-"$ " is a command, and what follows is what it prints. In `sh`, commands of `latewood` are parsed and not run.
+"$ " is a command, and what follows is what it prints. In `sh`, commands of `latewood` are parsed; which of them
+something runs, and why others are not, is in tests/test_site.py.
 "..." stands for anything; numbers may differ a little.
 """
 
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from retriever.cli import app
 
-__all__ = ["Block", "assert_prints", "blocks", "parse_commands", "run_commands", "run_page"]
+__all__ = ["Block", "assert_prints", "blocks", "parse_commands", "run_commands", "run_page", "shell_lines"]
 
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -75,12 +76,25 @@ def run_commands(text: str, folder: Path) -> str:
     return done.stdout
 
 
+def shell_lines(text: str) -> list[str]:
+    """The commands of a block, each whole and without its comment; a variable's value is put in."""
+    values: dict[str, str] = {}
+    lines = []
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+            values[assigned[1]] = assigned[2]
+            continue
+        line = re.sub(r"\$(\w+)", lambda name: values[name[1]], re.sub(r"(^|\s)#.*", "", line))
+        lines += [" ".join(line.split())] if line.strip() else []
+    return lines
+
+
 def parse_commands(text: str, where: str) -> int:
     """Have the command line read each command of `latewood` in a block of a shell; how many there were."""
     n = 0
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        words = shlex.split(line, comments=True)
-        if not words or words[0] != "latewood":
+    for line in shell_lines(text):
+        words = shlex.split(re.sub(r"^torchrun .* -m -- retriever\.cli ", "latewood ", line))
+        if words[0] != "latewood":
             continue
         command, words = typer.main.get_command(app), words[1:]
         while (children := getattr(command, "commands", None)) and words and not words[0].startswith("-"):
