@@ -2,12 +2,12 @@
 
     python benchmarks/importing.py nf work --peer fast-plaid=peers/bin/python --peer colbert=colbert/bin/python
 
-nf is a folder of vectors.py, of a BEIR folder. Of its first 1,000 documents and of all queries with a judged one among
-them (107 of nfcorpus), their vectors made of unit length, a table: the share of the ten best by MaxSim on the source's
-decoded vectors that a search of the imported index finds, and nDCG@10 of the peer, of the imported index and of these
-exact scores. Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. What a peer has made of the
-same in `work` is not made again. importing_peer.py has the peers, each to be run in an environment of its own
-(requirements-peers.txt, requirements-parity-pylate.txt, requirements-colbert.txt).
+nf is a folder of vectors.py, of a BEIR folder. Of its first 1,000 documents and of 50 queries with a judged one among
+them, their vectors made of unit length, a table: the share of the ten best by MaxSim on the source's decoded vectors
+that a search of the imported index finds, and nDCG@10 of the peer, of the imported index and of these exact scores.
+Exits with 1 where an overlap is below .9, or nDCG@10 .005 under the peer's. What a peer has made of the same in `work`
+is not made again. importing_peer.py has the peers, each to be run in an environment of its own (requirements-peers.txt,
+requirements-parity-pylate.txt, requirements-colbert.txt).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from retriever.agreement import Queries
 from retriever.evaluation.metrics import evaluate
 
 HERE = Path(__file__).parent
-DOCUMENTS, K = 1000, 10
+DOCUMENTS, QUERIES, K = 1000, 50, 10
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def main() -> int:
 def compare(name: str, python: str, given: argparse.Namespace) -> dict[str, Any]:
     info = json.loads((given.vectors / "info.json").read_text(encoding="utf-8"))
     ids, queries, judged = info["doc_ids"][:DOCUMENTS], info["query_ids"], info["qrels"]
-    chosen = [i for i, q in enumerate(queries) if any(judged[q].get(doc, 0) > 0 for doc in ids)]
+    chosen = [i for i, q in enumerate(queries) if any(judged[q].get(doc, 0) > 0 for doc in ids)][:QUERIES]
     place = given.work.resolve() / name.replace(":", "-")
     peer, _, kind = name.partition(":")
     job = {

@@ -14,6 +14,12 @@ class BaseEncoder:
     pool_factor: int
 
     @property
+    def calls_at_once(self) -> int:
+        """Calls of `encode_documents` by threads of a caller's that use all that computes: what one does before and
+        after it computes is then done while another computes."""
+        return 1
+
+    @property
     def query_length(self) -> int:
         return self.tokenizer.settings.query_length
 

@@ -27,6 +27,8 @@ from encoder.workers import WorkerPool, batches_at_once, run_jobs, worker_device
 
 __all__ = ["Encoder"]
 
+CALLS_ON_DEVICE = 3  # one is computed, one is made ready, and one's vectors are put together
+
 
 class Encoder(BaseEncoder):
     """A late-interaction encoder: one unit vector a token.
@@ -149,6 +151,14 @@ class Encoder(BaseEncoder):
     @property
     def dim(self) -> int:
         return self.model.dim
+
+    @property
+    def calls_at_once(self) -> int:
+        if self._workers is not None:
+            return self._workers.n_workers + 1
+        if self.on_device is not None:
+            return CALLS_ON_DEVICE
+        return min(2, batches_at_once(self.device))
 
     def encode_documents(
         self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Told | None = None

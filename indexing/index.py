@@ -26,13 +26,14 @@ from indexing.storage.refusals import refusals
 from indexing.storage.sharded import open_snapshot
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.tables import index_file, is_index, no_index
-from indexing.writing.encoding import Passages, encode_records, windows_of
+from indexing.writing.ahead import Ahead, Wanted
+from indexing.writing.encoding import windows_of
 from indexing.writing.given import GivenVectors, VectorBatch
 from indexing.writing.memory import limit
 from indexing.writing.pending import deletion, new_metadata, renaming
 from indexing.writing.records import AddReport, Record, batches, hash_salt, read_records
 from indexing.writing.shards import make, make_shards, open_writer
-from indexing.writing.writer import PassagesOf, Writer
+from indexing.writing.writer import Writer
 
 if TYPE_CHECKING:
     import torch
@@ -276,7 +277,7 @@ class Index(Closing):
         *,
         encode: bool = True,
         progress: Told | None = None,
-        committed: Callable[[], object] = lambda: None,
+        committed: Callable[[int], object] = lambda n: None,
     ) -> AddReport:
         """Store documents {"doc_id": str, "text": str, "metadata": dict (optional)} from any iterable.
 
@@ -285,20 +286,26 @@ class Index(Closing):
         comes in windows, each a passage (IndexSettings.window). encode: False stores texts and words only, in
         seconds, and leaves the vectors to a later `encode`; True also encodes what an earlier add left.
         Commits every settings.commit_tokens and at the end; after an error, what the last of these commits stored
-        stays, and nothing after it. committed: called after each commit; all that `records` has given by then is
-        stored.
+        stays, and nothing after it. Texts are encoded by other threads while those before them are stored, so records
+        are read some batches ahead. committed: called after each commit with how many records are stored.
         Raises ArgumentError, naming the record, for one that cannot be stored; StorageError for a full disk.
         """
         with self._writing(progress) as writer:
             report = AddReport()
-            passages_of = self._encoding(self._document_encoder()) if encode else None
-            checked = read_records(records, self._salt())
-            phase = "encoding" if encode else "words"
+            stream = batches(read_records(records, self._salt()))
             total = len(records) if isinstance(records, Sized) else None
-            with Progress(checked, phase=phase, unit="document", told=progress, total=total) as shown:
-                writer.add(batches(shown), passages_of, report, committed)
-            if passages_of is not None and self.n_unencoded:
-                self._encode(writer, None, self.n_unencoded, passages_of, report)
+            if not encode:
+                with Progress[Record](phase="words", unit="document", told=progress, total=total) as bar:
+                    writer.add(_counted(stream, bar), None, report, committed)
+                return report
+            encoder = self._document_encoder()
+            with (
+                Progress[Record](phase="encoding", unit="document", told=progress, total=total) as bar,
+                self._ahead(encoder, writer.changed) as ahead,
+            ):
+                writer.add(_counted(ahead.batches(stream), bar), ahead.passages, report, committed)
+            if waiting := self.n_unencoded:
+                self._encode(writer, None, waiting, encoder, report)
             return report
 
     def encode(self, doc_ids: Iterable[str] | None = None, *, progress: Told | None = None) -> AddReport:
@@ -311,8 +318,8 @@ class Index(Closing):
         with self._writing(progress) as writer:
             report = AddReport()
             if waiting := self._count_waiting(named):
-                passages_of = self._encoding(self._document_encoder(few=waiting <= FEW))
-                self._encode(writer, named, waiting, passages_of, report)
+                encoder = self._document_encoder(few=waiting <= FEW)
+                self._encode(writer, named, waiting, encoder, report)
             return report
 
     def add_embeddings(
@@ -410,18 +417,16 @@ class Index(Closing):
         writer: Writer,
         doc_ids: list[str] | None,
         total: int,
-        passages_of: PassagesOf,
+        encoder: DocumentEncoder,
         report: AddReport,
     ) -> None:
-        """What waits, of those named or of all: total. Counted when it is encoded, not when it is read."""
-        with Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar:
-
-            def counted(records: Sequence[Record], report: AddReport) -> Sequence[Passages]:
-                made = passages_of(records, report)
-                bar.update(len(records))
-                return made
-
-            writer.encode(batches(self._waiting(doc_ids)), counted, report)
+        """What waits, of those named or of all: total."""
+        with (
+            Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar,
+            self._ahead(encoder) as ahead,
+        ):
+            stream = ahead.batches(batches(self._waiting(doc_ids)))
+            writer.encode(_counted(stream, bar), ahead.passages, report)
 
     @contextmanager
     def _writing(self, told: Told | None = None) -> Iterator[Writer]:
@@ -435,9 +440,8 @@ class Index(Closing):
             self._writer.told = told
             yield self._writer
 
-    def _encoding(self, encoder: DocumentEncoder) -> PassagesOf:
-        windows = windows_of(encoder, self.settings)
-        return lambda records, report: encode_records(encoder, windows, records, report)
+    def _ahead(self, encoder: DocumentEncoder, *wanted: Wanted) -> Ahead:
+        return Ahead(encoder, windows_of(encoder, self.settings), *wanted)
 
     def _waiting(self, doc_ids: list[str] | None) -> Iterator[Record]:
         """Stored documents without vectors, each numbered as in the store."""
@@ -476,3 +480,10 @@ class Index(Closing):
             self.settings.check_encoder(encoder, self.folder)
             self._encoder = encoder
         return self._encoder
+
+
+def _counted(stream: Iterable[list[Record]], bar: Progress[Record]) -> Iterator[list[Record]]:
+    """The same batches; each counts when the next one is asked for."""
+    for batch in stream:
+        yield batch
+        bar.update(len(batch))

@@ -17,7 +17,11 @@ LEAST_BYTES, MOST_BYTES = 12, 132  # a byte for 16 dimensions, and for one
 
 
 class DocumentEncoder(Protocol):
-    """What an index asks of an encoder; `encoder.Encoder` is one. load_arguments: what loads it again."""
+    """What an index asks of an encoder; `encoder.Encoder` is one. load_arguments: what loads it again.
+
+    `encode_documents` is called by another thread than the one that adds, by one at a time. One that several may call
+    at once says how many are worth it in `calls_at_once`, and takes `progress` as `Encoder` does.
+    """
 
     name: str
     fingerprint: str

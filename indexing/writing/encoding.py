@@ -1,6 +1,6 @@
 """Texts → passages: cut into windows, encoded, and put back together by document."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +45,24 @@ def windows_of(encoder: DocumentEncoder, settings: IndexSettings) -> Windows | N
 
 
 def encode_records(
-    encoder: DocumentEncoder, windows: Windows | None, records: Sequence[Record], report: AddReport
-) -> list[Passages]:
-    """The passages of each record's text."""
+    encode: Callable[[list[str]], TokenEmbeddings],
+    dim: int,
+    windows: Windows | None,
+    records: Sequence[Record],
+) -> tuple[list[Passages], AddReport]:
+    """The passages of each record's text, and their counts."""
     texts = [record.text or "" for record in records]
     spans = [windows.spans(text) if windows else [(0, len(text))] for text in texts]
     parts = [text[start:end] for text, own in zip(texts, spans, strict=True) for start, end in own]
-    embeddings = encoder.encode_documents(parts)
+    embeddings = encode(parts)
     owners = [record.doc_id for record, own in zip(records, spans, strict=True) for _ in own]
-    check_vectors(embeddings, owners, encoder.dim)
-    report.truncated += embeddings.truncated
-    report.windowed += sum(len(own) > 1 for own in spans)
-    report.passages += len(parts)
-    report.tokens += len(embeddings.vectors)
+    check_vectors(embeddings, owners, dim)
+    counts = AddReport(
+        truncated=embeddings.truncated,
+        windowed=sum(len(own) > 1 for own in spans),
+        passages=len(parts),
+        tokens=len(embeddings.vectors),
+    )
     passages, first = [], 0
     half = embeddings.vectors.astype(np.float16)
     for own in spans:
@@ -66,7 +71,7 @@ def encode_records(
         lengths, spans_of = embeddings.lengths[first:last], np.array(own, np.int32)
         passages.append(Passages(half[rows], lengths, spans_of, token_ids_of(embeddings, rows)))
         first = last
-    return passages
+    return passages, counts
 
 
 def token_ids_of(embeddings: TokenEmbeddings, rows: slice) -> npt.NDArray[np.int32]:

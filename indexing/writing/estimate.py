@@ -171,7 +171,9 @@ def _timed_encoding(
     while at < len(texts) and report.tokens < least:
         some = [Record(i, "", text, "", "") for i, text in enumerate(texts[at : at + size])]
         started = clock()
-        parts += encode_records(encoder, windows, some, report)
+        made, counts = encode_records(encoder.encode_documents, encoder.dim, windows, some)
+        parts += made
+        report.count(counts)
         seconds += clock() - started
         at += len(some)
         size = max(32, (least - report.tokens) * at // max(report.tokens, 1))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ class AddReport:
     windowed: int = 0
     passages: int = 0
     tokens: int = 0
+
+    def count(self, others: "AddReport") -> None:
+        """Add the numbers of others."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
 
 
 @dataclass

@@ -12,11 +12,12 @@ import json
 import os
 import sqlite3
 import tempfile
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,20 +135,15 @@ def update_folder(
         report.deleted = index.delete(dropped)
         report.renamed = index.rename(moves)
 
-        done: list[_Note] = []
+        ends = list(accumulate(len(note.doc_ids) for note in new))
+        done = 0
 
-        def documents() -> Iterator[Passage]:
-            spooled = iter(spool)
-            for note in new:
-                for _ in note.doc_ids:
-                    yield next(spooled)
-                done.append(note)
+        def committed(n: int) -> None:
+            nonlocal done
+            before, done = done, bisect_right(ends, n)
+            notes.put(new[before:done])
 
-        def committed() -> None:
-            notes.put(done)
-            done.clear()
-
-        report.added = index.add(_Sized(documents(), len(digests)), committed=committed, **adding)
+        report.added = index.add(_Sized(iter(spool), len(digests)), committed=committed, **adding)
         notes.drop(gone)
         return report
 

@@ -92,22 +92,40 @@ class Writer:
         stream: Iterable[list[Record]],
         passages_of: SomePassagesOf | None,
         report: AddReport,
-        committed: Callable[[], object] = lambda: None,
+        committed: Callable[[int], object] = lambda n: None,
     ) -> None:
         """See Index.add. stream: batches of records; passages_of: what makes the passages of those that are new or
         changed, and counts them in the report; None to leave them for later."""
-        pending = Pending()
+        self.pending, n = Pending(), 0
         for batch in stream:
-            self._take(pending, batch, passages_of, report)
-            if self.is_full(pending):
-                self.commit(pending)
-                committed()
-                pending = Pending()  # its memory is wanted for training
+            self._take(self.pending, batch, passages_of, report)
+            n += len(batch)
+            if self.is_full(self.pending):
+                self.commit(self.pending)
+                committed(n)
+                self.pending = Pending()  # its memory is wanted for training
                 self.settle(self.settings.segment_tokens)
-        self.commit(pending)
-        committed()
-        pending = Pending()
+        self.commit(self.pending)
+        committed(n)
+        self.pending = Pending()
         self.settle(min(self.settings.flat_tokens, self.settings.segment_tokens))
+
+    def changed(self, batch: list[Record], earlier: Iterable[Record]) -> list[Record]:
+        """Those of a batch that `add` will ask the passages of. earlier: what it takes before them and has not yet."""
+        known = {
+            doc_id: row.content_hash
+            for doc_id, row in self.snapshot.reader.find(list({record.doc_id for record in batch})).items()
+        }
+        waiting = self.pending.documents
+        known |= {r.doc_id: waiting[r.doc_id][0].content_hash for r in batch if r.doc_id in waiting}
+        known |= {record.doc_id: record.content_hash for record in earlier}
+        todo: dict[str, Record] = {}
+        for record in batch:
+            if known.get(record.doc_id) != record.content_hash:
+                todo.pop(record.doc_id, None)
+                todo[record.doc_id] = record
+            known[record.doc_id] = record.content_hash
+        return list(todo.values())
 
     def encode(self, stream: Iterable[list[Record]], passages_of: PassagesOf, report: AddReport) -> None:
         """See Index.encode. stream: batches of documents that are stored without vectors, with their numbers."""

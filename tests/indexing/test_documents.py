@@ -397,7 +397,7 @@ def test_an_encode_that_is_stopped_loses_a_commit_of_vectors_and_no_document(
         monkeypatch.setattr(encoder, "encode_documents", breaks)
         with pytest.raises(KeyboardInterrupt):
             index.encode()
-        made = sum(calls) - calls[-1]
+        made = sum(calls[:7])  # later ones may have begun
         assert made == 35
         kept = 60 - index.n_unencoded
         assert made - 60 / 7 - 5 <= kept <= made  # of a commit: 60 tokens, and the batch that fills it
