@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 __all__ = [
     "LATEWOOD",
-    "LIMITS",
     "PEERS",
     "Info",
     "add_options",
@@ -30,16 +29,7 @@ __all__ = [
 ]
 
 LATEWOOD = ("latewood", "latewood-32", "latewood-48")
-LIMITS = ("faiss-flat", "faiss-pq")
-LESS = {"max_points_per_centroid": 32}  # vectors to train on, as Latewood's; the peers' default is 256
-PEERS: dict[str, dict[str, int]] = {  # and what they build with beside their defaults
-    "fast-plaid": {},
-    "fast-plaid-quick": LESS,
-    "xtr-warp": {},
-    "xtr-warp-quick": LESS,
-    "tachiom": {},
-    "tachiom-quick": {"pq_sample_size": 100_000},
-}
+PEERS = ("fast-plaid", "xtr-warp")
 Info = dict[str, Any]
 
 

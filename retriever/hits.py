@@ -92,7 +92,10 @@ class Hit:
 
 class Hits(list[Hit]):
     """Hits, best first, and what was searched. documents: of the index; unencoded: of these, how many no vector could
-    find yet (`Index.encode`). generation: of the commit, which counts up."""
+    find yet (`Index.encode`). generation: of the commit, which counts up. missing: shards of a cluster that no machine
+    answered for, so that nothing of theirs is here."""
+
+    missing: tuple[str, ...] = ()
 
     def __init__(
         self, hits: Iterable[Hit] = (), documents: int = 0, unencoded: int = 0, generation: int = 0

@@ -121,7 +121,7 @@ class Searcher(Closing):
         try:
             if encoder is not None:
                 _check(snapshot, encoder)
-            self._ranker = Ranker(snapshot, device, once=once)
+            self._ranker = self._ranking(snapshot, once=once)
         except BaseException:
             if self._own:
                 snapshot.close()
@@ -171,7 +171,7 @@ class Searcher(Closing):
     def _move(self, snapshot: Snapshot) -> None:
         if snapshot is not self.snapshot:
             # The old one is not closed: other threads may search it. It is let go with the last of them.
-            self._ranker = Ranker(snapshot, self._device, self._ranker, once=self._ranker.once)
+            self._ranker = self._ranking(snapshot, self._ranker, once=self._ranker.once)
             self._own = True
 
     def load_kernels(self) -> None:
@@ -293,7 +293,7 @@ class Searcher(Closing):
         ranker = self._ranker
         plan = ranker.plan(options, check_sharpness(sharpness))
         asked = [(None, as_vectors(query, "query", ranker.snapshot.settings.dim), plan)]
-        return self._hits(ranker, asked, [ranker.rank(*asked[0])])[0]
+        return self._hits(ranker, asked, ranker.rank_all(asked))[0]
 
     def settings(self, options: SearchOptions = DEFAULTS, **changes: Any) -> SearchSettings:
         """What a search of this index would use. Raises ArgumentError for what cannot work.
@@ -355,6 +355,9 @@ class Searcher(Closing):
 
     # Inside --------------------------------------------------------------------------------------------------
 
+    def _ranking(self, snapshot: Snapshot, previous: Ranker | None = None, *, once: bool = False) -> Ranker:
+        return Ranker(snapshot, self._device, previous, once=once)
+
     def _encode(self, texts: list[str], snapshot: Snapshot) -> TokenEmbeddings:
         encoder = self.encoder
         encoded = encoder.encode_queries(texts)
@@ -385,7 +388,7 @@ class Searcher(Closing):
                 vectors[i] = one
         encoding = time.perf_counter() - started
         queries = [(text, one, plan) for (text, plan), one in zip(asked, vectors, strict=True)]
-        hits = self._hits(ranker, queries, _ranked(ranker, queries))
+        hits = self._hits(ranker, queries, ranker.rank_all(queries))
         return hits, Seconds(encoding, time.perf_counter() - started - encoding)
 
     def _hits(self, ranker: Ranker, asked: Sequence[_Asked], found: Sequence[list[Found]]) -> list[Hits]:
@@ -441,17 +444,6 @@ class Searcher(Closing):
         if best is None:
             raise ArgumentError(f"{document.doc_id!r} is not encoded yet, so its tokens have no vectors")
         return best
-
-
-def _ranked(ranker: Ranker, queries: Sequence[_Asked]) -> list[list[Found]]:
-    """`Ranker.rank` for each: side by side where the kernels do the work, else torch shares out each one."""
-    if ranker.device is not None:
-        return ranker.rank_together(queries)
-    if len(queries) == 1 or ranker.serial:
-        return [ranker.rank(*query) for query in queries]
-    from retriever.kernels import each_on_a_thread  # imports numba
-
-    return list(each_on_a_thread(lambda query: ranker.rank(*query), queries))
 
 
 def _asked(options: SearchOptions, changes: Mapping[str, Any]) -> SearchOptions:

@@ -93,9 +93,9 @@ def test_a_shell_s_lines_are_whole_and_torchrun_s_are_parsed():
 
 # What lines of `sh` blocks begin with: by which test they are run, as they stand or with stand-ins; or why by none.
 RUN = {
-    r"latewood (search|index|evaluate) (\./encoder/model|code\.index|\./mine)": "tests/test_docs.py",
-    r"latewood index \./src ": "tests/test_docs.py",
+    r"latewood (search|index|evaluate) (\./src|src\.index|\./tiny)": "tests/test_docs.py",
     r"latewood serve docs\.index": "tests/retriever/serving/test_process.py",
+    r"latewood estimate sample\.jsonl ": "tests/retriever/cluster/test_sizes.py",
     r"curl -s '?localhost:8000/": "tests/retriever/serving/test_guide.py",
     r"latewood train (mine|colbert|classify) ": "tests/test_site.py",
     r"latewood evaluate \./nfcorpus --model models/b": "tests/test_site.py",
@@ -107,6 +107,7 @@ NOT_RUN = {
     r"(claude|codex) mcp add ": "these programs are not on PyPI; the command that they are given is a test's",
     r"latewood evaluate (scifact|mldr-de) ": "downloads data sets",
     r"latewood import ": "reads other programs' indexes, of which tests/retriever/test_importing.py makes small ones",
+    r"latewood cluster serve ": "begins a Ray cluster; tests/retriever/cluster asks its parts without one",
     r"(openssl rand|docker compose) ": "wants Docker; tests/test_container.py lints its files and calls what they call",
     r"latewood train distill ": "its teacher encodes a whole vocabulary, a minute of a processor",
     r"python (benchmarks/|-m venv peers)": "minutes to hours of a processor; tests/test_benchmarks.py runs them small",
@@ -268,21 +269,6 @@ def test_a_guide_has_the_figures_of_the_benchmarks():
     assert len(measured) == 7
     for column, value in enumerate(mean):
         assert sum(row[column] for row in measured.values()) / 7 == pytest.approx(value, abs=1e-4)
-
-
-def test_the_readme_has_figures_of_the_benchmarks():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Figures") :].split("\n## ")[0]
-    figures = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"`(python benchmarks/[^`]*)`", section)
-    assert command in figures
-    rows = re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$", section, re.MULTILINE)
-    assert len(rows) == 4
-    for median, recall, lost, peak in rows:
-        row = rf"\| {median} \|.*\| {recall} \| [\d.]+ \(\+{lost}\) \| {peak} \|"
-        assert re.search(row, figures), (median, recall, lost, peak)
-    for mean in re.findall(r"\b0\.\d{4}\b", section.rpartition("Quality")[2]):
-        assert re.search(rf"mean of 7.*{mean}", figures), mean
 
 
 def test_the_version_of_the_format_is_the_one_that_is_read():

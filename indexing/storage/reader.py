@@ -179,11 +179,15 @@ class Reader:
             return known
         found = self._scored(word)
         if len(found):
-            found["score"] *= idf_ratio(self.n_texts, len(found))
+            found["score"] *= idf_ratio(self.n_texts, self._having(word, found))
         if self._room >= len(found) and len(self._known) < WORDS_KEPT:
             self._known[word] = found
             self._room -= len(found)
         return found
+
+    def _having(self, word: str, found: npt.NDArray[Any]) -> int:
+        """How many documents have a word, of which `found` are here."""
+        return len(found)
 
     def _scored(self, word: str) -> npt.NDArray[Any]:
         """The documents of one word and FTS5's BM25, an array of POSTING."""

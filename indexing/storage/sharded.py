@@ -163,7 +163,7 @@ class Readers(Reader):
         found = np.zeros(len(each), POSTING)
         found["document"] = each["document"]
         if len(each):
-            found["score"] = bm25(each["times"], each["length"], len(each), self.texts)
+            found["score"] = bm25(each["times"], each["length"], self._having(word, each), self.texts)
         return found
 
 

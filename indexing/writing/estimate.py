@@ -72,15 +72,20 @@ def estimate(
     *,
     clock: Callable[[], float] = time.perf_counter,
     resident: Callable[[], int] = lambda: 0,
+    whole: int | None = None,
     **settings: Any,
 ) -> Estimate:
     """Read the documents once, encode and store a sample of them aside, and work out what all would take.
+
+    whole: how many all are, where these are only a sample of them.
 
     memory, settings: as at Index.create. clock: seconds, as time.perf_counter or time.process_time. resident: asked
     once the sample is encoded for the bytes that the process then takes; memory_bytes counts from there.
     Raises CorpusError where there is no document.
     """
     sample, n, chars = _reservoir(documents)
+    if whole is not None:
+        n, chars = whole, chars * whole // n
     dim = encoder.dim
     fixed, most_rows = limit(IndexSettings.made(encoder, None, settings), memory)
     windows = windows_of(encoder, fixed)

@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": ("retriever.cli.doctor:doctor_command", "Say what a model is, and warn of known traps."),
     "evaluate": ("retriever.cli.evaluate:evaluate_command", "Measure search on test collections."),
     "compare": ("retriever.cli.compare:compare_command", "Compare two reports query by query."),
+    "cluster": ("retriever.cli.cluster:app", "Build an index of shards, and serve it, on several machines."),
     "train": ("retriever.cli.train:app", "Train encoders."),
 }
 LONG = {

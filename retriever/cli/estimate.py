@@ -13,6 +13,7 @@ from indexing.writing.estimate import estimate
 from retriever.cli.flags import flags
 from retriever.cli.options import AsJson, ModelOptions, SourceOptions, WindowOptions
 from retriever.cli.progress import told
+from retriever.cluster.sizes import ClusterOptions, ClusterSizes, cluster_sizes
 
 __all__ = ["estimate_command"]
 
@@ -25,9 +26,11 @@ def estimate_command(
     model: ModelOptions,
     windows: WindowOptions,
     reading: SourceOptions,
+    cluster: ClusterOptions,
     as_json: AsJson = False,
 ) -> None:
     """Say what `latewood index` with these options would take: it reads the source, encodes a sample, keeps nothing.
+    With --shards or --machines also what a cluster would (docs/guides/cluster.md).
 
     Example: latewood estimate ./src --document-length 1024
     """
@@ -37,12 +40,20 @@ def estimate_command(
         encoder.encode_documents(["a text"])  # loads what the first call loads
         with Progress(documents, phase="estimating", unit="document", told=told()) as bar:
             found = estimate(
-                bar, encoder, reading.memory, resident=_resident, **model.windows(windows), **reading.size
+                bar,
+                encoder,
+                reading.memory,
+                resident=_resident,
+                whole=cluster.whole,
+                **model.windows(windows),
+                **reading.size,
             )
     finally:
         encoder.close()
+    sizes = cluster_sizes(found, cluster, encoder.dim)
     if as_json:
-        typer.echo(json.dumps(asdict(found) | {"seconds": found.seconds}, indent=2))
+        told_too = {"seconds": found.seconds} | ({} if sizes is None else {"cluster": asdict(sizes)})
+        typer.echo(json.dumps(asdict(found) | told_too, indent=2))
         return
     typer.echo(f"{found.documents:,} documents, about {found.tokens:,} token vectors")
     kind = "kept as float16" if found.nlist is None else f"coded with {found.nlist:,} centroids"
@@ -59,6 +70,26 @@ def estimate_command(
         typer.echo(
             f"with --bytes-per-token {size.bytes_per_token}: disk {size.disk_bytes / 1e6:,.1f} MB{kept}"
         )
+    if sizes is not None:
+        _tell(sizes)
+
+
+def _tell(sizes: ClusterSizes) -> None:
+    typer.echo(
+        f"as {sizes.shards:,} shards, each {sizes.replicas:,} times, on {sizes.machines:,} machines like this:"
+    )
+    typer.echo(f"time    {sizes.build_seconds:,.0f} s to build")
+    typer.echo(
+        f"shard   {sizes.shard_tokens:,} token vectors, {sizes.shard_bytes / 1e6:,.1f} MB; "
+        f"a machine answers for {sizes.processes:,}"
+    )
+    typer.echo(
+        f"memory  {sizes.memory_bytes / 1e6:,.0f} MB a machine, {sizes.disk_bytes / 1e6:,.0f} MB of it files"
+    )
+    typer.echo(
+        f"query   {sizes.query_ms:,.0f} ms when nothing else is asked; {sizes.queries_per_second:,.0f} a second; "
+        f"{sizes.query_bytes / 1e3:,.0f} kB between machines for each"
+    )
 
 
 def _resident() -> int:

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any, TypeVar
@@ -20,7 +20,16 @@ from retriever.hits import Hit
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
 
-__all__ = ["CodeHit", "CodeOptions", "MatchedLine", "cell_of", "code_filter", "holds_code", "search_code"]
+__all__ = [
+    "CodeHit",
+    "CodeHits",
+    "CodeOptions",
+    "MatchedLine",
+    "cell_of",
+    "code_filter",
+    "holds_code",
+    "search_code",
+]
 
 DEPTH = 100  # documents by meaning, and as many by words, that the rules look at
 DEFINITIONS = {"function", "method", "class", "type", "module"}  # kinds of chunks
@@ -69,6 +78,14 @@ class CodeHit:
         return hit
 
 
+class CodeHits(list[CodeHit]):
+    """Hits, best first. missing: as of `Hits`."""
+
+    def __init__(self, hits: Iterable[CodeHit] = (), missing: Iterable[str] = ()) -> None:
+        super().__init__(hits)
+        self.missing = tuple(missing)
+
+
 @dataclass(frozen=True)
 class CodeOptions:
     """Which passages of code are looked at.
@@ -101,7 +118,7 @@ def search_code(
     options: SearchOptions = DEFAULTS,
     code: CodeOptions = EVERYTHING,
     **changes: Any,
-) -> list[CodeHit]:
+) -> CodeHits:
     """The k best documents of code for a question, of those that `code_filter` lets through.
 
     changes: fields of CodeOptions and of SearchOptions by their names, as `languages=["py"], k=3`.
@@ -117,28 +134,31 @@ def search_code(
     searcher = searcher.still()  # by meaning and by words, of one snapshot
     where = code_filter(searcher.snapshot, code, options.filter)
     if where == "":
-        return []
+        return CodeHits()
     lines = _Lines(query, None if code.regex is None else _Pattern(code.regex))
     if code.plain:
-        return [
-            _code_hit(hit, lines, (hit.rank, hit.score, {}))
-            for hit in searcher.search(query, options, filter=where)
-        ]
-    hits, ranked = _ranked(searcher, query, replace(options, filter=where))
-    return [
+        plain = searcher.search(query, options, filter=where)
+        return CodeHits((_code_hit(h, lines, (h.rank, h.score, {})) for h in plain), plain.missing)
+    hits, ranked, missing = _ranked(searcher, query, replace(options, filter=where))
+    found = (
         _code_hit(hits[one.doc_id], lines, (rank, one.score, one.reasons))
         for rank, chunks in enumerate(by_file(ranked)[: options.k], 1)
         for one in [chunks[0], *(c for c in chunks[1 : 1 + ALSO] if c.score >= ALSO_SCORE * chunks[0].score)]
-    ]
+    )
+    return CodeHits(found, missing)
 
 
-def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dict[str, Hit], list[Ranked]]:
-    """By meaning, by words or, in mode "hybrid" or none, by both; and by the rules."""
-    depth, found = max(DEPTH, options.k), dict[str, Hit]()
+def _ranked(
+    searcher: Searcher, query: str, options: SearchOptions
+) -> tuple[dict[str, Hit], list[Ranked], Iterable[str]]:
+    """By meaning, by words or, in mode "hybrid" or none, by both; and by the rules. And which shards are missing."""
+    depth, found, missing = max(DEPTH, options.k), dict[str, Hit](), set[str]()
     scores: dict[str, dict[str, float]] = {"late": {}, "lexical": {}}
     for mode in ("late", "lexical") if options.mode in (None, "hybrid") else (options.mode,):
         knobs = {} if mode == "late" else {"nprobe": None, "ncandidates": None, "nrerank": None}
-        for hit in searcher.search(query, options, mode=mode, k=depth, **knobs):
+        hits = searcher.search(query, options, mode=mode, k=depth, **knobs)
+        missing.update(hits.missing)
+        for hit in hits:
             found.setdefault(hit.doc_id, hit)  # that by meaning has more to tell
             scores[mode][hit.doc_id] = hit.score
     candidates = [
@@ -146,7 +166,7 @@ def _ranked(searcher: Searcher, query: str, options: SearchOptions) -> tuple[dic
         for doc_id, hit in found.items()
         if math.isfinite(hit.score)
     ]
-    return found, combined(Question(query), candidates)
+    return found, combined(Question(query), candidates), sorted(missing)
 
 
 def cell_of(metadata: Mapping[str, Any]) -> str:

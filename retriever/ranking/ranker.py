@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from retriever.ranking.device import DeviceIndex
 
-__all__ = ["Plan", "Ranker", "Ranking"]
+__all__ = ["Found", "Plan", "Ranker", "Ranking", "Rankings"]
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Ranking: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]  # pids or documents, scores
@@ -51,6 +51,17 @@ class Found(NamedTuple):
     score: float
     document: int
     pid: int | None
+
+
+class Rankings(NamedTuple):
+    """What hits are made of. late: pids, best first, as deep as the plan says and with all that score as the last does.
+    words: documents, ascending, and their BM25. None where the mode has no use for it, or it is still to be made."""
+
+    late: Ranking | None = None
+    words: Ranking | None = None
+
+
+NOTHING = Rankings()
 
 
 class Ranker:
@@ -104,7 +115,11 @@ class Ranker:
         settings = None if options.mode == "lexical" else self.settings(depth, options)
         if self.device is not None and options.nprobe is options.ncandidates is options.nrerank is None:
             settings = None
-        return Plan(options, depth, settings, now.select(options.filter), sharpness)
+        return Plan(options, depth, settings, self.select(options.filter), sharpness)
+
+    def select(self, filter: str | None) -> Selection:
+        """What a plan lets a search find. Raises ArgumentError for what is no filter."""
+        return self.snapshot.select(filter)
 
     def settings(self, k: int, options: SearchOptions) -> SearchSettings:
         """What a search for k hits uses."""
@@ -114,6 +129,16 @@ class Ranker:
         size = Size(ranked, now.n_passages, now.n_tokens, None if now.codec is None else now.codec.nlist)
         return choose(options, k, size, now.tuned_search)
 
+    def rank_all(self, asked: Sequence[tuple[str | None, Vectors | None, Plan]]) -> Sequence[list[Found]]:
+        """`rank` for each: side by side where the kernels do the work, else torch shares out each one."""
+        if self.device is not None:
+            return self.rank_together(asked)
+        if len(asked) == 1 or self.serial:
+            return [self.rank(*one) for one in asked]
+        from retriever.kernels import each_on_a_thread  # imports numba
+
+        return list(each_on_a_thread(lambda one: self.rank(*one), asked))
+
     def rank_together(self, asked: Sequence[tuple[str | None, Vectors | None, Plan]]) -> list[list[Found]]:
         """`rank` for each, on a device those of one plan together."""
         assert self.device is not None
@@ -121,30 +146,35 @@ class Ranker:
         for i, (_, vectors, plan) in enumerate(asked):
             if vectors is not None:
                 together.setdefault(id(plan), []).append(i)
-        late: dict[int, Ranking] = {}
+        late: dict[int, Rankings] = {}
         for own in together.values():
             plan, dim = asked[own[0]][2], self.snapshot.settings.dim
             queries = [as_vectors(asked[i][1], "query", dim) for i in own]
             found = self.device.search_many(queries, plan, self._folds(plan))
-            late |= {i: self._cut(one, plan) for i, one in zip(own, found, strict=True)}
-        return [self.rank(*one, late.get(i)) for i, one in enumerate(asked)]
+            late |= {i: Rankings(self._cut(one, plan)) for i, one in zip(own, found, strict=True)}
+        return [self.rank(*one, late.get(i, NOTHING)) for i, one in enumerate(asked)]
 
     def rank(
-        self, text: str | None, vectors: Vectors | None, plan: Plan, found: Ranking | None = None
+        self, text: str | None, vectors: Vectors | None, plan: Plan, found: Rankings = NOTHING
     ) -> list[Found]:
-        """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim). found: what `_late`
-        gives, where it is there already."""
-        options = plan.options
-        if options.mode == "lexical":
+        """The k best, best first, equal scores in the order of doc_id. vectors: (n_query, dim). found: what is there
+        already."""
+        options, (by_vectors, words) = plan.options, found
+        if options.mode != "late" and words is None:
             assert text is not None
-            return self._by_words(text, options.k, plan.selection)
-        assert vectors is not None
-        late = self._ordered(self._late(vectors, plan) if found is None else found, plan.depth)
+            words = self.snapshot.lexical(text, plan.selection)
+        if options.mode == "lexical":
+            assert words is not None
+            return self._by_words(words, options.k)
+        if by_vectors is None:
+            assert vectors is not None
+            by_vectors = self._late(vectors, plan)
+        late = self._ordered(by_vectors, plan.depth)
         if options.mode == "late":
             return late
         assert text is not None
+        assert words is not None
         of_late, of_words = options.weights or WEIGHTS
-        words = self.snapshot.lexical(text, plan.selection)
         return self.fused(late, words, (of_late, of_words * words_weight(text)), options.k)
 
     def fused(self, late: list[Found], words: Ranking, weights: tuple[float, float], k: int) -> list[Found]:
@@ -167,8 +197,23 @@ class Ranker:
         ]
         return self._best(found, k)
 
-    def _by_words(self, text: str, k: int, selection: Selection) -> list[Found]:
-        documents, scores = top(*self.snapshot.lexical(text, selection), k)
+    def rankings(self, text: str | None, vectors: Vectors | None, plan: Plan) -> Rankings:
+        """What `rank` goes by, and no more of it than can count: of words, the best and those of the late ranking."""
+        late = words = None
+        if plan.options.mode != "lexical":
+            assert vectors is not None
+            late = self._late(vectors, plan)
+        if plan.options.mode != "late":
+            assert text is not None
+            documents, scores = self.snapshot.lexical(text, plan.selection)
+            count = np.isin(documents, top(documents, scores, max(plan.options.k, plan.depth))[0])
+            if late is not None:
+                count |= np.isin(documents, self.snapshot.owners(late[0]))
+            words = documents[count], scores[count]
+        return Rankings(late, words)
+
+    def _by_words(self, words: Ranking, k: int) -> list[Found]:
+        documents, scores = top(*words, k)
         found = [Found(float(s), int(d), None) for d, s in zip(documents, scores, strict=True)]
         return self._best(found, k)
 

@@ -10,7 +10,7 @@ from encoder.errors import ArgumentError, LatewoodError
 from indexing import Index, Snapshot
 from indexing.storage.filters import written_key
 from indexing.storage.tables import is_index
-from retriever.code.search import CodeHit, CodeOptions, holds_code, search_code
+from retriever.code.search import CodeHits, CodeOptions, holds_code, search_code
 from retriever.folders import Folder
 from retriever.hits import Hits
 from retriever.options import SearchOptions
@@ -92,9 +92,7 @@ class Served:
         found, seconds = self.searcher.search_each(asked)
         return [Answer(hits, options, seconds) for hits, (_, options) in zip(found, asked, strict=True)]
 
-    def search_code(
-        self, text: str, options: SearchOptions, code: CodeOptions
-    ) -> tuple[list[CodeHit], Snapshot]:
+    def search_code(self, text: str, options: SearchOptions, code: CodeOptions) -> tuple[CodeHits, Snapshot]:
         """As `retriever.code.search.search_code`; and what was searched."""
         if self.folder is not None:
             self._prepare(self.folder, text, options)

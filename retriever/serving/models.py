@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from encoder.errors import ArgumentError
 from retriever.code.search import CodeHit, CodeOptions
@@ -196,7 +196,8 @@ class SecondsJson(TypedDict):
 
 
 class ResultJson(TypedDict):
-    """documents: of the index; unencoded: of these, how many only words can find yet."""
+    """documents: of the index; unencoded: of these, how many only words can find yet. partial: there where a cluster
+    answers without some shards, which are missing."""
 
     query: str
     hits: list[HitJson]
@@ -205,6 +206,8 @@ class ResultJson(TypedDict):
     generation: int
     mode: Literal["late", "lexical", "hybrid"]
     seconds: SecondsJson
+    partial: NotRequired[Literal[True]]
+    missing: NotRequired[list[str]]
 
 
 class SearchedJson(ResultJson):

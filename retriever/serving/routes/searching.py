@@ -121,6 +121,7 @@ class _Search:
                     "seconds": {"encode": seconds.encode, "search": seconds.search},
                 }
             )
+            _name_missing(results[-1], hits.missing)
         return results
 
     def _of_code(self) -> list[ResultJson]:
@@ -142,7 +143,13 @@ class _Search:
                     "seconds": {"encode": 0.0, "search": seconds},
                 }
             )
+            _name_missing(results[-1], hits.missing)
         return results
+
+
+def _name_missing(result: ResultJson, missing: Sequence[str]) -> None:
+    if missing:
+        result["partial"], result["missing"] = True, list(missing)
 
 
 async def _results(request: Request, state: State, asked: _Search) -> list[ResultJson]:

@@ -1,0 +1,158 @@
+"""Ray Serve under load: what it costs beside `latewood serve`, and what clients see while processes die.
+
+    python benchmarks/cluster_serving.py overhead INDEX DATA [--clients 32] [--seconds 20] [--rounds 3]
+    python benchmarks/cluster_serving.py failures DATA [--clients 32] [--seconds 30] [--replicas 2]
+
+DATA is a BEIR folder, whose judged queries are asked, by clients as in serving.py. `overhead`: one index, as one shard,
+by both servers, which run side by side and are asked in turns. `failures`: 1,000 documents in two shards; after a third
+of the time a process of one shard is killed, after two thirds a version with 100 documents more is published. Each
+answer is compared with `Searcher` on the version that it names.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving import K, Seen, client, judged, same
+from serving import serving as plain
+
+from encoder.light import LightEncoder
+from indexing import Index
+from indexing.reading.corpus import read_source
+from indexing.writing.shards import publish
+from retriever import Searcher
+
+DOCUMENTS, MORE = 1000, 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["overhead", "failures"])
+    parser.add_argument("paths", type=Path, nargs="+", metavar="[INDEX] DATA")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    args = parser.parse_args()
+    found = overhead(args) if args.what == "overhead" else failures(args)
+    print(json.dumps(found, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(found))
+
+
+def overhead(args: argparse.Namespace) -> dict[str, Any]:
+    index, data = args.paths
+    texts, seconds = judged(data), args.seconds or 20
+    cores = str(os.cpu_count())
+    rates: dict[str, list[float]] = {"latewood serve": [], "latewood cluster serve": []}
+    with (
+        plain(index) as (one, _),
+        on_ray(index, "--replicas", "1", "--cpus", cores) as (other, _),
+    ):
+        for turn in range(args.rounds + 1):
+            for name, url in zip(rates, (one, other), strict=True):
+                seen = asyncio.run(asked(url, texts, args.clients, seconds if turn else 5))
+                assert set(seen.statuses) == {"200"}, seen.statuses
+                if turn:  # the first warms up
+                    rates[name].append(len(seen.ms) / seconds)
+                    print(name, f"{rates[name][-1]:.1f} a second, median {statistics.median(seen.ms):.0f} ms")
+    plainly, by_ray = map(statistics.median, rates.values())
+    return {"answers a second": rates, "share": by_ray / plainly}
+
+
+def failures(args: argparse.Namespace) -> dict[str, Any]:
+    [data] = args.paths
+    texts, seconds = judged(data), args.seconds or 30
+    with tempfile.TemporaryDirectory() as work:
+        folder, other = Path(work) / "index", Path(work) / "other"
+        documents = list(zip(range(DOCUMENTS + MORE), read_source(data), strict=False))
+        for place, n in ((folder, DOCUMENTS), (other, DOCUMENTS + MORE)):
+            with Index.create(place, LightEncoder.load(), shards=2) as index:
+                index.add(document for _, document in documents[:n])
+        shutil.copytree(folder, Path(work) / "before")
+        with on_ray(folder, "--replicas", str(args.replicas)) as (url, process):
+
+            async def run() -> Seen:
+                load = asyncio.create_task(asked(url, texts, args.clients, seconds))
+                await asyncio.sleep(seconds / 3)
+                os.kill(replicas(process, "shard-001")[0], signal.SIGKILL)
+                await asyncio.sleep(seconds / 3)
+                (other / "v0001").rename(folder / "v0002")
+                publish(folder, 2, 2)
+                return await load
+
+            asyncio.run(asked(url, texts, args.clients, 5))
+            seen = asyncio.run(run())
+        wrong, versions = 0, 0
+        for place in (Path(work) / "before", folder):
+            with Searcher.open(place) as searcher:
+                own = [one for one in seen.answers if one[1] == searcher.snapshot.state.generation]
+                expected = searcher.search_many({text: text for text, _, _ in own}, k=K)
+                found = {text: [(hit.doc_id, hit.score) for hit in hits] for text, hits in expected.items()}
+                wrong += sum(not same(hits, found[text]) for text, _, hits in own)
+                versions += bool(own)
+    return {
+        "answers": dict(seen.statuses),
+        "versions": versions,
+        "unlike Searcher (with one replica: without the shard)": wrong,
+        "a second": len(seen.ms) / seconds,
+        "median ms": statistics.median(seen.ms),
+        "worst ms": max(seen.ms),
+    }
+
+
+async def asked(url: str, texts: list[str], clients: int, seconds: float) -> Seen:
+    seen, until = Seen(), time.monotonic() + seconds
+    await asyncio.gather(*(client(url, texts, i, until, seen) for i in range(clients)))
+    return seen
+
+
+@contextmanager
+def on_ray(folder: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "retriever.cli", "cluster", "serve", f"load={folder}"]
+    command += ["--port", port, "--address", "local", *options]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("serving on "):
+                yield line.removeprefix("serving on ").partition(";")[0], process
+                break
+        process.terminate()
+        process.wait(60)
+
+
+def replicas(process: "subprocess.Popen[str]", shard: str) -> list[int]:
+    """Processes of a shard, among all that a process and its children have started."""
+    parents, found = {}, {process.pid}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in found}
+    return [pid for pid, title in titles.items() if f"ServeReplica:latewood:{shard}" in title]
+
+
+if __name__ == "__main__":
+    main()

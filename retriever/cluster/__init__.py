@@ -1,0 +1,3 @@
+"""More than one machine: Ray Data builds the shards of an index, Ray Serve answers from them. Extra `ray`."""
+
+__all__: list[str] = []
