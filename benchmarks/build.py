@@ -1,4 +1,4 @@
-"""Building an index: seconds, peak memory, bytes a token and nDCG@10, beside fast-plaid and xtr-warp.
+"""Building an index: seconds, peak memory, bytes a token and nDCG@10, beside fast-plaid, xtr-warp and TACHIOM.
 
     python benchmarks/vectors.py VECTORS BEIR_FOLDER
     python -m venv PEERS && PEERS/bin/pip install -r benchmarks/requirements-peers.txt
@@ -21,11 +21,7 @@ from shared import LATEWOOD, PEERS, add_options, exact_rankings, folder_bytes, i
 from vectors import DIM
 
 # fast-plaid at its default of 4,096 full scores takes half a second a query.
-QUALITY: dict[str, dict[str, int]] = {
-    **{name: {} for name in LATEWOOD},
-    "fast-plaid": {"n_full_scores": 512},
-    "xtr-warp": {},
-}
+QUALITY = {name: {"n_full_scores": 512} for name in ("fast-plaid", "fast-plaid-quick")}
 
 
 def main() -> None:
@@ -36,14 +32,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--synthetic", type=int, metavar="TOKENS")
     parser.add_argument("--memory", help="the memory setting of Latewood's index, such as 1GB")
-    parser.add_argument(
-        "--only", help="one contender: latewood, latewood-32, latewood-48, fast-plaid or xtr-warp"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="peers train on 32 vectors a centroid, as Latewood does, not on 256",
-    )
+    parser.add_argument("--only", help=f"one contender: {', '.join((*LATEWOOD, *PEERS))}")
     add_options(parser)
     given = parser.parse_args()
     if (given.vectors is None) == (given.synthetic is None):
@@ -53,7 +42,8 @@ def main() -> None:
         *(LATEWOOD if given.vectors else LATEWOOD[:1]),
         *(PEERS if given.peers_python and given.vectors else ()),
     ]
-    rows = [build(name, given) for name in names if given.only in (None, name)]
+    names = [name for name in names if given.only == name or (given.only is None and "-quick" not in name)]
+    rows = [build(name, given) for name in names]
     if given.vectors is not None:
         judge(rows, given)
     if given.json:
@@ -65,7 +55,7 @@ def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(index, ignore_errors=True)
     job: dict[str, Any] = {"index": str(index), "threads": given.threads, "memory": given.memory, "dim": DIM}
     job["bytes_per_token"] = int(name.removeprefix("latewood-")) if name in LATEWOOD[1:] else None
-    job["peer_options"] = {"max_points_per_centroid": 32} if given.quick else {}
+    job["peer_options"] = PEERS.get(name, {})
     if given.vectors is None:
         job["synthetic"] = given.synthetic
     else:
@@ -73,7 +63,7 @@ def build(name: str, given: argparse.Namespace) -> dict[str, Any]:
     result = start(name, "build", job, given.peers_python)
     info = result.get("info")
     tokens = info["tokens"] if given.vectors is None else int(np.load(given.vectors / "offsets.npy")[-1])
-    row = {"contender": name, "threads": given.threads, "tokens": tokens, "quick": given.quick, **result}
+    row = {"contender": name, "threads": given.threads, "tokens": tokens, **result}
     row["bytes_per_token"] = folder_bytes(index) / tokens
     print(
         f"{name}: {tokens:,} tokens, {row['seconds']:.1f} s ({row['cpu_seconds']:.1f} s of processor time, "
@@ -101,7 +91,7 @@ def judge(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
             "vectors": str(given.vectors),
             "index": str(index_of(given.work, row["contender"])),
             "threads": given.threads,
-            "settings": [QUALITY[row["contender"]]],
+            "settings": [QUALITY.get(row["contender"], {})],
             "queries": None,
             "seconds": 1e9,
         }

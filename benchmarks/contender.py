@@ -4,26 +4,33 @@
     python benchmarks/contender.py NAME search JOB.json RESULT.json
     python benchmarks/contender.py exact rank JOB.json RESULT.json
 
-NAME is latewood, latewood-32 or latewood-48 (bytes a token), exact (brute force), fast-plaid or xtr-warp; the last two
-need only themselves, torch and numpy.
+NAME is latewood, latewood-32 or latewood-48 (bytes a token), exact (brute force), faiss-flat, faiss-pq, fast-plaid,
+xtr-warp or tachiom; the last three need only themselves and numpy, and the first two of these torch.
 """
 
+import itertools
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from shared import LATEWOOD, query_vectors
+from shared import LATEWOOD, LIMITS, query_vectors
+
+try:
+    import torch
+except ImportError:  # in TACHIOM's environment there is none
+    torch: Any = None  # type: ignore[no-redef]
 
 K = 10
 BLOCK = 1 << 16  # tokens read, or scored by brute force, at a time
 IN_MEMORY = 2_000_000  # brute force keeps this many tokens in float32; of more, float16
+AT_ONCE = 64  # queries
 WARM_UP = 3  # queries before a setting's clock starts
 
 Ranking = list[tuple[int, float]]  # passage number and score, best first
@@ -31,7 +38,8 @@ Ranking = list[tuple[int, float]]  # passage number and score, best first
 
 def main(name: str, what: str, job_file: str, result_file: str) -> None:
     job = json.loads(Path(job_file).read_text())
-    torch.set_num_threads(job["threads"])
+    if torch is not None:
+        torch.set_num_threads(job["threads"])
     result = {"build": build, "search": search, "rank": rank}[what](name, job)
     result["peak_mib"] = peak_mib()
     Path(result_file).write_text(json.dumps(result))
@@ -55,9 +63,12 @@ def build(name: str, job: dict[str, Any]) -> dict[str, Any]:
         **dict.fromkeys(LATEWOOD, build_latewood),
         "fast-plaid": build_fast_plaid,
         "xtr-warp": build_xtr_warp,
+        "tachiom": build_tachiom,
+        "faiss-flat": partial(build_faiss, "Flat"),
+        "faiss-pq": partial(build_faiss, "PQ32"),
     }
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    figures = builders[name](job)
+    figures = builders[name.removesuffix("-quick")](job)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "cpu_seconds": cpu, **figures}
@@ -120,7 +131,7 @@ def made_blocks(tokens: int) -> Iterator[tuple[Any, Any, Any]]:
         yield block.reshape(-1, block.shape[-1]), np.arange(len(block) + 1) * block.shape[1], None
 
 
-def passages(job: dict[str, Any]) -> list[torch.Tensor]:
+def passages(job: dict[str, Any]) -> list[Any]:
     """As the peers take them: float16 tensors, views of one array."""
     folder = Path(job["vectors"])
     together = torch.from_numpy(np.load(folder / "vectors.npy"))
@@ -145,11 +156,38 @@ def build_xtr_warp(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def build_tachiom(job: dict[str, Any]) -> dict[str, Any]:
+    from tachiom import Tachiom
+
+    folder, index = Path(job["vectors"]), Path(job["index"])
+    index.mkdir()
+    built = Tachiom.build_from_arrays(
+        np.load(folder / "vectors.npy").view(np.uint16),
+        np.load(folder / "token_ids.npy").astype(np.uint32),
+        np.diff(np.load(folder / "offsets.npy")).astype(np.int32),
+        **job["peer_options"],
+    )
+    built.save(str(index / "index.bin"))
+    return {}
+
+
+def build_faiss(factory: str, job: dict[str, Any]) -> dict[str, Any]:
+    import faiss
+
+    vectors = np.load(Path(job["vectors"]) / "vectors.npy").astype(np.float32)
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    Path(job["index"]).mkdir()
+    faiss.write_index(index, str(Path(job["index"]) / "index.faiss"))
+    return {}
+
+
 # Searching ----------------------------------------------------------------------------------------------
 
 
 def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Each setting: milliseconds and ranking of each query, one by one, then seconds for all of them at once.
+    """Each setting: milliseconds and ranking of each query, one by one, then seconds for them 64 at a time.
 
     Both by the wall's clock and the process's, which counts all its threads. At most job["seconds"] of processor
     time one by one a setting, but 10 queries at least.
@@ -160,8 +198,10 @@ def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
         "exact": Exact,
         "fast-plaid": FastPlaidIndex,
         "xtr-warp": XTRWarpIndex,
+        "tachiom": TachiomIndex,
+        **dict.fromkeys(LIMITS, FaissIndex),
     }
-    contender = openers[name](job)
+    contender = openers[name.removesuffix("-quick")](job)
     # So that the first setting does not pay for pages of files that later ones find mapped.
     began = time.process_time()
     for query in queries:
@@ -185,7 +225,8 @@ def search(name: str, job: dict[str, Any]) -> dict[str, Any]:
             if sum(cpu) > 1e3 * job["seconds"] and len(cpu) >= 10:
                 break
         started = clocks()
-        contender.all(queries[: len(cpu)], **setting)
+        for first in range(0, len(cpu), AT_ONCE):
+            contender.all(queries[first : min(first + AT_ONCE, len(cpu))], **setting)
         together = clocks() - started
         rows.append(
             {
@@ -305,6 +346,61 @@ class XTRWarpIndex:
     def all(self, queries: list[Any], **setting: Any) -> list[Ranking]:
         batch = [torch.from_numpy(query) for query in queries]  # padded with zeros by xtr-warp
         return self.index.search(batch, top_k=K, num_threads=self.threads, show_progress=False, **setting)
+
+
+class TachiomIndex:
+    def __init__(self, job: dict[str, Any]) -> None:
+        from tachiom import Tachiom
+
+        self.index, self.threads = Tachiom.load(str(Path(job["index"]) / "index.bin")), job["threads"]
+
+    def one(self, query: Any, **setting: Any) -> Ranking:
+        scores, numbers = self.index.search(query, K, **setting)
+        return list(zip(numbers.tolist(), scores.tolist(), strict=True))
+
+    def all(self, queries: list[Any], **setting: Any) -> list[Ranking]:
+        scores, numbers = self.index.batch_search(
+            np.concatenate(queries),
+            len(queries),
+            K,
+            offsets=np.cumsum([0, *map(len, queries)], dtype=np.uint64),
+            num_threads=self.threads,
+            **setting,
+        )
+        return [list(zip(*row, strict=True)) for row in zip(numbers.tolist(), scores.tolist(), strict=True)]
+
+
+class FaissIndex:
+    """Each query token's nearest tokens of all. A document without one among them has the score of the last of them,
+    as in XTR (Lee et al. 2023)."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(job["threads"])
+        self.index = faiss.read_index(str(Path(job["index"]) / "index.faiss"))
+        offsets = np.load(Path(job["vectors"]) / "offsets.npy")
+        self.owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+    def one(self, query: Any, tokens: int = 1000) -> Ranking:
+        return self.all([query], tokens)[0]
+
+    def all(self, queries: list[Any], tokens: int = 1000) -> list[Ranking]:
+        scores, found = self.index.search(np.concatenate(queries), tokens)
+        starts = np.cumsum([0, *map(len, queries)])
+        return [
+            self.rank(scores[a:b], self.owners[found[a:b]]) for a, b in itertools.pairwise(starts.tolist())
+        ]
+
+    def rank(self, scores: Any, owners: Any) -> Ranking:
+        """scores, owners: (n_query, tokens), best first."""
+        candidates, places = np.unique(owners, return_inverse=True)
+        best = np.repeat(scores[:, -1:], len(candidates), axis=1)  # (n_query, candidates)
+        rows = np.repeat(np.arange(len(scores)), scores.shape[1])
+        np.maximum.at(best, (rows, places.ravel()), scores.ravel())
+        total = best.sum(0)
+        top = np.argsort(-total, kind="stable")[:K]
+        return list(zip(candidates[top].tolist(), total[top].tolist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Searching: latency, throughput, peak memory, and recall and nDCG@10 against brute force, beside the peers.
 
     python benchmarks/search.py VECTORS WORK --peers-python PEERS/bin/python [--threads 2] [--json OUT.json]
-    python benchmarks/plot.py OUT.json docs/search.png
 
 VECTORS is from vectors.py; WORK holds the indexes that build.py left. Query vectors are given, so encoding is not
 in the times; looking up the hits' ids is. Contenders run in processes of their own, one after the other, --rounds
 times over, so that what else the machine does falls on all alike; times are pooled. A setting that takes long is
-stopped after --seconds, with 10 queries at least: n says how many, and its nDCG@10 stands beside brute force's on
-the same queries. Recall@10 is of brute force's ten on the vectors as they were before compression.
+stopped after --seconds, with 10 queries at least: n says how many, which are then asked 64 at a time, too. A
+setting's nDCG@10 stands beside brute force's on the same queries. Recall@10 is of brute force's ten on the vectors
+as they were before compression.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import LATEWOOD, PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
+from shared import LATEWOOD, LIMITS, PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{}],
@@ -51,7 +51,17 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"nprobe": 128},
     ],
 }
+SETTINGS["tachiom"] = [
+    {},
+    *(
+        {"k_centroids": n, "ef_search": round(1.5 * n), "k_docs_to_score": m}
+        for n, m in ((4, 50), (4, 100), (8, 100), (12, 200), (20, 200), (20, 1000), (40, 1000), (80, 2000))
+    ),
+    {"k_centroids": 80, "ef_search": 120, "k_docs_to_score": 2000, "alpha": None},
+]
 SETTINGS |= dict.fromkeys(LATEWOOD[1:], SETTINGS["latewood"])
+SETTINGS |= {name: SETTINGS[name.removesuffix("-quick")] for name in PEERS}
+SETTINGS |= {name: [{}, {"tokens": 100}, {"tokens": 10_000}] for name in LIMITS}
 EQUAL = 0.002  # of nDCG@10, or of recall@10 where nothing is judged
 
 
@@ -67,13 +77,11 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: where others compute too"
     )
-    parser.add_argument(
-        "--only", nargs="*", help="contenders: latewood, latewood-32, latewood-48, fast-plaid, xtr-warp"
-    )
+    parser.add_argument("--only", nargs="*", help=f"contenders, of {', '.join((*LIMITS, *LATEWOOD, *PEERS))}")
     add_options(parser)
     given = parser.parse_args()
     info = json.loads((given.vectors / "info.json").read_text())
-    names = [name for name in (*LATEWOOD, *PEERS) if given.only is None or name in given.only]
+    names = [name for name in (*LIMITS, *LATEWOOD, *PEERS) if given.only is None or name in given.only]
     names = [name for name in names if index_of(given.work, name).exists()]
     if given.peers_python is None:
         names = [name for name in names if name not in PEERS]
@@ -145,8 +153,13 @@ def report(info: dict[str, Any], rows: list[dict[str, Any]], given: argparse.Nam
         f"{np.median(lengths):.0f} tokens (median); {given.threads} threads, {given.rounds} rounds, "
         f"{'wall clock' if given.clock == 'wall' else 'processor time'}\n"
     )
+    table(rows)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
     print(
-        "| contender | setting | n | median ms | p95 ms | batch, queries/s | recall@10 | nDCG@10 (lost) | peak MiB |"
+        "| contender | setting | n | median ms | p95 ms | 64 at once, queries/s | recall@10 | nDCG@10 (lost) "
+        "| peak MiB |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:

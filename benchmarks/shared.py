@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "LATEWOOD",
+    "LIMITS",
     "PEERS",
     "Info",
     "add_options",
@@ -29,7 +30,16 @@ __all__ = [
 ]
 
 LATEWOOD = ("latewood", "latewood-32", "latewood-48")
-PEERS = ("fast-plaid", "xtr-warp")
+LIMITS = ("faiss-flat", "faiss-pq")
+LESS = {"max_points_per_centroid": 32}  # vectors to train on, as Latewood's; the peers' default is 256
+PEERS: dict[str, dict[str, int]] = {  # and what they build with beside their defaults
+    "fast-plaid": {},
+    "fast-plaid-quick": LESS,
+    "xtr-warp": {},
+    "xtr-warp-quick": LESS,
+    "tachiom": {},
+    "tachiom-quick": {"pq_sample_size": 100_000},
+}
 Info = dict[str, Any]
 
 

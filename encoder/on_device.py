@@ -48,20 +48,26 @@ class DeviceRunner:
         self._copying = stream_on(device) if device.type == "cuda" else None
         self._short: dict[int, Replay] = {}
         self._recording = threading.Lock()
+        self._measuring = threading.Lock()
+        # Several threads may call: kernels of one batch are launched before those of another, which then finds the
+        # memory of its layers free again.
+        self._launching = threading.Lock()
 
     @property
     def batch_tokens(self) -> int:
         """Tokens of a batch, by what one of PROBE took of the device's memory; measured once."""
-        if self._fits is None:
-            self._fits = BATCH_TOKENS
-            if self.device.type == "cuda":
-                try:
-                    a_token = self._measure()
-                except torch.cuda.OutOfMemoryError:  # the first batches will find out how few it may take
-                    return self._fits
-                room = SHARE * free_bytes(self.device) / max(a_token, 1)
-                self._fits = max(BATCH_TOKENS, min(MOST_TOKENS, int(room)))
-        return self._fits
+        with self._measuring:
+            if self._fits is None:
+                self._fits = self._tokens_that_fit() if self.device.type == "cuda" else BATCH_TOKENS
+            return self._fits
+
+    def _tokens_that_fit(self) -> int:
+        try:
+            a_token = self._measure()
+        except torch.cuda.OutOfMemoryError:  # the first batches will find out how few it may take
+            return BATCH_TOKENS
+        room = SHARE * free_bytes(self.device) / max(a_token, 1)
+        return max(BATCH_TOKENS, min(MOST_TOKENS, int(room)))
 
     def _measure(self) -> float:
         """The most bytes that a batch of PROBE takes, by token."""
@@ -126,7 +132,9 @@ class DeviceRunner:
     def _start(self, job: Job) -> Started:
         if len(job.ids) == 1 and len(job.ids[0]) <= SHORT[-1] and self._recordable:
             return Started(job, self._of_one(job.ids[0], job.n_keys[0]), None)
-        rows = self.model(pack(job.ids, job.n_keys).to(self.device))  # (n_tokens, dim) float32
+        batch = pack(job.ids, job.n_keys)
+        with self._launching:
+            rows = self.model(batch.to(self.device))  # (n_tokens, dim) float32
         if self._copying is None:
             return Started(job, rows, None)
         here = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)

@@ -28,13 +28,14 @@ README = ROOT / "README.md"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder such as the README speaks of: ./src with code, ./tiny in BEIR layout."""
+    """A clone, as far as the README speaks of it, with a collection in BEIR's layout as the guide makes it."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "encoder" / "model", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tiny" / "qrels").mkdir(parents=True)
-    (folder / "tiny" / "corpus.jsonl").write_text('{"_id": "1", "title": "", "text": "a cat"}\n')
-    (folder / "tiny" / "queries.jsonl").write_text('{"_id": "q", "text": "kitten"}\n')
-    (folder / "tiny" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    code = ROOT / "encoder" / "model"
+    shutil.copytree(code, folder / "encoder" / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "mine" / "qrels").mkdir(parents=True)
+    (folder / "mine" / "corpus.jsonl").write_text('{"_id": "1", "title": "", "text": "a cat"}\n')
+    (folder / "mine" / "queries.jsonl").write_text('{"_id": "q", "text": "kitten"}\n')
+    (folder / "mine" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
     return folder
 
 

@@ -93,7 +93,8 @@ def test_a_shell_s_lines_are_whole_and_torchrun_s_are_parsed():
 
 # What lines of `sh` blocks begin with: by which test they are run, as they stand or with stand-ins; or why by none.
 RUN = {
-    r"latewood (search|index|evaluate) (\./src|src\.index|\./tiny)": "tests/test_docs.py",
+    r"latewood (search|index|evaluate) (\./encoder/model|code\.index|\./mine)": "tests/test_docs.py",
+    r"latewood index \./src ": "tests/test_docs.py",
     r"latewood serve docs\.index": "tests/retriever/serving/test_process.py",
     r"latewood estimate sample\.jsonl ": "tests/retriever/cluster/test_sizes.py",
     r"curl -s '?localhost:8000/": "tests/retriever/serving/test_guide.py",
@@ -269,6 +270,21 @@ def test_a_guide_has_the_figures_of_the_benchmarks():
     assert len(measured) == 7
     for column, value in enumerate(mean):
         assert sum(row[column] for row in measured.values()) / 7 == pytest.approx(value, abs=1e-4)
+
+
+def test_the_readme_has_figures_of_the_benchmarks():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Figures") :].split("\n## ")[0]
+    figures = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"`(python benchmarks/[^`]*)`", section)
+    assert command in figures
+    rows = re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$", section, re.MULTILINE)
+    assert len(rows) == 4
+    for median, recall, lost, peak in rows:
+        row = rf"\| {median} \|.*\| {recall} \| [\d.]+ \(\+{lost}\) \| {peak} \|"
+        assert re.search(row, figures), (median, recall, lost, peak)
+    for mean in re.findall(r"\b0\.\d{4}\b", section.rpartition("Quality")[2]):
+        assert re.search(rf"mean of 7.*{mean}", figures), mean
 
 
 def test_the_version_of_the_format_is_the_one_that_is_read():

@@ -1,8 +1,10 @@
-"""The stages of a search in torch, on a device that holds all codes. Nothing waits for it but one copy of what a batch
-of queries found."""
+"""The stages of a search in torch, on a device that holds all codes, or as many as it has room for. Nothing waits for
+the device but one copy of what a batch of queries found."""
 
+import sys
 import threading
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -56,7 +58,8 @@ class Part:
 class DeviceIndex:
     """A snapshot's codes on a device. Scores every passage, or prunes as the processor does.
 
-    Raises ArgumentError where the device has no room for them.
+    What the device has no room for comes segment by segment, once a launch and stage; one line says so. Raises
+    ArgumentError where there is not even room for that.
     """
 
     def __init__(
@@ -67,23 +70,14 @@ class DeviceIndex:
         here: dict[Segment, Part] = {}  # segments never change; under another codec they are opened anew
         if previous is not None and previous.codec is codec:
             here = previous._here
-        needed = sum(_bytes(segment) for segment in snapshot.segments if segment not in here)
-        if device.type == "cuda":
-            free = free_bytes(device)
-            if needed > SPARE * free:
-                raise ArgumentError(
-                    f"{snapshot.folder} needs {needed:,} bytes on {device}, which has {free:,} free; "
-                    "leave out device=... to search on the processor"
-                )
+        held = self._held(snapshot, here)
         if codec is not None:
             self._centroids = torch.tensor(codec.byte_centroids.floats(), device=device)
             self._scales = torch.tensor(codec.scales, device=device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
             self._rotation = torch.tensor(codec.rotation, device=device)
-        self._here: dict[Segment, Part] = {
-            segment: here.get(segment) or self._part(segment) for segment in snapshot.segments
-        }
-        self._parts = list(self._here.values())
+        self._here: dict[Segment, Part] = {segment: part for segment, part in here.items() if segment in held}
+        self._here |= {segment: self._part(segment) for segment in held}
         self._segments, self._starts, self._lives = snapshot.segments, snapshot.starts, snapshot.lives
         self._all = self._scans(self._lives)
         self._dim = snapshot.settings.dim
@@ -93,7 +87,8 @@ class DeviceIndex:
     def search(self, query: Query, plan: "Plan", fold: bool) -> Ranking:
         """As `search_many`, for one; where nothing is filtered out and it is of usual length, by kernels that are
         launched together."""
-        if plan.selection.lives is self._lives and 0 < len(query) <= LONGEST:
+        whole = plan.selection.lives is self._lives and len(self._here) == len(self._segments)
+        if whole and 0 < len(query) <= LONGEST:
             with self._roomy():
                 replay = self._replay(-(-len(query) // ROW) * ROW, plan, fold)
                 best = None if replay is None else replay(partial(_fill, query)).numpy()
@@ -176,7 +171,8 @@ class DeviceIndex:
             if plan.settings is not None:
                 worth = self._worth(sharpened(centroids, norms, sharpness), norms > 0, plan, scans, fold)
         scored, start = [norms.new_zeros(len(q), 0)], 0
-        for part, scan in zip(self._parts, scans.each, strict=True):
+        for segment, scan in zip(self._segments, scans.each, strict=True):
+            part = self._part(segment)
             if part.vectors is not None:
                 values = over_passages(
                     partial(_products, q, part.vectors), part.offsets, scan, norms, sharpness
@@ -187,8 +183,9 @@ class DeviceIndex:
                 assert part.ids is not None
                 assert part.codes is not None
                 own = None if worth is None else worth[:, start : start + len(scan)]
-                codes = Codes(part.ids, part.codes, part.offsets)
-                values = residual_scores(tables, codes, scan, own).clamp_min(NOTHING)
+                stored = Codes(part.ids, part.codes, part.offsets)
+                values = residual_scores(tables, stored, scan, own).clamp_min(NOTHING)
+                del stored  # of a part that may go
                 if own is not None:
                     values = values.masked_fill(~own, -torch.inf)
                 start += len(scan)
@@ -225,13 +222,15 @@ class DeviceIndex:
         settings, batch = plan.settings, centroids.shape[1]
         assert settings is not None
         pairs = [
-            (part, scan) for part, scan in zip(self._parts, scans.each, strict=True) if part.vectors is None
+            (segment, scan)
+            for segment, scan in zip(self._segments, scans.each, strict=True)
+            if segment.kind != "flat"
         ]
 
         def ranked(table: Tensor) -> Tensor:
             """MaxSim of the passages by a table of centroids' scores."""
             ones = table.new_ones(table.shape[1:])
-            scored = [_by_centroid(table, part, scan, ones) for part, scan in pairs]
+            scored = [_by_centroid(table, self._part(segment), scan, ones) for segment, scan in pairs]
             return torch.cat([table.new_zeros(batch, 0), *scored], dim=1)
 
         of, n_documents = scans.coded_documents if fold else scans.coded
@@ -260,7 +259,35 @@ class DeviceIndex:
     def _scans(self, lives: Sequence[npt.NDArray[np.bool_]]) -> "Scans":
         return Scans(self._segments, self._starts, lives, self.device)
 
+    def _held(self, snapshot: Snapshot, here: Mapping[Segment, Part]) -> list[Segment]:
+        """The segments that stay on the device; the others are copied there anew by each search. Raises ArgumentError
+        where it has no room for one of those. here: segments that are there already."""
+        sizes = {segment: _bytes(segment) for segment in snapshot.segments if segment not in here}
+        needed, free = sum(sizes.values()), room(self.device)
+        left = int(SPARE * free) - needed
+        if left >= 0:
+            return list(snapshot.segments)
+        there = f"{snapshot.folder} needs {needed:,} bytes on {self.device}, which has {free:,} free"
+        passing = 2 * max(sizes.values())  # of those that come and go: one, and the one before it
+        left = int(SPARE * free) - passing
+        if left < 0:
+            raise ArgumentError(f"{there}; leave out device=... to search on the processor")
+        held = []
+        for segment in snapshot.segments:
+            if segment in here or sizes[segment] <= left:
+                left -= sizes.get(segment, 0)
+                held.append(segment)
+        warnings.warn(
+            f"{there}: each search copies {len(snapshot.segments) - len(held)} of {len(snapshot.segments)} segments "
+            "there anew; leave out device=... to search on the processor",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return held
+
     def _part(self, segment: Segment) -> Part:
+        if segment in self._here:
+            return self._here[segment]
         offsets = torch.tensor(np.asarray(segment.offsets), device=self.device)
         if segment.kind == "flat":
             vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
@@ -355,6 +382,11 @@ def _by_centroid(table: Tensor, part: Part, scan: Scan, norms: Tensor) -> Tensor
     ids = part.ids
     assert ids is not None
     return over_passages(lambda tokens: table[ids[tokens].long()], part.offsets, scan, norms)
+
+
+def room(device: torch.device) -> int:
+    """Bytes that a device has for codes and scores; no number on a processor, whose system pages."""
+    return free_bytes(device) if device.type == "cuda" else sys.maxsize
 
 
 def _bytes(segment: Segment) -> int:
