@@ -37,10 +37,9 @@ class ShardReplica:
         self._holder = Holder(folder, device)
         self._holder.load_kernels()
 
-    async def _answers(self, asks: list[Ask]) -> list[Answer]:
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0)  # type: ignore[untyped-decorator]
+    async def answer(self, asks: list[Ask]) -> list[Answer]:
         return await anyio.to_thread.run_sync(self._holder.answer, asks)
-
-    answer = serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0)(_answers)
 
     async def alive(self) -> None:
         """Answers beside whatever is ranked."""

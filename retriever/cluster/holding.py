@@ -35,7 +35,7 @@ class Holder(Closing):
     def load_kernels(self) -> None:
         """What the first search would wait for: half a second, or half a minute on a machine's first use."""
         with open_snapshot(self.folder) as snapshot:
-            Searcher(snapshot, once=True).load_kernels()
+            Searcher(snapshot.parts[0], once=True).load_kernels()
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """The rankings of all queries, side by side. Raises IndexFormatError for a shard that is damaged."""
