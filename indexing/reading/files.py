@@ -125,7 +125,8 @@ _LOCK_FILES = {
 _INSTALLED = {"node_modules", "site-packages", "dist-packages", "bower_components"}
 # Other people's code in one's own repository. To index it, name the folder itself.
 _VENDORED = {"vendor", "_vendor", "vendored", "third_party", "third-party", "thirdparty", "godeps", "pods"}
-_TELLING = ("index.db", "index.lock", "pyvenv.cfg", "conda-meta")
+_INDEX = ("index.db", "shards.json", "build.json")  # beside index.lock; the last, where shards are being made
+_TELLING = (*_INDEX, "index.lock", "pyvenv.cfg", "conda-meta")
 _MINIFIED = re.compile(r"[.-]min\.(?:js|mjs|cjs|css)$|\.(?:js|mjs|cjs|css)\.map$", re.IGNORECASE)
 _PROSE = {".txt", ".text", ".md", ".markdown", ".mdx", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".log"}
 _CONTROL_BYTES = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
@@ -316,7 +317,7 @@ def _folder_reason(entry: os.DirEntry[str]) -> str:
     if entry.name.lower() in _VENDORED:
         return "vendored"
     holds = {name: exists(Path(entry.path, name)) for name in _TELLING}
-    if holds["index.db"] and holds["index.lock"]:
+    if holds["index.lock"] and any(holds[name] for name in _INDEX):
         return "Latewood index"
     if holds["pyvenv.cfg"] or holds["conda-meta"]:
         return "virtual environment"

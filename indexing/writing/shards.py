@@ -1,5 +1,6 @@
 """Making index folders, of shards or not, and the writer that writes into shards as into one index."""
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from indexing.coding.codec import Codec
 from indexing.coding.sizes import PQ_CENTROIDS
 from indexing.settings import IndexSettings
 from indexing.storage import tables
-from indexing.storage.durable import fsync_folder
+from indexing.storage.durable import fsync_folder, publish_file
 from indexing.storage.refusals import refusals
 from indexing.storage.sharded import (
     BITS,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["ShardedWriter", "make", "make_shards", "open_writer", "publish"]
+
+RENAMES = "renames.json"  # under way, of documents of several shards
 
 
 def make(folder: Path, fixed: IndexSettings, first_document: int = 0) -> None:
@@ -105,7 +108,7 @@ class ShardedWriter(Writer):
 
     @property
     def uncertain(self) -> bool:
-        return any(writer.uncertain for writer in self.writers)
+        return any(writer.uncertain for writer in self.writers) or (self.folder / RENAMES).exists()
 
     def close(self) -> None:
         for writer in self.writers:
@@ -114,6 +117,9 @@ class ShardedWriter(Writer):
     def sweep(self) -> None:
         for writer in self.writers:
             writer.sweep()
+        if (path := self.folder / RENAMES).exists():  # of which a crash has kept some shards
+            names = json.loads(path.read_text(encoding="utf-8"))
+            self._rename({int(document): doc_id for document, doc_id in names.items()})
         now = self.snapshot
         if now.codec is not None:  # which a crash has kept from some
             self.adopt(now.codec, max(writer.snapshot.state.codec_error for writer in self.writers))
@@ -127,8 +133,6 @@ class ShardedWriter(Writer):
             parts[document >> BITS].put_encoded(document, passages)
         for doc_id, (document, metadata) in pending.metadata.items():
             parts[document >> BITS].metadata[doc_id] = document, metadata
-        for document, doc_id in pending.renamed.items():
-            parts[document >> BITS].renamed[document] = doc_id
         # A document that was renamed may lie in another shard than the one that replaces it: it goes first, so that
         # there are never two of a doc_id.
         names = self.snapshot.doc_ids(pending.deleted)
@@ -139,6 +143,24 @@ class ShardedWriter(Writer):
                 self.writers[document >> BITS].commit(Pending(deleted={document}))
         for writer, part in zip(self.writers, parts, strict=True):
             writer.commit(part)
+        self._rename(pending.renamed)
+
+    def _rename(self, names: dict[int, str]) -> None:
+        """document: new doc_id. Those of several shards may swap names: a file keeps them until all have theirs."""
+        parts = [
+            {document: doc_id for document, doc_id in names.items() if document >> BITS == i}
+            for i in range(len(self.writers))
+        ]
+        if several := sum(map(bool, parts)) > 1:
+
+            def written(path: Path) -> None:
+                path.write_text(json.dumps(names), encoding="utf-8")
+
+            publish_file(self.folder, RENAMES, written)
+        for writer, part in zip(self.writers, parts, strict=True):
+            writer.commit(Pending(renamed=part))
+        if several:
+            (self.folder / RENAMES).unlink()
 
     def index_metadata(self, path: str) -> None:
         for writer in self.writers:

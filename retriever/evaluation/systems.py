@@ -14,6 +14,7 @@ from encoder.errors import ArgumentError
 from encoder.options import updated
 from encoder.progress import Progress, Told
 from indexing import AddReport, Index, IndexSettings
+from indexing.storage.tables import is_index
 from indexing.writing.encoding import windows_of
 from retriever.evaluation.datasets import EvaluationSet, Run
 from retriever.options import Scoring, SearchOptions
@@ -163,7 +164,7 @@ class LateInteraction:
 
     def _index(self, path: Path, data: EvaluationSet, encoder: Encoder, progress: Told | None) -> Build:
         started, started_cpu = time.perf_counter(), time.process_time()
-        if exists := (path / "index.db").is_file():
+        if exists := is_index(path):
             opened = Index.open(path, encoder, writable=True)
         else:
             never: dict[str, Any] = {"flat_tokens": 1 << 40, "segment_tokens": 1 << 40} if self.flat else {}

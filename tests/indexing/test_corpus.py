@@ -630,3 +630,13 @@ def test_a_relative_source_is_found_after_a_change_of_folder(tmp_path, monkeypat
     ]
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert [[p["doc_id"] for p in reader] for reader in readers] == [["1"]] * 2 + [["a.py::f"]] * 3
+
+
+@pytest.mark.parametrize("name", ["index.db", "shards.json", "build.json"])
+def test_an_index_within_a_folder_is_not_read(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "keep.py", "x = 1\n")
+    for file in (name, "index.lock", "v0001/000/index.lock", "a.txt"):
+        write(tmp_path / "docs.index" / file, "{}")
+    report = FolderReport()
+    assert paths(tmp_path, report=report) == ["keep.py"]
+    assert dict(report.skipped) == {"Latewood index": 1}

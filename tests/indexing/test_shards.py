@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +178,46 @@ def test_what_was_renamed_out_of_its_shard_is_replaced_and_deleted(tmp_path):
         assert {d.text for d in index} == {"w1"}
         assert index.delete(names.values()) == 20
         assert len(index) == 0
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 2])
+def test_names_that_are_swapped_across_shards_survive_a_crash(tmp_path, monkeypatch, dies_at):
+    """Between the shards' commits, and after the last."""
+    names = {"d0": "d1", "d1": "d2", "d2": "d3", "d3": "d4", "d4": "d0"}
+    assert {shard_of(name, 2) for name in names} == {0, 1}
+    commit, calls = Writer.commit, []
+
+    def dies(self, pending):
+        if pending.renamed:
+            calls.append(self)
+            if len(calls) > dies_at:
+                raise KeyboardInterrupt
+        commit(self, pending)
+
+    texts = {name: f"w{i} w{i}" for i, name in enumerate(names)}
+    with Index.create(tmp_path, ENCODER, shards=2) as index:
+        index.add({"doc_id": name, "text": text} for name, text in texts.items())
+        with monkeypatch.context() as patched:
+            patched.setattr(Writer, "commit", dies)
+            if dies_at < 2:
+                with pytest.raises(KeyboardInterrupt):
+                    index.rename(names)
+            else:
+                patched.setattr(Path, "unlink", dies_by_name)
+                with pytest.raises(KeyboardInterrupt):
+                    index.rename(names)
+    wanted = {new: texts[old] for old, new in names.items()}
+    with Index.open(tmp_path, writable=True) as index:
+        assert {d.doc_id: d.text for d in index} == wanted
+        assert not (tmp_path / writing.RENAMES).exists()
+        index.rename({new: old for old, new in names.items()})
+        assert {d.doc_id: d.text for d in index} == texts
+        index.verify()
+
+
+def dies_by_name(path, missing_ok=False):
+    assert path.name == writing.RENAMES
+    raise KeyboardInterrupt
 
 
 def test_a_searcher_moves_to_commits_and_to_another_version(tmp_path):
