@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar, overload
 from encoder.errors import CorpusError
 from encoder.reading import marked_encoding, open_regular
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["Row", "read_rows", "rows_of"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -66,17 +66,23 @@ def read_rows(path: Path) -> Iterator[Row]:
             open_regular(path) as file,
             io.BufferedReader(gzip.open(file) if path.suffix.lower() == ".gz" else file) as data,  # type: ignore[type-var]
         ):
-            encoding = marked_encoding(data.peek(4))
-            for number, line in enumerate(_lines(data, encoding), start=1):
-                if line.strip():
-                    yield _row(line, f"{path}:{number}")
-    except UnicodeError as error:
-        raise CorpusError(
-            f"{path} is not in {encoding}, as its mark says ({error}); write it in UTF-8"
-        ) from None
+            yield from rows_of(data, str(path))
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"cannot read {path}: {reason}; check the file and its permissions") from error
+
+
+def rows_of(data: "io.BufferedReader[Any]", name: str) -> Iterator[Row]:
+    """As `read_rows`, of an open file; name: for messages."""
+    encoding = marked_encoding(data.peek(4))
+    try:
+        for number, line in enumerate(_lines(data, encoding), start=1):
+            if line.strip():
+                yield _row(line, f"{name}:{number}")
+    except UnicodeError as error:
+        raise CorpusError(
+            f"{name} is not in {encoding}, as its mark says ({error}); write it in UTF-8"
+        ) from None
 
 
 def _lines(data: IO[bytes], encoding: str | None) -> Iterator[str | bytes]:

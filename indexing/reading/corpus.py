@@ -19,6 +19,7 @@ __all__ = [
     "Passage",
     "beir_file",
     "file_passages",
+    "passage_of",
     "read_folder",
     "read_jsonl",
     "read_source",
@@ -77,10 +78,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Passage]:
 
     Raises CorpusError naming file:line and what is wrong with it.
     """
-    return (_passage(row) for row in read_rows(absolute(path)))
+    return (passage_of(row) for row in read_rows(absolute(path)))
 
 
-def _passage(row: Row) -> Passage:
+def passage_of(row: Row) -> Passage:
+    """Of one line, as `read_jsonl` says."""
     key = next((k for k in ("_id", "doc_id", "id") if k in row.values), None)
     if key is None:
         raise CorpusError(f"{row.where} has no id; give it '_id', 'doc_id' or 'id'")

@@ -19,17 +19,19 @@ __all__ = ["Passages", "encode_records", "token_ids_of", "windows_of"]
 @dataclass(frozen=True, eq=False)
 class Passages:
     """A document's passages. vectors: (n_tokens, dim) float16, end to end. lengths: tokens of each, (n,). spans: where
-    each stands in the text, (n, 2). token_ids: (n_tokens,), NO_ID where none is known."""
+    each stands in the text, (n, 2). token_ids: (n_tokens,), NO_ID where none is known. codes: (n_tokens, bytes) of
+    `Codec.pack`, where the vectors are gone (`coded`)."""
 
     vectors: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
     spans: npt.NDArray[np.int32]
     token_ids: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.uint8] | None = None
 
     @property
     def cost(self) -> int:
         """What it takes of a commit's room: a passage without tokens takes some too."""
-        return len(self.vectors) + len(self.lengths)
+        return len(self.token_ids) + len(self.lengths)
 
 
 def windows_of(encoder: DocumentEncoder, settings: IndexSettings) -> Windows | None:

@@ -1,6 +1,7 @@
 """Segments made from segments: training samples, merging, compressing, dropping the dead."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from indexing.storage.segment import Segment
 from indexing.storage.snapshot import Live
 from indexing.writing.encoding import Passages
 
-__all__ = ["groups", "pack", "sample", "small_run", "transcode"]
+__all__ = ["coded", "groups", "pack", "sample", "small_run", "transcode"]
 
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
 ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/internals/codec.md)
@@ -115,11 +116,25 @@ def pack(documents: Sequence[Passages], codec: Codec) -> Iterator[npt.NDArray[np
     tokens = 0
     for i, passages in enumerate(documents):
         block.append(passages)
-        tokens += len(passages.vectors)
+        tokens += len(passages.token_ids)
         if tokens >= CHUNK or i == len(documents) - 1:
-            token_ids = np.concatenate([own.token_ids for own in block])
-            yield codec.pack(*codec.encode(np.concatenate([own.vectors for own in block]), token_ids))
+            yield np.concatenate([own.codes for own in coded(block, codec) if own.codes is not None])
             block, tokens = [], 0
+
+
+def coded(documents: Sequence[Passages], codec: Codec) -> list[Passages]:
+    """The same with codes in place of vectors; those that have them already stay."""
+    bare = [own for own in documents if own.codes is None]
+    if not bare:
+        return list(documents)
+    token_ids = np.concatenate([own.token_ids for own in bare])
+    codes = codec.pack(*codec.encode(np.concatenate([own.vectors for own in bare]), token_ids))
+    stops = np.cumsum([len(own.token_ids) for own in bare])
+    parts = iter(np.split(codes, stops[:-1]))
+    return [
+        replace(own, vectors=own.vectors[:0], codes=next(parts)) if own.codes is None else own
+        for own in documents
+    ]
 
 
 def groups(segments: Sequence[Segment], lives: Sequence[Live], most: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ from indexing.writing.rewriting import groups, pack, sample, small_run, transcod
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "train_codec"]
 
 MOST_FOR_ROWS = 64  # tokens for which one that a codec is trained on stands
 SPARE = 2  # centroids that growth may add up to, in parts of a one-shot build's
@@ -38,6 +38,20 @@ PassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passage
 """The passages of each record, counted in the report."""
 SomePassagesOf: TypeAlias = Callable[[Sequence[Record], AddReport], Sequence[Passages | None]]
 """As PassagesOf; None for a record whose vectors come later."""
+
+
+def train_codec(
+    now: Snapshot, most: int, device: "torch.device | None", n_tokens: int = 0
+) -> tuple[Codec, float]:
+    """A codec of what a snapshot shows, and its error (State). most: rows to train on. n_tokens: of the corpus that it
+    is for, where that is more."""
+    settings = now.settings
+    vectors, token_ids = sample(now.segments, now.lives, now.codec, settings.seed, most)
+    nlist = choose_nlist(max(now.n_tokens, min(n_tokens, MOST_FOR_ROWS * len(vectors))), most)
+    m = choose_m(settings.dim, settings.bytes_per_token, nlist)
+    codec = Codec.train(vectors, nlist, m, settings.seed, token_ids, device)
+    some = slice(None, None, max(1, len(vectors) // ERROR_ROWS))  # a mean needs no more of them
+    return codec, float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
 
 
 class Writer:
@@ -176,6 +190,7 @@ class Writer:
             else:
                 share = share_of(self.snapshot.n_passages + len(layout))
                 own = chosen(np.array(list(made), np.int64), share, self.settings.seed)
+                own &= [passages.codes is None for passages in documents]
                 wanted = np.repeat(own, [len(some) for some in lengths])
                 rows = [passages.vectors for passages, is_in in zip(documents, own, strict=True) if is_in]
                 none = np.zeros((0, self.settings.dim), np.float16)
@@ -219,15 +234,9 @@ class Writer:
             told(sum(segment.n_tokens for segment in run))
         self._apply(change)
 
-    def trained(self, n_tokens: int = 0) -> tuple[Codec, float]:
-        """A codec of what is stored, and its error. n_tokens: of the corpus that it is for, where that is more."""
-        now = self.snapshot
-        vectors, token_ids = sample(now.segments, now.lives, now.codec, self.settings.seed, self.sample_rows)
-        nlist = choose_nlist(max(now.n_tokens, min(n_tokens, MOST_FOR_ROWS * len(vectors))), self.sample_rows)
-        m = choose_m(self.settings.dim, self.settings.bytes_per_token, nlist)
-        codec = Codec.train(vectors, nlist, m, self.settings.seed, token_ids, self.device)
-        some = slice(None, None, max(1, len(vectors) // ERROR_ROWS))  # a mean needs no more of them
-        return codec, float(codec.error(vectors[some], None if token_ids is None else token_ids[some]).mean())
+    def trained(self) -> tuple[Codec, float]:
+        """A codec of what is stored, and its error."""
+        return train_codec(self.snapshot, self.sample_rows, self.device)
 
     def compact(self, told: Callable[[int], object]) -> None:
         """See Index.compact. told: is called with the tokens of each part that is done."""

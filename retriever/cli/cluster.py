@@ -4,12 +4,16 @@ import math
 import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from encoder.errors import ArgumentError
 from retriever.cli.flags import flags
+from retriever.cli.options import ModelOptions, SourceOptions, WindowOptions
+from retriever.cli.progress import told
+from retriever.cluster.options import BuildOptions
 from retriever.cluster.settings import ClusterSettings
 from retriever.options import Scoring
 from retriever.serving.settings import Limits, ServeSettings, named_folders
@@ -22,6 +26,41 @@ app = typer.Typer(no_args_is_help=True, help="Build an index of shards, and serv
 @app.callback()
 def _cluster() -> None:
     """Build an index of shards, and serve it, on the machines of a Ray cluster."""
+
+
+@app.command("build")
+@flags("allow_empty", "memory", "workers", "device")
+def build_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help=".jsonl or .parquet files, also as URLs or patterns; folders of text or code.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The index folder, which all machines see.")],
+    options: BuildOptions,
+    model: ModelOptions,
+    windows: WindowOptions,
+    reading: SourceOptions,
+) -> None:
+    """Build an index of shards; it takes the place of what was there in one step. Run again after any failure, it goes
+    on from what was stored.
+
+    Example: latewood cluster build corpus.jsonl --out docs.index --shards 4 --address local
+    """
+    from retriever.cluster.joining import joined
+
+    with joined(options.address, (options.actors or 1) * options.cpus):
+        from retriever.cluster.build import build
+
+        settings = model.windows(windows) | reading.size
+        encoder = model.load(windows)
+        report = build(sources, out, encoder, options, exclude=reading.exclude, progress=told(), **settings)
+    typer.echo(
+        f"{out}: version {report.version}, {report.documents:,} documents in {options.shards:,} shards; "
+        f"{report.encoded:,} encoded, {report.tokens:,} tokens"
+    )
 
 
 @app.command("serve")

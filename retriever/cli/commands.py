@@ -44,6 +44,7 @@ LONG = {
     "estimate",
     "tune",
     "evaluate",
+    "cluster build",
 }  # they say how far they are
 # What Ctrl-C leaves, of those commands that do not say so themselves.
 KEPT = dict.fromkeys(("search", "serve", "estimate", "info", "doctor", "compare"), "nothing was changed") | {
@@ -52,6 +53,7 @@ KEPT = dict.fromkeys(("search", "serve", "estimate", "info", "doctor", "compare"
     "tune": "nothing was stored",
     "evaluate": "nothing was measured",
     "train": "what was saved is kept",
+    "cluster": "what was committed is kept; run the same again to go on",
 }
 
 MARKUP: MarkupMode = (
@@ -76,6 +78,9 @@ class _Commands(MutableMapping[str, Any]):
             found.rich_markup_mode = MARKUP
             made = typer.main.get_command(found)
             self._made[name] = with_progress(made) if name in LONG else made
+            for inner, command in getattr(made, "commands", {}).items():
+                if f"{name} {inner}" in LONG:
+                    with_progress(command)
             self._made[name].name = name
         return self._made[name]
 

@@ -1,25 +1,30 @@
 """Ray, where it is installed: joining a cluster, and what an error on it was caused by."""
 
+import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from encoder import errors
 from encoder.errors import ArgumentError, LatewoodError, MissingDependencyError
 
-__all__ = ["LOCAL", "cause_of", "joined", "ray_module"]
+__all__ = ["LOCAL", "cause_of", "joined", "passed_on", "ray_module"]
 
 LOCAL = "local"
+OPENS, ENDS = "<latewood>", "</latewood>"
 
 
 def ray_module() -> Any:
     """Ray with its parts. Raises MissingDependencyError naming the extra."""
     try:
+        import fsspec  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
         import ray
         import ray.data
-        import ray.serve
     except ImportError as error:
         raise MissingDependencyError(
             f"a cluster needs {error.name}, which is not installed; pip install 'latewood[ray]'"
@@ -32,7 +37,7 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
     """Ray, within a cluster: "auto" for the one that this machine is part of, "local" for one of its own, else a
     head's address. What this process has joined already it goes on with.
 
-    cpus: that the work takes at the least; a cluster of one's own has as many, and one more for what reads.
+    cpus: that the work takes at the least; a cluster of one's own has as many.
     Raises ArgumentError where there is none.
     """
     ray = ray_module()
@@ -40,9 +45,12 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
         yield ray
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is raised as well
     own: dict[str, Any] = {}
     if address == LOCAL:
-        own = {"num_cpus": 1 + math.ceil(max(cpus, os.cpu_count() or 1)), "include_dashboard": False}
+        own = {"num_cpus": math.ceil(max(cpus, os.cpu_count() or 1)), "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -56,11 +64,25 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
         ray.shutdown()
 
 
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """For what runs on a cluster: a LatewoodError within reaches `cause_of`, however Ray wraps what a task raises."""
+    try:
+        yield
+    except Exception as error:
+        if (cause := cause_of(error)) is None:
+            raise
+        raise RuntimeError(f"{OPENS}{json.dumps([type(cause).__name__, str(cause)])}{ENDS}") from None
+
+
 def cause_of(error: BaseException) -> LatewoodError | None:
-    """The LatewoodError that made a task or an actor fail, if one did."""
+    """The LatewoodError by which a task or an actor failed, if one did: the innermost, for Ray's own are one, too."""
+    if found := re.search(f"{OPENS}(.*?){ENDS}", str(error)):
+        kind, message = json.loads(found[1])
+        return getattr(errors, kind)(message)  # type: ignore[no-any-return]
+    cause: LatewoodError | None = None
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, LatewoodError):
-            return seen
+        cause = seen if isinstance(seen, LatewoodError) else cause
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return None
+    return cause

@@ -1,0 +1,295 @@
+"""Building an index of shards with Ray Data. The driver plans and publishes; `work` is what the machines do."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from encoder import Encoder
+from encoder.arguments import absolute
+from encoder.errors import ArgumentError, CorpusError, IndexFormatError, LatewoodError
+from encoder.progress import Progress, Told
+from indexing.coding.sizes import PQ_CENTROIDS, sample_size
+from indexing.coding.vocabulary import owners_file
+from indexing.index import LOCK
+from indexing.settings import IndexSettings
+from indexing.storage.durable import publish_file, remove
+from indexing.storage.lock import WriterLock
+from indexing.storage.sharded import BITS, Manifest, digest_of, shard_names
+from indexing.storage.tables import DATABASE, MANIFEST, exists
+from indexing.writing.records import hash_salt
+from indexing.writing.shards import make, publish
+from retriever.cluster import work
+from retriever.cluster.joining import cause_of, ray_module
+from retriever.cluster.options import BuildOptions
+from retriever.cluster.reading import files_of
+from retriever.cluster.work import Places
+
+__all__ = ["BuildReport", "build"]
+
+PLAN = "build.json"
+CHARS_PER_TOKEN = 4  # a guess, of how many tokens there will be
+LEAST_SAMPLE, MORE = 1000, 1.2  # documents on which a codec is trained; more than a guess says it takes
+PASSES = 10  # readings of the source: another one where a writer died
+PATIENCE = 20.0  # seconds for a last commit
+BLOCK_BYTES = 1 << 18  # of texts, that are read before an encoder is given them
+
+
+@dataclass
+class BuildReport:
+    """What a build did. documents: of the index. version: of its shards. encoded: by this run, documents; tokens:
+    of these."""
+
+    documents: int = 0
+    version: int = 0
+    encoded: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What lies in the folder while shards are made: by it the same call goes on. sources, shards, settings: what was
+    asked. documents, chars: of the sources, once they are counted. error: of the codec, once it is trained (State)."""
+
+    sources: tuple[str, ...]
+    shards: int
+    settings: dict[str, Any]
+    version: int
+    documents: int = 0
+    chars: int = 0
+    error: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Plan":
+        path = folder / PLAN
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(tuple(values.pop("sources")), **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise IndexFormatError(f"{path} is damaged ({error}); delete it to begin anew") from None
+
+    def write(self, folder: Path) -> "_Plan":
+        text = json.dumps(asdict(self), indent=1)
+
+        def written(aside: Path) -> None:
+            aside.write_text(text + "\n", encoding="utf-8")
+
+        publish_file(folder, PLAN, written)
+        return self
+
+
+def build(
+    sources: Sequence[str],
+    out: str | Path,
+    encoder: Encoder,
+    options: BuildOptions,
+    *,
+    exclude: Sequence[str] = (),
+    progress: Told | None = None,
+    **settings: Any,
+) -> BuildReport:
+    """Build shards in the folder `out`, and publish them: from then on they are the index there.
+
+    To be called where `joined` is. All machines must see the sources, `out` and a model that is a folder by the same
+    paths. A build that was stopped is gone on with by the same call: what was committed is kept. settings: as of
+    Index.create.
+    Raises ArgumentError where an unfinished build of something else is in the way, or the cluster is too small;
+    CorpusError for sources that cannot be read, or two texts of one doc_id.
+    """
+    ray_module()
+    fixed, out = IndexSettings.made(encoder, None, settings), absolute(out)
+    if (out / DATABASE).exists():
+        raise ArgumentError(f"{out} is an index without shards; pass a new path")
+    files, size = files_of(sources), _actors(options)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(out / LOCK)
+    try:
+        plan = _planned(out, tuple(files), fixed, options.shards)
+        return _Build(plan, out, fixed, replace(options, actors=size), progress).run(encoder, tuple(exclude))
+    except Exception as error:
+        if (cause := cause_of(error)) is not None and cause is not error:
+            raise cause from None
+        raise
+    finally:
+        lock.release()
+
+
+def _actors(options: BuildOptions) -> int:
+    """How many encode. Raises ArgumentError for more than the cluster has room for: the others would wait for ever."""
+    rooms = [node["Resources"] for node in ray_module().nodes() if node["Alive"]]
+    each = [room.get("CPU", 0) // options.cpus for room in rooms]
+    if options.gpus:
+        each = [min(n, room.get("GPU", 0) // options.gpus) for n, room in zip(each, rooms, strict=True)]
+    most, asked = int(sum(each)), options.actors or 1
+    if most < asked:
+        wanted = f"{options.cpus:g} CPUs" + f" and {options.gpus:g} GPUs" * bool(options.gpus)
+        remedy = f"pass --actors {most}" if most else "pass fewer --cpus or --gpus, or add machines"
+        raise ArgumentError(f"actors={asked} of {wanted} each: the cluster has room for {most}; {remedy}")
+    return options.actors or most
+
+
+def _planned(out: Path, sources: tuple[str, ...], fixed: IndexSettings, shards: int) -> _Plan:
+    """That of an unfinished build, or of the next version."""
+    published = Manifest.read(out).version if (out / MANIFEST).is_file() else 0
+    plan = _Plan(sources, shards, json.loads(json.dumps(asdict(fixed))), published + 1)
+    if (out / PLAN).is_file():
+        found = _Plan.read(out)
+        if found.version <= published:  # published, and stopped before the file was removed
+            remove(out / PLAN)
+        else:
+            for name in ("sources", "shards", "settings"):
+                if (theirs := getattr(found, name)) != getattr(plan, name):
+                    raise ArgumentError(
+                        f"{out} has an unfinished build with other {name} ({theirs}); pass the same, or delete "
+                        f"{out / PLAN} to begin anew"
+                    )
+            return found
+    remove(out / shard_names(plan.version, 1)[0].partition("/")[0])
+    return plan.write(out)
+
+
+@dataclass
+class _Build:
+    plan: _Plan
+    out: Path
+    fixed: IndexSettings
+    options: BuildOptions
+    told: Told | None
+
+    def run(self, encoder: Encoder, exclude: tuple[str, ...]) -> BuildReport:
+        plan, self.encoder = self.plan, encoder
+        self.reading = exclude, hash_salt(encoder.load_arguments)
+        self.places = Places(self.out, tuple(shard_names(plan.version, plan.shards)))
+        self.report = BuildReport(version=plan.version)
+        for i, place in enumerate(self.places.shards):
+            if not exists(place / DATABASE):
+                make(place, self.fixed, i << BITS)
+        if not plan.documents:
+            plan = self._counted().write(self.out)
+        if plan.error is None:
+            share = _share(plan)
+            self._fill(plan, share)
+            with self.places.snapshot() as now:
+                tokens = int(now.n_tokens / share)
+            if tokens >= max(self.fixed.flat_tokens, PQ_CENTROIDS):
+                plan = replace(plan, error=self._trained(tokens)).write(self.out)
+                self._fill(plan)
+            elif share < 1:
+                self._fill(plan)
+        else:
+            self._fill(plan)
+        return self._published(plan)
+
+    def _blocks(self) -> Any:
+        """The documents of all sources, read while they are asked for."""
+        import ray.data
+
+        sources = list(self.plan.sources)
+        files = ray.data.from_items(sources, override_num_blocks=len(sources))
+        files.context.target_max_block_size = BLOCK_BYTES
+        files.context.enable_progress_bars = False
+        # What reads takes no CPU of Ray's: where actors had them all it would wait for ever.
+        return files.map_batches(
+            work.read_blocks,
+            fn_args=self.reading,
+            batch_size=1,
+            num_cpus=0,
+            compute=ray.data.TaskPoolStrategy(size=min(len(sources), self.options.actors or 1)),
+        )
+
+    def _counted(self) -> _Plan:
+        documents = chars = 0
+        sizes = self._blocks().map_batches(work.sizes, batch_size=None, batch_format="pyarrow", num_cpus=0)
+        with Progress[int](phase="reading", unit="document", told=self.told) as bar:
+            for block in sizes.iter_batches(batch_size=None):
+                documents += (n := int(block["documents"].sum()))
+                chars += int(block["chars"].sum())
+                bar.update(n)
+        if not documents:
+            raise CorpusError("the sources hold no documents; pass some that do")
+        return replace(self.plan, documents=documents, chars=chars)
+
+    def _fill(self, plan: _Plan, share: float = 1.0) -> None:
+        """Encode and store what is not stored yet: of all documents, or of a share that is drawn by their ids."""
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        options, codec = self.options, None if plan.error is None else self.places.codec
+        # Without CPUs of their own, so that they never wait for those that wait for them.
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
+            work.ShardWriter
+        )
+        writers = [actor.remote(place, codec, plan.error or 0.0) for place in self.places.shards]
+        blocks = self._blocks()
+        if share < 1:
+            blocks = blocks.map_batches(
+                work.drawn, fn_args=(share,), batch_size=None, batch_format="pyarrow", num_cpus=0
+            )
+        encoded = blocks.map_batches(
+            work.Encode,
+            fn_constructor_args=(self.encoder.load_arguments, self.fixed, codec, writers),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=options.actors),
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
+        )
+        try:
+            for _ in range(PASSES):
+                names = ray.get([writer.begin.remote() for writer in writers])
+                self._read(encoded, plan.documents if share == 1 else None)
+                ended = [
+                    writer.finish.remote(n, share == 1) for writer, n in zip(writers, names, strict=True)
+                ]
+                if all(ray.get(ended)):
+                    ray.get([writer.close.remote() for writer in writers])
+                    return
+        except BaseException:  # what is done is kept, if the writers still can
+            with suppress(Exception):
+                ray.get([writer.commit.remote() for writer in writers], timeout=PATIENCE)
+            raise
+        finally:
+            for writer in writers:
+                ray.kill(writer)
+        raise LatewoodError(
+            f"writers died in each of {PASSES} readings of the sources; see that they have memory and disk"
+        )
+
+    def _read(self, encoded: Any, total: int | None) -> None:
+        phase = "encoding a sample" if total is None else "encoding"
+        with Progress[int](phase=phase, unit="document", told=self.told, total=total) as bar:
+            for block in encoded.iter_batches(batch_size=None):
+                self.report.encoded += int(block["encoded"].sum())
+                self.report.tokens += int(block["tokens"].sum())
+                bar.update(int(block["documents"].sum()))
+
+    def _trained(self, tokens: int) -> float:
+        import ray
+
+        options = self.options
+        task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus)(work.train)
+        with Progress[int](phase="training the codec", unit="codec", told=self.told, total=1) as bar:
+            error = ray.get(task.remote(self.places, tokens, "cuda" if options.gpus else None))
+            bar.update()
+        return float(error)
+
+    def _published(self, plan: _Plan) -> BuildReport:
+        with self.places.snapshot() as now:
+            self.report.documents = len(now)
+            codec = None if now.codec is None else digest_of(now.parts[0])
+        publish(self.out, plan.version, plan.shards, codec)
+        remove(self.out / PLAN)
+        for path in (self.places.codec, self.places.codec.with_name(owners_file(self.places.codec.name))):
+            remove(path)
+        for path in self.out.glob("v*"):
+            if path.name < f"v{plan.version - 1:04d}":  # the one before stays: some may be opening it
+                remove(path)
+        return self.report
+
+
+def _share(plan: _Plan) -> float:
+    """Of the documents, on which a codec is trained before the others are encoded, and coded at once."""
+    tokens = max(plan.chars // CHARS_PER_TOKEN, 1)
+    return min(1.0, max(MORE * sample_size(tokens) / tokens, LEAST_SAMPLE / plan.documents))
