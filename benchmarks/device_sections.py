@@ -1,6 +1,7 @@
 """The parts of device.py: each takes a device and amounts, and gives figures by name as they are measured."""
 
 import importlib.util
+import json
 import statistics
 import tempfile
 import time
@@ -22,7 +23,23 @@ from encoder.model.late_interaction import Dense, LateInteractionModel
 from encoder.model.modernbert import ModernBert
 from encoder.model.packing import length_sorted_batches, pack
 
-__all__ = ["MissingError", "Sizes", "build", "encode", "kernels", "search", "train"]
+__all__ = [
+    "MissingError",
+    "Sizes",
+    "against_transformers",
+    "base",
+    "bundled",
+    "chunks",
+    "coding",
+    "fused_kernels",
+    "indexing_texts",
+    "maxsim_kernel",
+    "query_vectors",
+    "recall",
+    "search",
+    "train_long",
+    "train_short",
+]
 
 # Dense bf16, in TFLOP/s, as NVIDIA states them.
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "B200": 2250, "L40S": 362, "L4": 121}
@@ -79,10 +96,9 @@ def only_on_a_gpu(device: torch.device) -> None:
         raise MissingError(f"{device} is no GPU")
 
 
-def kernels(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+def fused_kernels(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     only_on_a_gpu(device)
     from encoder.model.fused import PLAIN, passes_on
-    from retriever.kernels import torch_codes
 
     made = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -109,6 +125,14 @@ def kernels(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
             ]
             worst = max(worst, *(a / max(b, 1e-6) for a, b in zip(*errors, strict=True)))
     yield "fused kernels: error, in parts of torch's own", worst
+
+
+def maxsim_kernel(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    only_on_a_gpu(device)
+    from retriever.kernels import torch_codes
+
+    if torch_codes._kernel(device) is torch_codes._by_torch:
+        raise MissingError("Triton builds no kernels here")
     snapshot = made_snapshot(replace(sizes, searched=200_000, nlist=1024))
     from retriever.ranking.device import DeviceIndex
 
@@ -128,12 +152,22 @@ def both(found: Any) -> tuple[Tensor, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def encode(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+def bundled(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     encoder, texts = Encoder.load(device=device), made_texts(sizes.texts)
+    most = 4096 if encoder.on_device is None else encoder.on_device.batch_tokens
+    batches = made_batches([200] * max(1, sizes.tokens // 200), most, device, 400)
+    yield (
+        "bundled model alone",
+        sizes.tokens / timed(lambda: run(encoder.model, batches), device, sizes.repeats),
+    )
     tokens = sum(map(len, encoder.tokenizer.documents(texts).ids))
     seconds = timed(lambda: encoder.encode_documents(texts), device, sizes.repeats)
     yield "bundled model, texts to vectors", tokens / seconds
-    asked, alone, seconds = [text[:80] for text in texts[:50]], [], []
+
+
+def query_vectors(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    encoder, texts = Encoder.load(device=device), made_texts(50)
+    asked, alone, seconds = [text[:80] for text in texts], [], []
     encoder.encode_queries(asked[:1])
     for query in asked:
         started = time.perf_counter()
@@ -144,41 +178,47 @@ def encode(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
         together = encoder.encode_queries(asked).vectors
         difference = np.abs(np.concatenate(alone) - together).max()
         yield "a query alone: largest difference from a batch", float(difference)
-    mean, longest = sizes.lengths
-    most = 4096 if encoder.on_device is None else encoder.on_device.batch_tokens
-    batches = made_batches([200] * max(1, sizes.tokens // 200), most, device, 400)
-    yield (
-        "bundled model alone",
-        sizes.tokens / timed(lambda: run(encoder.model, batches), device, sizes.repeats),
-    )
-    random = np.random.default_rng(0)
-    lengths = np.clip(random.normal(mean, mean / 2, sizes.tokens // mean), 16, longest).astype(int).tolist()
-    half = torch.bfloat16 if device.type == "cuda" else torch.float32
-    ours = base_model(sizes.base).to(device, half).eval()
+
+
+def base(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    lengths = mixed(sizes)
+    model = base_model(sizes.base).to(device, half(device)).eval()
     batches = made_batches(lengths, 32_768, device, sizes.base.vocab_size)
-    speed = sum(lengths) / timed(lambda: run(ours, batches), device, sizes.repeats)
+    speed = sum(lengths) / timed(lambda: run(model, batches), device, sizes.repeats)
     yield "base, mixed lengths", speed
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        peaks = [peak for part, peak in PEAKS.items() if part in name]
-        if peaks:
-            linear = sum(m.weight.numel() for m in ours.modules() if isinstance(m, torch.nn.Linear))
-            yield "base, share of the bf16 peak", speed * 2 * linear / (peaks[0] * 1e12)
+    only_on_a_gpu(device)
+    name = torch.cuda.get_device_name(device)
+    peaks = [peak for part, peak in PEAKS.items() if part in name]
+    if not peaks:
+        raise MissingError(f"nobody has stated the peak of {name} here")
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    yield "base, share of the bf16 peak", speed * 2 * linear / (peaks[0] * 1e12)
+
+
+def against_transformers(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     if importlib.util.find_spec("transformers") is None:
         raise MissingError("transformers is not installed")
-    theirs = transformers_model(sizes.base, device, half)
-    padded = padded_batches(lengths, 32_768, device)
-    yield (
-        "base, times transformers at mixed lengths",
-        speed * timed(lambda: run_padded(theirs, padded), device, sizes.repeats) / sum(lengths),
-    )
-    long = [longest] * 4
-    batches, padded = made_batches(long, 10**9, device, 400), padded_batches(long, 10**9, device)
-    seconds = timed(lambda: run(ours, batches), device, sizes.repeats)
-    yield (
-        "base, times transformers at the longest",
-        timed(lambda: run_padded(theirs, padded), device, sizes.repeats) / seconds,
-    )
+    ours = base_model(sizes.base).to(device, half(device)).eval()
+    theirs = transformers_model(sizes.base, device, half(device))
+    cases = [("mixed lengths", mixed(sizes), 32_768), ("the longest", [sizes.lengths[1]] * 4, 10**9)]
+    for name, lengths, most in cases:
+        batches, padded = made_batches(lengths, most, device, 400), padded_batches(lengths, most, device)
+        seconds = timed(lambda batches=batches: run(ours, batches), device, sizes.repeats)
+        yield (
+            f"base, times transformers at {name}",
+            timed(lambda padded=padded: run_padded(theirs, padded), device, sizes.repeats) / seconds,
+        )
+
+
+def mixed(sizes: Sizes) -> list[int]:
+    """Lengths around a mean."""
+    mean, longest = sizes.lengths
+    drawn = np.random.default_rng(0).normal(mean, mean / 2, sizes.tokens // mean)
+    return np.clip(drawn, 16, longest).astype(int).tolist()
+
+
+def half(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def made_texts(n: int) -> list[str]:
@@ -245,8 +285,7 @@ def transformers_model(config: EncoderConfig, device: torch.device, dtype: torch
     return ModernBertModel(theirs).to(device, dtype).eval()
 
 
-def build(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
-    from indexing import Index
+def coding(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     from indexing.coding.codec import Codec
 
     vectors = np.concatenate([block.reshape(-1, DIM) for block in synthetic_blocks(sizes.tokens)])
@@ -261,6 +300,11 @@ def build(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
         "coding vectors",
         len(halves) / timed(lambda: codec.encode(halves, token_ids), device, sizes.repeats),
     )
+
+
+def indexing_texts(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    from indexing import Index
+
     encoder, texts = Encoder.load(device=device), made_texts(sizes.texts)
     seconds = timed(lambda: encoder.encode_documents(texts), device, 1)
     with tempfile.TemporaryDirectory() as place:
@@ -271,8 +315,6 @@ def build(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
 
 
 def search(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
-    from indexing import Index
-    from retriever import Searcher
     from retriever.ranking.device import DeviceIndex
 
     snapshot = made_snapshot(sizes)
@@ -287,6 +329,12 @@ def search(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
     yield "a query alone, median", 1000 * statistics.median(seconds)
     many = timed(lambda: index.search_many(queries, plan, False), device, 1)
     yield "many at a time", len(queries) / many
+
+
+def recall(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    from indexing import Index
+    from retriever import Searcher
+
     with tempfile.TemporaryDirectory() as place:
         blocks = np.concatenate([block.reshape(-1, DIM) for block in synthetic_blocks(sizes.built)])
         offsets = np.arange(0, len(blocks) + 1, 30)
@@ -358,25 +406,48 @@ def made_queries(n: int) -> list[Any]:
     return list(queries / np.linalg.norm(queries, axis=2, keepdims=True))
 
 
-def train(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+def train_short(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    return train(device, sizes, "512 tokens", [sizes.lengths[0]] * 16)
+
+
+def train_long(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    return train(device, sizes, "the longest", [sizes.lengths[1]])
+
+
+def train(device: torch.device, sizes: Sizes, name: str, lengths: list[int]) -> Iterator[tuple[str, float]]:
     from encoder.training.loop import adamw
     from encoder.training.teacher import fast_matmul
 
-    mean, longest = sizes.lengths
-    for name, lengths in (("512 tokens", [mean] * 16), ("the longest", [longest])):
-        model = base_model(sizes.base).to(device).train()
-        optimiser = adamw(model, lr=1e-5, embedding_lr=1e-5)
-        [batch] = made_batches(lengths, 10**9, device, 400)
+    model = base_model(sizes.base).to(device).train()
+    optimiser = adamw(model, lr=1e-5, embedding_lr=1e-5)
+    [batch] = made_batches(lengths, 10**9, device, 400)
 
-        def step(model: Any = model, optimiser: Any = optimiser, batch: Any = batch) -> None:
-            with fast_matmul(device):
-                loss = model(batch).square().mean()
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+    def step() -> None:
+        with fast_matmul(device):
+            loss = model(batch).square().mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
 
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        yield f"base at {name}", sum(lengths) / timed(step, device, sizes.repeats)
-        if device.type == "cuda":
-            yield f"base at {name}, memory", torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield f"base at {name}", sum(lengths) / timed(step, device, sizes.repeats)
+    only_on_a_gpu(device)
+    yield f"base at {name}, memory", torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def chunks(device: torch.device, sizes: Sizes) -> Iterator[tuple[str, float]]:
+    """A batch of `train colbert` cut by the memory there is (GradCache)."""
+    from encoder.checkpoints.places import BUNDLED
+    from encoder.training.configs import RetrievalConfig
+    from encoder.training.retrieval import train_retrieval
+
+    texts = made_texts(256)
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place) / "pairs.jsonl"
+        rows = [{"query": text[:40], "pos": text} for text in texts]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = RetrievalConfig(model=BUNDLED, steps=2, batch_size=16, save_every=2, n_negatives=0)
+        folder = Path(place)
+        found = train_retrieval([(source, 1.0)], folder / "model", folder / "run", config, device=device)
+    yield "train colbert, two steps: held-out loss", found["held_out_loss"]
