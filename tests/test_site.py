@@ -315,6 +315,14 @@ def test_the_first_page_names_every_guide():
             assert f"({name(page)})" in first, page
 
 
+def test_the_quickstart_names_every_extra():
+    text = (DOCS / "quickstart.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert [extra for extra in extras if f"`{extra}`" not in text] == []
+
+
 def test_every_note_of_the_laboratory_is_listed():
     listed = re.findall(r"\(([\w-]+\.md)\)", (DOCS / "lab" / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(page.name for page in (DOCS / "lab").glob("2*.md"))
