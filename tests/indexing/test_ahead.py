@@ -3,19 +3,24 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from encoder import Encoder
 from encoder.errors import ArgumentError
 from encoder.progress import Told
+from encoder.workers import WorkerPool
 from indexing import AddReport, Index
 from indexing.writing import records
 from indexing.writing.ahead import WAITING
 from indexing.writing.writer import Writer
+from tests.helpers.checkpoints import TEXTS, pylate
 from tests.helpers.fakes import DIM, FakeEncoder, assert_equals, corpus, record
+from tests.helpers.meeting import MeetingEncoder
 
 
 class SlowEncoder(FakeEncoder):
@@ -207,3 +212,28 @@ def test_calls_by_several_threads_give_the_vectors_of_one(tmp_path: Path) -> Non
         index.add(texts)
         index.delete(["d7"])
         assert index.n_tokens == len(expected.vectors) - len(expected[7])
+
+
+@pytest.mark.slow
+def test_several_devices_work_at_once_for_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of records is one batch of tokens here: a process whose own is alone would wait for ever."""
+    monkeypatch.setattr(records, "BATCH_RECORDS", 1)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    pylate(tmp_path / "model", document_length=40)
+    texts = [record(n, text) for n, text in enumerate(TEXTS * 3)]
+    encoder = Encoder.load(tmp_path / "model", device="cpu,cpu")
+    assert encoder._workers is not None
+    encoder._workers.leave(encoder)
+    encoder._workers = WorkerPool(["cpu", "cpu"], partial(MeetingEncoder, meeting, tmp_path / "model"))
+    encoder._workers.users.add(encoder)
+    try:
+        with Index.create(tmp_path / "x", encoder, window=None) as index:
+            assert index.add(texts).added == len(texts)
+            expected = Encoder.load(tmp_path / "model").encode_documents([own["text"] for own in texts])
+            with index.snapshot() as now:
+                [segment] = now.segments
+                np.testing.assert_allclose(segment.vectors, expected.vectors, atol=1e-3)
+    finally:
+        encoder.close()
+    assert len(list(meeting.iterdir())) == 2

@@ -152,6 +152,7 @@ def test_the_doctor_says_what_a_device_does(monkeypatch):
     assert told["device"].startswith("cpu, ")
     assert told["attention"] == "SDPA: the packed kernels are for GPUs, and cpu is none"
     assert told["encoder's kernels"] == "torch: cpu is no GPU"
+    assert told["query alone"] == "kernels one by one: cpu is no GPU"
     assert run("doctor", "--device", "cuda:97").exit_code != 0
 
 

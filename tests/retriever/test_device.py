@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -325,6 +327,46 @@ def test_doctor_says_which_precision_a_gpu_has_and_why():
     assert _precision(gpu, "bf16") == "bf16"
     assert _precision(gpu, "fp16") == "fp16: this GPU is too old for bf16"
     assert _precision(torch.device("cpu"), "fp32") == "fp32: half precision pays on a GPU"
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "attention"),
+    [
+        ((9, 0), "bf16", "torch's varlen_attn: flash-attn is not installed"),
+        ((7, 5), "fp16: this GPU is too old for bf16", "SDPA: compute capability 7.5 is below 8.0"),
+    ],
+)
+def test_doctor_says_of_each_part_what_it_takes_and_why(monkeypatch, capability, precision, attention):
+    """Of a GPU that is not there, so that nothing can be compiled or recorded for it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from encoder.model import fused
+    from retriever import doctor
+
+    def cannot(*_):
+        warnings.warn("kernels on cuda:0 cannot be recorded (no driver)", RuntimeWarning, stacklevel=1)
+
+    major, minor = capability
+    about = SimpleNamespace(name="NVIDIA H100", major=major, minor=minor, total_memory=80 * 10**9)
+    monkeypatch.setattr(doctor, "as_device", torch.device)
+    monkeypatch.setattr(doctor, "free_bytes", lambda device: 70 * 10**9)
+    monkeypatch.setattr(doctor, "Replay", cannot)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    fused._on_gpu.cache_clear()
+    torch_codes._kernel.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        facts = doctor.facts_of("cuda:0")
+    assert facts["device"].startswith(
+        f"cuda:0: NVIDIA H100, compute capability {major}.{minor}, 70,000,000,000 bytes"
+    )
+    assert (facts["precision"], facts["attention"]) == (precision, attention)
+    assert facts["query alone"] == "kernels on cuda:0 cannot be recorded (no driver)"
+    assert facts["building"].startswith("torch, where Index has device=")
+    for part in ("encoder's kernels", "searching"):
+        assert facts[part].startswith("torch"), facts
+    fused._on_gpu.cache_clear()
+    torch_codes._kernel.cache_clear()
 
 
 @pytest.mark.parametrize("device", ["cuda:97", "gpu", "cuda"])
