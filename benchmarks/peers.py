@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--build", action="store_true", help="build indexes that are there, too")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--picture", type=Path, help="draw the curves here (needs matplotlib)")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if unknown := set(given.names) - set(ALL):
         parser.error(f"{', '.join(sorted(unknown))}: no contender; pass some of {', '.join(ALL)}")
     given.work.mkdir(parents=True, exist_ok=True)
@@ -142,41 +142,37 @@ def many(row: Row) -> float:
 
 
 def draw(found: dict[str, Row], figure: Path) -> None:
-    """Quality against milliseconds a query; nDCG@10 above, recall@10 below; one query and 64 at once for each number of
-    threads."""
+    """Quality against milliseconds a query; nDCG@10, where queries are judged, above recall@10; one query and 64 at
+    once for each number of threads."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    threads = sorted({row["threads"] for figures in found.values() for row in figures["rows"]})
+    rows = [row for figures in found.values() for row in figures["rows"]]
+    fullest = max(rows, key=lambda row: int(row["n"]))
+    judged = fullest["nDCG@10"] is not None
+    best = fullest["nDCG@10"] + fullest["nDCG@10 lost"] if judged else None
+    threads = sorted({row["threads"] for row in rows})
     columns = [(t, what, cost) for t in threads for what, cost in (("one query", one), ("64 at once", many))]
-    fig, panels = plt.subplots(
-        2, len(columns), figsize=(3.6 * len(columns), 6.4), squeeze=False, sharey="row"
-    )
+    metrics = ["nDCG@10", "recall@10"] if judged else ["recall@10"]
+    size = (3.6 * len(columns), 3.2 * len(metrics))
+    fig, panels = plt.subplots(len(metrics), len(columns), figsize=size, squeeze=False, sharey="row")
     for (t, what, cost), column in zip(columns, panels.T, strict=True):
-        for measure_name, panel in zip(("nDCG@10", "recall@10"), column, strict=True):
-            for number, (name, figures) in enumerate(found.items()):
-                rows = sorted((row for row in figures["rows"] if row["threads"] == t), key=cost)
-                marks = {"color": f"C{number % 10}", "linestyle": "-" if name in LATEWOOD else "--"}
-                points = [quality(row, measure_name, found) for row in rows]
-                panel.plot([cost(row) for row in rows], points, "o", ms=4, lw=1, label=name, **marks)
+        for metric, panel in zip(metrics, column, strict=True):
+            for number, name in enumerate(found):
+                own = sorted((r for r in rows if (r["contender"], r["threads"]) == (name, t)), key=cost)
+                # Of settings that were stopped early: brute force's on all queries, less what they lost on theirs.
+                points = [r[metric] if metric == "recall@10" else best - r["nDCG@10 lost"] for r in own]
+                style = {"color": f"C{number % 10}", "linestyle": "-" if name in LATEWOOD else "--"}
+                panel.plot([cost(r) for r in own], points, marker="o", ms=4, lw=1, label=name, **style)
             panel.set_xscale("log")
             panel.grid(alpha=0.3)
             panel.set_xlabel("ms a query")
-            panel.set_title(f"{measure_name}, {what}, {t} thread{'s' * (t > 1)}", fontsize=9)
-    panels[1][-1].legend(fontsize=7)
+            panel.set_title(f"{metric}, {what}, {t} thread{'s' * (t > 1)}", fontsize=9)
+    panels[-1][-1].legend(fontsize=7)
     fig.tight_layout()
     fig.savefig(figure, dpi=90)
-
-
-def quality(row: Row, measure_name: str, found: dict[str, Row]) -> float:
-    """Of nDCG@10, brute force's on all queries less what was lost on those that were measured."""
-    if measure_name == "recall@10" or row["nDCG@10"] is None:
-        return float(row["recall@10"])
-    whole = [row["nDCG@10"] + row["nDCG@10 lost"] for f in found.values() for row in f["rows"]]
-    counts = [row["n"] for f in found.values() for row in f["rows"]]
-    return float(whole[counts.index(max(counts))] - row["nDCG@10 lost"])
 
 
 if __name__ == "__main__":
