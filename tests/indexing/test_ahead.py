@@ -24,13 +24,14 @@ from tests.helpers.meeting import MeetingEncoder
 
 
 class SlowEncoder(FakeEncoder):
-    """Calls wait for a ticket each, as a device's would; says how many were in it at once."""
+    """Calls wait until their texts are free, or all are, as for a device; says how many were in it at once."""
 
     calls_at_once = 2
 
     def __init__(self) -> None:
         super().__init__(DIM)
-        self.tickets = threading.Semaphore(0)
+        self.free: set[str] = set()
+        self.all_free = threading.Event()
         self.begun = threading.Semaphore(0)
         self.inside = self.most = 0
         self.lock = threading.Lock()
@@ -41,7 +42,7 @@ class SlowEncoder(FakeEncoder):
             self.most = max(self.most, self.inside)
         self.begun.release()
         try:
-            while not self.tickets.acquire(timeout=0.01):
+            while not (self.free.intersection(texts) or self.all_free.wait(0.01)):
                 assert progress is not None
                 progress(None)  # type: ignore[arg-type]  # raises once nobody wants the vectors
         finally:
@@ -64,14 +65,14 @@ def test_later_texts_are_encoded_while_a_commit_is_written(
     def documents() -> Iterator[dict[str, Any]]:
         for n, document in enumerate(corpus(40)):
             if n == 15:  # the last of as many as are under way
-                encoder.tickets.release(2)
+                encoder.free |= {own["text"] for own in corpus(8)}
             yield document
 
     def slow_commit(writer: Writer, pending: Any) -> None:
         if not written:  # two calls are done; those after them begin, and end, during this
             for _ in range(4):
                 assert encoder.begun.acquire(timeout=10)
-            encoder.tickets.release(100)
+            encoder.all_free.set()
             late = time.monotonic() + 10
             while len(encoder.encoded) < 16 and time.monotonic() < late:
                 time.sleep(0.001)
@@ -114,8 +115,8 @@ def test_records_are_read_a_few_batches_ahead_and_by_the_caller(tmp_path: Path) 
         for document in corpus(60):
             threads.add(threading.current_thread())
             read += 1
-            if read == 4 * WAITING * 2:  # as many as are under way; without a ticket there are no more
-                encoder.tickets.release(1000)
+            if read == 4 * WAITING * 2:  # as many as are under way; there are no more until some are free
+                encoder.all_free.set()
             yield document
 
     stored: list[tuple[int, int, int]] = []
@@ -182,21 +183,22 @@ def test_what_is_interrupted_waits_for_no_encoding(tmp_path: Path) -> None:
 
     with Index.create(tmp_path / "x", encoder) as index:
         with pytest.raises(KeyboardInterrupt):
-            index.add(documents())  # else it would never end: there is no ticket
+            index.add(documents())  # else it would never end: nothing is free
         assert (len(index), encoder.inside) == (0, 0)
 
 
 def test_a_source_may_write_to_the_index_meanwhile(tmp_path: Path) -> None:
     """Then a text that was stored when it was read is no longer, and is encoded when it is stored."""
     encoder = SlowEncoder()
-    encoder.tickets.release(2)
+    encoder.all_free.set()
     with Index.create(tmp_path / "x", encoder) as index:
         index.add(corpus(8))
+        encoder.all_free.clear()
 
         def documents() -> Iterator[dict[str, Any]]:
             yield from corpus(5)
             index.delete(["d0", "d4"])
-            encoder.tickets.release(100)
+            encoder.all_free.set()
 
         report = index.add(documents())
         assert (report.added, report.unchanged, report.passages) == (2, 3, 2)
