@@ -18,7 +18,7 @@ from retriever.cluster.build import PLAN, build
 from retriever.cluster.joining import joined, ray_module
 from retriever.cluster.options import BuildOptions
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 WORDS = [
     "heart",
