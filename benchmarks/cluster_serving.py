@@ -4,8 +4,8 @@
     python benchmarks/cluster_serving.py failures DATA [--clients 32] [--seconds 30] [--replicas 2]
 
 DATA is a BEIR folder, whose judged queries are asked, by clients as in serving.py. `overhead`: one index, as one shard,
-by both servers, which run side by side and are asked in turns. `failures`: 1,000 documents in two shards; after a third
-of the time a process of one shard is killed, after two thirds a version with 100 documents more is published. Each
+by both servers, which run side by side and are asked in turns. `failures`: 500 documents in two shards; after a third
+of the time a process of one shard is killed, after two thirds a version with 50 documents more is published. Each
 answer is compared with `Searcher` on the version that it names.
 """
 
@@ -35,7 +35,7 @@ from indexing.reading.corpus import read_source
 from indexing.writing.shards import publish
 from retriever import Searcher
 
-DOCUMENTS, MORE = 1000, 100
+DOCUMENTS, MORE = 500, 50
 
 
 def main() -> None:
@@ -81,11 +81,13 @@ def failures(args: argparse.Namespace) -> dict[str, Any]:
     texts, seconds = judged(data), args.seconds or 30
     with tempfile.TemporaryDirectory() as work:
         folder, other = Path(work) / "index", Path(work) / "other"
-        documents = list(zip(range(DOCUMENTS + MORE), read_source(data), strict=False))
-        for place, n in ((folder, DOCUMENTS), (other, DOCUMENTS + MORE)):
-            with Index.create(place, LightEncoder.load(), shards=2) as index:
-                index.add(document for _, document in documents[:n])
-        shutil.copytree(folder, Path(work) / "before")
+        documents = [one for one, _ in zip(read_source(data), range(DOCUMENTS + MORE), strict=False)]
+        with Index.create(folder, LightEncoder.load(), shards=2) as index:
+            index.add(documents[:DOCUMENTS])
+        for copy in (other, Path(work) / "before"):
+            shutil.copytree(folder, copy)
+        with Index.open(other, LightEncoder.load(), writable=True) as index:
+            index.add(documents[DOCUMENTS:])
         with on_ray(folder, "--replicas", str(args.replicas)) as (url, process):
 
             async def run() -> Seen:

@@ -110,6 +110,8 @@ RUN = {
     r"latewood (search|index|evaluate) (\./encoder/model|code\.index|\./mine)": "tests/test_docs.py",
     r"latewood index \./src ": "tests/test_docs.py",
     r"latewood serve docs\.index": "tests/retriever/serving/test_process.py",
+    r"latewood cluster build ": "tests/retriever/cluster/test_build.py",
+    r"latewood cluster serve ": "tests/retriever/cluster/test_serve.py",
     r"latewood estimate sample\.jsonl ": "tests/retriever/cluster/test_sizes.py",
     r"latewood cluster ": "tests/retriever/cluster/test_build.py",
     r"curl -s '?localhost:8000/": "tests/retriever/serving/test_guide.py",

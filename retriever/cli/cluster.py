@@ -81,7 +81,7 @@ def serve_command(
     """
     from retriever.cluster.joining import joined, ray_module
 
-    ray_module()
+    ray_module(serving=True)
     from retriever.cluster.deployments import serving, shards_of
 
     indexes = named_folders([folder])

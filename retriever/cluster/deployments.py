@@ -1,5 +1,6 @@
 """An index on Ray Serve: a deployment a shard, and a router with the routes of `latewood serve`."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ __all__ = ["APP", "ShardReplica", "application", "serving", "shards_of"]
 APP = "latewood"
 BATCH = 8  # asks that are ranked together, each of a router's batch
 ONGOING = 1000  # requests that a process has at once, beyond which they wait at whoever asks
+AT_ONCE = 3  # batches of a router: one that it encodes, one that shards rank, one that it makes hits of
+LOGGING: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 class ShardReplica:
@@ -54,6 +57,7 @@ def application(settings: ServeSettings, cluster: ClusterSettings) -> serve.Appl
         "max_ongoing_requests": ONGOING,
         "health_check_period_s": 2,
         "graceful_shutdown_timeout_s": 10,
+        "logging_config": LOGGING,
     }
     shards = [
         serve.deployment(
@@ -101,7 +105,9 @@ def _builder(settings: ServeSettings, cluster: ClusterSettings, n: int) -> "Call
         searcher = ClusterSearcher(
             open_snapshot(folder), handles, scoring=settings.scoring, all_shards=cluster.all_shards
         )
-        return create_app(settings, Serving({name: Served(name, searcher)}))
+        served = Served(name, searcher)
+        served.at_once = AT_ONCE
+        return create_app(settings, Serving({name: served}))
 
     return build
 
@@ -111,7 +117,11 @@ def serving(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[None]
     """Within, the index is served at the settings' host and port, by the cluster that this process has joined."""
     with listening(settings.host, settings.port, "pass another --host or --port"):
         pass  # known before anything is started
-    serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
+    logging.getLogger("ray.serve").setLevel(LOGGING["log_level"])
+    serve.start(
+        http_options=HTTPOptions(host=settings.host, port=settings.port),
+        logging_config=LOGGING,
+    )
     try:
         serve.run(application(settings, cluster), name=APP, route_prefix="/")
         yield

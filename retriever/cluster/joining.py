@@ -18,13 +18,16 @@ LOCAL = "local"
 OPENS, ENDS = "<latewood>", "</latewood>"
 
 
-def ray_module() -> Any:
+def ray_module(*, serving: bool = False) -> Any:
     """Ray with its parts. Raises MissingDependencyError naming the extra."""
     try:
         import fsspec  # noqa: F401
         import pyarrow.parquet  # noqa: F401
         import ray
         import ray.data
+
+        if serving:
+            import ray.serve  # and FastAPI
     except ImportError as error:
         raise MissingDependencyError(
             f"a cluster needs {error.name}, which is not installed; pip install 'latewood[ray]'"

@@ -107,9 +107,9 @@ async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) 
     )
     with metrics.watching(serving, state.waiting):
         async with anyio.create_task_group() as group:
-            for batcher in batchers.values():
-                await group.start(batcher.run)
-            for served in serving.values():
+            for name, served in serving.items():
+                for _ in range(served.at_once):
+                    await group.start(batchers[name].run)
                 group.start_soon(_follow, served, metrics)
                 if served.folder is not None:
                     group.start_soon(_keep_up, served)

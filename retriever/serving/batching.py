@@ -35,8 +35,8 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of many requests for one function that takes many at once.
 
-    answer: items → one result each, in order; runs in a thread, one call at a time. While a batch is answered the next
-    one gathers, so the more clients there are the larger are the batches.
+    answer: items → one result each, in order; runs in a thread, one call at a time for each `run`. While a batch is
+    answered the next one gathers, so the more clients there are the larger are the batches.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Result]):
         return one.results
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Answer batch after batch, until it is cancelled."""
+        """Answer batch after batch, until it is cancelled. Run twice, two are answered side by side."""
         limiter = anyio.CapacityLimiter(1)
         task_status.started()
         async with self._put, self._get:

@@ -38,8 +38,11 @@ class Answer(NamedTuple):
 class Served:
     """An index under a name, or the index that the cache has of a folder.
 
-    folder: where it is a folder that is served. Methods take a while, and are called in threads.
+    folder: where it is a folder that is served. at_once: batches of queries that are searched side by side. Methods
+    take a while, and are called in threads.
     """
+
+    at_once = 1
 
     def __init__(
         self, name: str, searcher: Searcher, folder: Folder | None = None, index: Index | None = None
