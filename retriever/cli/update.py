@@ -138,8 +138,15 @@ def watch_command(
         with asked.open_when_free() as index:
             asked.update_and_print(index)
         typer.echo(f"watching {source}; Ctrl-C ends it")
-        for _ in watchfiles.watch(source, watch_filter=wanted, debounce=debounce, step=50):
-            _update(asked)
+        looked = False
+        for changes in watchfiles.watch(
+            source, watch_filter=wanted, debounce=debounce, step=50, rust_timeout=1000, yield_on_timeout=True
+        ):
+            if (
+                changes or not looked
+            ):  # once in any case: what changed while the folder was read was not watched
+                _update(asked)
+                looked = True
 
 
 def _update(asked: Following) -> None:

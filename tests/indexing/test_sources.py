@@ -601,6 +601,28 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_watch_finds_what_changed_while_it_first_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "code", tmp_path / "own.index"
+    write(source / "a.py", TWO)
+
+    def nothing(*_: object, yield_on_timeout: bool = False, **__: object) -> Any:
+        write(source / "b.py", TWO)  # before anything watched
+        if yield_on_timeout:
+            yield set()
+            write(source / "c.py", TWO)
+            yield set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("watchfiles.watch", nothing)
+    lines = CliRunner().invoke(app, ["watch", str(source), "--out", str(out)]).output.splitlines()
+    assert [line for line in lines if "1 files unchanged, 1 read" in line]
+    with Index.open(out) as index:
+        assert set(index.values("path")) == {"a.py", "b.py"}  # and no more looks without a change
+
+
+@pytest.mark.slow
 def test_watch_waits_for_another_writer_and_for_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
