@@ -14,7 +14,7 @@ __all__ = ["command_reference", "commands", "exported", "on_page_markdown", "pyt
 
 ROOT = Path(__file__).parent.parent
 # A name is under the first that exports it.
-SURFACES = ("latewood.py", "encoder", "indexing", "retriever", "retriever/evaluation")
+SURFACES = ("latewood.py", "encoder", "indexing", "retriever", "retriever/evaluation", "retriever/serving")
 # What the guides use besides.
 FURTHER = {
     "Folders, code and training": (
@@ -34,6 +34,7 @@ FURTHER = {
         "encoder.training.classify.train_classifier",
         "encoder.training.configs.ClassifyConfig",
     ),
+    "A tool for agents": ("retriever.serving.mcp.create_server", "retriever.serving.kept.KeptFolders"),
     "Frameworks": tuple(
         f"retriever.integrations.{module}.Latewood{name}"
         for module, names in {

@@ -17,6 +17,7 @@ import indexing
 import latewood
 import retriever
 import retriever.evaluation
+import retriever.serving
 from indexing.storage.tables import FORMAT_VERSION
 from scripts import site_hooks
 from tests.helpers.pages import assert_prints, blocks, parse_commands, run_commands, run_page, shell_lines
@@ -35,6 +36,7 @@ TO_DO = [
     page for page in PAGES if page.name == "quickstart.md" or page.parent.name in ("guides", "coming-from")
 ]
 SLOW = {"train.md"}
+PACKAGES = ("latewood", "encoder", "indexing", "retriever")
 
 MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 DATED = re.compile(rf"\d {MONTH} \d{{4}}|\d{{4}}-\d\d-\d\d|\bv?\d+\.\d+\.\d+\b|\bversions? \d")
@@ -348,6 +350,16 @@ def test_pages_that_the_code_names_exist(folder_of_code):
             assert (ROOT / page).exists(), f"{path} names {page}"
 
 
+def imported_by_pages():
+    """(page, name) of all that blocks import from this project's packages."""
+    for page in TO_DO:
+        for block in blocks(page):
+            if block.language == "python" and not block.title:
+                for node in ast.walk(ast.parse(block.text)):
+                    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                        yield from ((page, alias.name) for alias in node.names)
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_has_every_name_and_command(tmp_path, caplog):
     """Links and anchors too: mkdocs.yml makes a warning of a dead one, and an error of a warning."""
@@ -358,9 +370,11 @@ def test_the_site_builds_without_a_warning_and_has_every_name_and_command(tmp_pa
         build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
     assert not caplog.records
     python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
-    for surface in (latewood, encoder, indexing, retriever, retriever.evaluation):
+    for surface in (latewood, encoder, indexing, retriever, retriever.evaluation, retriever.serving):
         for public in set(surface.__all__) - {"__version__"}:
             assert re.search(rf'id="[\w.]+\.{public}"', python), f"{surface.__name__}.{public}"
+    for page, used in imported_by_pages():
+        assert re.search(rf'id="[\w.]+\.{used}"', python), f"{page.name} imports {used}"
     commands = (tmp_path / "site" / "reference" / "commands.html").read_text(encoding="utf-8")
     for command, _ in site_hooks.commands(site_hooks.typer.main.get_command(site_hooks.app)):
         assert f'id="{command.replace(" ", "-")}"' in commands, command
