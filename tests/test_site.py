@@ -115,7 +115,6 @@ RUN = {
     r"latewood cluster build ": "tests/retriever/cluster/test_build.py",
     r"latewood cluster serve ": "tests/retriever/cluster/test_serve.py",
     r"latewood estimate sample\.jsonl ": "tests/retriever/cluster/test_sizes.py",
-    r"latewood cluster ": "tests/retriever/cluster/test_build.py",
     r"curl -s '?localhost:8000/": "tests/retriever/serving/test_guide.py",
     r"latewood train (mine|colbert|classify) ": "tests/test_site.py",
     r"latewood evaluate \./nfcorpus --model models/b": "tests/test_site.py",
