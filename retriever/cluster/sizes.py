@@ -17,8 +17,9 @@ MESSAGE_BYTES = 1500  # of a call and of its answer, beside these
 PROCESS_BYTES = 250_000_000  # of a process with Ray, the encoder and the kernels
 # docs/benchmarks.md, "Growth": one core's milliseconds for a million tokens, and how they grow.
 SEARCH_MS, SEARCH_POWER = 2.08, 0.49
-ENCODE_MS = 6.0  # of a query, on one core
-CALL_MS = 8.0  # of Ray Serve, for its proxy, a router and a shard
+# docs/lab/2026-11-29-ray-serve.md: one core's milliseconds for a query, beside its search by vectors.
+SERVER_MS = 13.0  # of `latewood serve`: encoding, words, texts, HTTP
+CALL_MS = 15.0  # more of Ray Serve: its proxy, the way through a router, a call of a shard
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def cluster_sizes(
     tokens, own = one.tokens / shards, one.disk_bytes / shards
     here = math.ceil(shards * wanted.replicas / machines)
     search_ms = SEARCH_MS * (tokens / 1e6) ** SEARCH_POWER
-    core_ms = ENCODE_MS + CALL_MS + shards * search_ms
+    core_ms = SERVER_MS + CALL_MS + shards * search_ms
     answer_bytes = DEPTH * (LATE_BYTES + 2 * WORD_BYTES)
     return ClusterSizes(
         shards,
@@ -85,6 +86,6 @@ def cluster_sizes(
         memory_bytes=round(here * (own + PROCESS_BYTES)),
         build_seconds=one.seconds / machines,
         query_bytes=shards * (QUERY_TOKENS * dim * VECTOR_BYTES + answer_bytes + MESSAGE_BYTES),
-        query_ms=ENCODE_MS + CALL_MS + search_ms,
+        query_ms=SERVER_MS + CALL_MS + search_ms,
         queries_per_second=1000 * machines * (cores or os.cpu_count() or 1) / core_ms,
     )

@@ -20,7 +20,7 @@ from indexing.storage.sharded import shard_of
 from indexing.writing.shards import publish
 from retriever.serving import ServeSettings, create_app
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parent.parent.parent.parent
 PLACES = ["river", "sea", "hill", "town"]
