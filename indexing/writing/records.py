@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 BATCH_RECORDS = 512
-BATCH_CHARS = 1 << 19  # a batch's float32 vectors then stay in the tens of MiB
+BATCH_CHARS = 1 << 18  # several batches are under way: float32 vectors of tens of MiB each
 FIELDS = {"doc_id", "text", "metadata"}
 FLOAT16_MAX = 65504.0
 TEXT_BYTES = 1 << 28  # SQLite stops at 10^9 bytes, and full text may take three a letter
