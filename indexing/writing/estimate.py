@@ -103,8 +103,8 @@ def estimate(
     sizes: tuple[Size, ...] = ()
     if flat:
         nlist, disk = None, tokens * half + PASSAGE_BYTES * n_passages + database
-        # A batch that was just encoded lies beside what is pending.
-        batch = min(tokens, BATCH_RECORDS * tokens // n, BATCH_CHARS * tokens // max(chars, 1))
+        # Two batches that were just encoded lie beside what is pending.
+        batch = min(tokens, 2 * BATCH_RECORDS * tokens // n, 2 * BATCH_CHARS * tokens // max(chars, 1))
         memory_peak, disk_peak = pending + BATCH_BYTES * dim * batch, disk
     else:
         nlist = choose_nlist(held, most_rows)
