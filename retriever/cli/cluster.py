@@ -92,9 +92,12 @@ def serve_command(
     settings = replace(settings, indexes=indexes, scoring=scoring, limits=limits)
     processes = shards * cluster.replicas + cluster.routers
     ended = threading.Event()
-    with joined(cluster.address, math.ceil(processes * cluster.cpus)), serving(settings, cluster):
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        typer.echo(f"{shards:,} shards, {processes:,} processes")
-        typer.echo(f"serving on http://{host}:{port}; Ctrl-C ends it")
-        ended.wait()
+    with joined(cluster.address, math.ceil(processes * cluster.cpus)):
+        # Ray's own handler ends the cluster first, and what is told to stop then waits for it for ever.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with serving(settings, cluster):
+            signal.signal(signal.SIGTERM, lambda *_: ended.set())
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            typer.echo(f"{shards:,} shards, {processes:,} processes")
+            typer.echo(f"serving on http://{host}:{port}; Ctrl-C ends it")
+            ended.wait()
