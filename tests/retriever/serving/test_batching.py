@@ -132,8 +132,9 @@ def test_a_search_that_takes_too_long_is_503(serve, docs, monkeypatch):
     assert detail(answer, 503) == "no answer within 0.2 s; ask for less at a time, or try again"
     assert answer.headers["retry-after"] == "1"
     monkeypatch.undo()
-    time.sleep(0.7)
-    assert client.post("/v1/indexes/docs/search", json={"query": "x"}).status_code == 200
+    late = time.monotonic() + 20  # a busy machine takes longer than 0.2 s, too
+    while client.post("/v1/indexes/docs/search", json={"query": "x"}).status_code != 200:
+        assert time.monotonic() < late
 
 
 @pytest.mark.slow
