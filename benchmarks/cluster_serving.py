@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving import K, Seen, client, judged, same
+from serving import K, Seen, client, judged, same, started
 from serving import serving as plain
 
 from encoder.light import LightEncoder
@@ -132,15 +132,8 @@ def on_ray(folder: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "retriever.cli", "cluster", "serve", f"load={folder}"]
     command += ["--port", port, "--address", "local", *options]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("serving on "):
-                yield line.removeprefix("serving on ").partition(";")[0], process
-                break
-        process.terminate()
-        process.wait(60)
+    with started(command, RAY_AUTH_MODE="disabled", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0") as found:
+        yield found
 
 
 def replicas(process: "subprocess.Popen[str]", shard: str) -> list[int]:

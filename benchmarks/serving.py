@@ -109,15 +109,25 @@ def in_process(folder: Path, texts: list[str]) -> float:
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     command = [sys.executable, "-m", "retriever.cli", "serve", f"load={folder}", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(command) as found:
+        yield found
+    if code := found[1].returncode:
+        raise SystemExit(f"the server ended with {code}")
+
+
+@contextmanager
+def started(command: list[str], **variables: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """A server, once it says where it serves; ended with the block, however that ends."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("serving on "):
-                yield line.removeprefix("serving on ").partition(";")[0], process
-                break
-        process.terminate()
-        if process.wait(30) != 0:
-            raise SystemExit(f"the server ended with {process.returncode}")
+        try:
+            for line in process.stdout:
+                if line.startswith("serving on "):
+                    yield line.removeprefix("serving on ").partition(";")[0], process
+                    break
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def anonymous_mib(pid: int) -> int:

@@ -121,6 +121,10 @@ class Index(Closing):
                 raise ArgumentError(
                     f"{folder} is an index already; use Index.open(path, writable=True), or pass another path"
                 )
+            if (folder / tables.BUILD).exists():
+                raise ArgumentError(
+                    f"{folder} has an unfinished build of shards; run latewood cluster build again, or pass a new path"
+                )
             if shards is None:
                 make(folder, fixed)
             else:

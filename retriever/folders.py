@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -231,9 +231,10 @@ class Folder(Closing):
             self.searcher.reload()
 
     def _load(self) -> None:
-        """What will be needed, while words are searched; asking for what cannot be had says so."""
-        self.searcher.encoder  # noqa: B018
-        import sqlite_utils  # noqa: F401  what writes
+        """What will be needed, while words are searched."""
+        with suppress(Exception):  # asking for what cannot be had says so, in a line
+            self.searcher.encoder  # noqa: B018
+            import sqlite_utils  # noqa: F401  what writes
 
     def encode(self, *, most: int | None = None, progress: Told | None = None) -> None:
         """Make all vectors that are still to come, or those of the first `most` documents."""

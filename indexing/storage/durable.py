@@ -2,15 +2,25 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from indexing.storage.refusals import refusals
 
-__all__ = ["FileRecord", "fsync_folder", "hash_file", "publish_file", "publish_folder", "remove"]
+__all__ = [
+    "FileRecord",
+    "fsync_folder",
+    "hash_file",
+    "publish_file",
+    "publish_folder",
+    "publish_json",
+    "remove",
+]
 
 ASIDE = ".aside"  # suffix of what is not yet in view
 
@@ -54,6 +64,16 @@ def publish_file(root: Path, name: str, write: Callable[[Path], None]) -> FileRe
         aside.replace(final)
         fsync_folder(final.parent)
     return record
+
+
+def publish_json(root: Path, name: str, values: Any) -> None:
+    """As `publish_file`: readers see the values of before or these."""
+    text = json.dumps(values, indent=1) + "\n"
+
+    def written(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    publish_file(root, name, written)
 
 
 def hash_file(path: Path) -> str:

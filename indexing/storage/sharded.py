@@ -20,7 +20,7 @@ import numpy.typing as npt
 from encoder.arguments import absolute
 from encoder.errors import IndexFormatError
 from indexing.storage.database import shorten_log
-from indexing.storage.durable import publish_file
+from indexing.storage.durable import publish_json
 from indexing.storage.filters import Filter
 from indexing.storage.fulltext import Texts, bm25
 from indexing.storage.reader import OCCURRENCE, POSTING, Reader
@@ -94,12 +94,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """In one step: readers see the one before or this one."""
-        text = json.dumps({"format_version": FORMAT} | asdict(self), indent=1)
-
-        def written(path: Path) -> None:
-            path.write_text(text + "\n", encoding="utf-8")
-
-        publish_file(folder, MANIFEST, written)
+        publish_json(folder, MANIFEST, {"format_version": FORMAT} | asdict(self))
 
     def folders(self, folder: Path) -> list[Path]:
         return [folder / shard.name for shard in self.shards]

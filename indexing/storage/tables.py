@@ -12,6 +12,7 @@ from indexing.storage.database import connect, writing
 from indexing.storage.durable import FileRecord
 
 __all__ = [
+    "BUILD",
     "DATABASE",
     "FORMAT_VERSION",
     "MANIFEST",
@@ -28,6 +29,7 @@ __all__ = [
 
 DATABASE = "index.db"
 MANIFEST = "shards.json"  # of a folder of indexes that are one
+BUILD = "build.json"  # there while `latewood cluster build` is not done
 FORMAT_VERSION = 3
 
 

@@ -12,7 +12,7 @@ from indexing.coding.codec import Codec
 from indexing.coding.sizes import PQ_CENTROIDS
 from indexing.settings import IndexSettings
 from indexing.storage import tables
-from indexing.storage.durable import fsync_folder, publish_file
+from indexing.storage.durable import fsync_folder, publish_json
 from indexing.storage.refusals import refusals
 from indexing.storage.sharded import (
     BITS,
@@ -152,11 +152,7 @@ class ShardedWriter(Writer):
             for i in range(len(self.writers))
         ]
         if several := sum(map(bool, parts)) > 1:
-
-            def written(path: Path) -> None:
-                path.write_text(json.dumps(names), encoding="utf-8")
-
-            publish_file(self.folder, RENAMES, written)
+            publish_json(self.folder, RENAMES, names)
         for writer, part in zip(self.writers, parts, strict=True):
             writer.commit(Pending(renamed=part))
         if several:

@@ -142,9 +142,8 @@ def watch_command(
         for changes in watchfiles.watch(
             source, watch_filter=wanted, debounce=debounce, step=50, rust_timeout=1000, yield_on_timeout=True
         ):
-            if (
-                changes or not looked
-            ):  # once in any case: what changed while the folder was read was not watched
+            # Once in any case: what changed while the folder was read was not watched.
+            if changes or not looked:
                 _update(asked)
                 looked = True
 

@@ -15,10 +15,10 @@ from indexing.coding.sizes import PQ_CENTROIDS, sample_size
 from indexing.coding.vocabulary import owners_file
 from indexing.index import LOCK
 from indexing.settings import IndexSettings
-from indexing.storage.durable import publish_file, remove
+from indexing.storage.durable import publish_json, remove
 from indexing.storage.lock import WriterLock
 from indexing.storage.sharded import BITS, Manifest, digest_of, shard_names
-from indexing.storage.tables import DATABASE, MANIFEST, exists
+from indexing.storage.tables import BUILD, DATABASE, MANIFEST, exists
 from indexing.writing.records import hash_salt
 from indexing.writing.shards import make, publish
 from retriever.cluster import work
@@ -29,7 +29,6 @@ from retriever.cluster.work import Places
 
 __all__ = ["BuildReport", "build"]
 
-PLAN = "build.json"
 CHARS_PER_TOKEN = 4  # a guess, of how many tokens there will be
 LEAST_SAMPLE, MORE = 1000, 1.2  # documents on which a codec is trained; more than a guess says it takes
 PASSES = 10  # readings of the source: another one where a writer died
@@ -63,7 +62,7 @@ class _Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "_Plan":
-        path = folder / PLAN
+        path = folder / BUILD
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(tuple(values.pop("sources")), **values)
@@ -71,12 +70,7 @@ class _Plan:
             raise IndexFormatError(f"{path} is damaged ({error}); delete it to begin anew") from None
 
     def write(self, folder: Path) -> "_Plan":
-        text = json.dumps(asdict(self), indent=1)
-
-        def written(aside: Path) -> None:
-            aside.write_text(text + "\n", encoding="utf-8")
-
-        publish_file(folder, PLAN, written)
+        publish_json(folder, BUILD, asdict(self))
         return self
 
 
@@ -107,7 +101,8 @@ def build(
     lock = WriterLock(out / LOCK)
     try:
         plan = _planned(out, tuple(files), fixed, options.shards)
-        return _Build(plan, out, fixed, replace(options, actors=size), progress).run(encoder, tuple(exclude))
+        options = replace(options, actors=size)
+        return _Build(plan, out, fixed, options, progress, encoder, tuple(exclude)).run()
     except Exception as error:
         if (cause := cause_of(error)) is not None and cause is not error:
             raise cause from None
@@ -134,16 +129,16 @@ def _planned(out: Path, sources: tuple[str, ...], fixed: IndexSettings, shards: 
     """That of an unfinished build, or of the next version."""
     published = Manifest.read(out).version if (out / MANIFEST).is_file() else 0
     plan = _Plan(sources, shards, json.loads(json.dumps(asdict(fixed))), published + 1)
-    if (out / PLAN).is_file():
+    if (out / BUILD).is_file():
         found = _Plan.read(out)
         if found.version <= published:  # published, and stopped before the file was removed
-            remove(out / PLAN)
+            remove(out / BUILD)
         else:
             for name in ("sources", "shards", "settings"):
                 if (theirs := getattr(found, name)) != getattr(plan, name):
                     raise ArgumentError(
                         f"{out} has an unfinished build with other {name} ({theirs}); pass the same, or delete "
-                        f"{out / PLAN} to begin anew"
+                        f"{out / BUILD} to begin anew"
                     )
             return found
     remove(out / shard_names(plan.version, 1)[0].partition("/")[0])
@@ -157,12 +152,16 @@ class _Build:
     fixed: IndexSettings
     options: BuildOptions
     told: Told | None
+    encoder: Encoder
+    exclude: tuple[str, ...]
 
-    def run(self, encoder: Encoder, exclude: tuple[str, ...]) -> BuildReport:
-        plan, self.encoder = self.plan, encoder
-        self.reading = exclude, hash_salt(encoder.load_arguments)
-        self.places = Places(self.out, tuple(shard_names(plan.version, plan.shards)))
-        self.report = BuildReport(version=plan.version)
+    def __post_init__(self) -> None:
+        self.reading = self.exclude, hash_salt(self.encoder.load_arguments)
+        self.places = Places(self.out, tuple(shard_names(self.plan.version, self.plan.shards)))
+        self.report = BuildReport(version=self.plan.version)
+
+    def run(self) -> BuildReport:
+        plan = self.plan
         for i, place in enumerate(self.places.shards):
             if not exists(place / DATABASE):
                 make(place, self.fixed, i << BITS)
@@ -280,7 +279,7 @@ class _Build:
             self.report.documents = len(now)
             codec = None if now.codec is None else digest_of(now.parts[0])
         publish(self.out, plan.version, plan.shards, codec)
-        remove(self.out / PLAN)
+        remove(self.out / BUILD)
         for path in (self.places.codec, self.places.codec.with_name(owners_file(self.places.codec.name))):
             remove(path)
         for path in self.out.glob("v*"):

@@ -15,7 +15,7 @@ import torch
 
 from encoder.arguments import absolute
 from encoder.errors import CorpusError
-from indexing.storage.durable import publish_file
+from indexing.storage.durable import publish_json
 from retriever.evaluation.metrics import METRICS
 
 __all__ = ["Report", "averages", "environment", "markdown", "side_by_side", "told_apart"]
@@ -52,10 +52,9 @@ class Report:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, aside and renamed: a crash leaves the one before."""
-        text = json.dumps({"format": FORMAT, "results": self.results}, indent=1)
         target = absolute(path).resolve()  # a link stays one
         target.parent.mkdir(parents=True, exist_ok=True)
-        publish_file(target.parent, target.name, lambda aside: _write(aside, text))
+        publish_json(target.parent, target.name, {"format": FORMAT, "results": self.results})
 
     def find(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         """The result of the same system, weights, settings and data, if it is here."""
@@ -99,10 +98,6 @@ def _is_result(result: Any) -> bool:
     if not isinstance(result, dict) or not isinstance(result.get("per_query"), dict):
         return False
     return all(isinstance(result.get(key), str) for key in ("system", "dataset", "split", "data"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import Index
+from indexing.index import LOCK
 from indexing.storage.sharded import Manifest, shard_of
-from indexing.storage.tables import MANIFEST
+from indexing.storage.tables import BUILD, MANIFEST
 from indexing.writing import shards as writing
 from indexing.writing.writer import Writer
 from retriever import Searcher
@@ -266,6 +267,16 @@ def test_a_manifest_that_is_wrong_is_refused(tmp_path, codec, change, said):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(IndexFormatError, match=said):
         Index.open(tmp_path)
+
+
+def test_an_unfinished_build_is_no_place_for_an_index(tmp_path):
+    (tmp_path / LOCK).touch()
+    (tmp_path / BUILD).write_text("{}")
+    with pytest.raises(
+        ArgumentError, match="has an unfinished build of shards; run latewood cluster build again"
+    ):
+        Index.create(tmp_path, ENCODER)
+    assert not (tmp_path / "index.db").exists()
 
 
 def test_shards_that_are_missing_or_of_others_are_refused(tmp_path, codec):

@@ -111,6 +111,18 @@ def test_an_answer_loads_the_model_once_and_the_same_again_writes_nothing(
 
 
 @pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_is_said_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not also by the thread that loads it ahead, whose traceback pytest would take for an error."""
+
+    def broken(*_: object) -> None:
+        raise ArgumentError("the model is damaged")
+
+    with Folder.open(source, print) as found:
+        monkeypatch.setattr(type(found.searcher), "encoder", property(broken))
+        with pytest.raises(ArgumentError, match="the model is damaged"):
+            found.prepare("basket", SearchOptions())
+
+
 def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None:
     code, out, told = run("search", source, "add_to_cart", "-k", 1, "--explain")
     assert code == 0, told

@@ -11,10 +11,10 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, MissingDependencyError
 from indexing import Index
 from indexing.storage.sharded import Manifest, shard_of
-from indexing.storage.tables import is_index
+from indexing.storage.tables import BUILD, is_index
 from retriever import Searcher
 from retriever.cluster import build as building
-from retriever.cluster.build import PLAN, build
+from retriever.cluster.build import build
 from retriever.cluster.joining import joined, ray_module
 from retriever.cluster.options import BuildOptions
 
@@ -133,7 +133,7 @@ def test_a_build_goes_on_after_an_actor_a_writer_and_the_driver_have_died(
     with pytest.raises(KeyboardInterrupt):
         build([source], out, encoder, ONE, progress=killing)
     assert not is_index(out)
-    plan = json.loads((out / PLAN).read_text())
+    plan = json.loads((out / BUILD).read_text())
     assert (plan["documents"], plan["version"]) == (900, 1)
     with pytest.raises(ArgumentError, match=r"unfinished build with other shards \(2\)"):
         build([source], out, encoder, BuildOptions(shards=3, actors=1))
