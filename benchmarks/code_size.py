@@ -119,7 +119,8 @@ class Data:
 
     def codec(self, size: int, seed: int) -> Codec:
         whole: Any = Whole(self)
-        rows, ids = sample([whole], [np.ones(len(self.offsets) - 1, np.bool_)], None, seed, 1 << 20)
+        n = len(self.offsets) - 1
+        rows, ids = sample([whole], [np.ones(n, np.bool_)], None, np.arange(n), seed, 1 << 20)
         nlist = choose_nlist(len(self.vectors))
         return Codec.train(rows, nlist, choose_m(DIM, size, nlist), seed, ids)
 

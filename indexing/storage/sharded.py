@@ -34,6 +34,7 @@ __all__ = [
     "Shard",
     "ShardedSnapshot",
     "digest_of",
+    "hash_of",
     "open_snapshot",
     "shard_names",
     "shard_of",
@@ -105,9 +106,14 @@ def shard_names(version: int, n: int) -> list[str]:
     return [f"v{version:04d}/{i:03d}" for i in range(n)]
 
 
+def hash_of(doc_id: str) -> int:
+    """Of 64 bits."""
+    return int.from_bytes(hashlib.sha256(doc_id.encode()).digest()[:8], "big")
+
+
 def shard_of(doc_id: str, n: int) -> int:
     """To which of n shards a document is dealt."""
-    return int.from_bytes(hashlib.sha256(doc_id.encode()).digest()[:8], "big") % n
+    return hash_of(doc_id) % n
 
 
 class Readers(Reader):

@@ -13,7 +13,7 @@ BASE = 384_000_000  # the interpreter, torch, FAISS and SQLite: 250 MB measured;
 ENCODER = 384_000_000  # the bundled model and a batch in it
 LEAST = 128_000_000  # what must be left for vectors
 ROW_BYTES = (
-    10  # of a training row, a dimension: drawn and joined in float32, and in part again inside k-means
+    10  # of a training row, a dimension: in float32, as its segment gives it and joined, and inside k-means
 )
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

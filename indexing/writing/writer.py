@@ -22,7 +22,7 @@ from indexing.writing.encoding import Passages
 from indexing.writing.memory import limit
 from indexing.writing.pending import Pending
 from indexing.writing.records import AddReport, Record
-from indexing.writing.rewriting import groups, pack, sample, small_run, transcode
+from indexing.writing.rewriting import by_doc_id, groups, pack, sample, small_run, transcode
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def train_codec(
     """A codec of what a snapshot shows, and its error (State). most: rows to train on. n_tokens: of the corpus that it
     is for, where that is more."""
     settings = now.settings
-    vectors, token_ids = sample(now.segments, now.lives, now.codec, settings.seed, most)
+    vectors, token_ids = sample(now.segments, now.lives, now.codec, by_doc_id(now), settings.seed, most)
     nlist = choose_nlist(max(now.n_tokens, min(n_tokens, MOST_FOR_ROWS * len(vectors))), most)
     m = choose_m(settings.dim, settings.bytes_per_token, nlist)
     codec = Codec.train(vectors, nlist, m, settings.seed, token_ids, device)

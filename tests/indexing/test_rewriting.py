@@ -6,7 +6,7 @@ import pytest
 from encoder import TokenEmbeddings
 from indexing import Index
 from indexing.coding.sizes import sample_size
-from indexing.writing.rewriting import ENDS, sample
+from indexing.writing.rewriting import ENDS, by_doc_id, sample
 
 FIRST, INSIDE, LAST, ALONE, DEAD = np.eye(8, dtype=np.float32)[:5]
 
@@ -28,10 +28,10 @@ def test_first_and_last_tokens_are_a_twentieth_of_the_sample(tmp_path, most):
             index.add_embeddings(names, TokenEmbeddings.from_list(rows, 8))
             index.delete(names[-1:])
         now = index.snapshot()
-        segments, lives = now.segments, now.lives
+        segments, lives, order = now.segments, now.lives, by_doc_id(now)
         assert len(lives) == 2
-        drawn, ids = sample(segments, lives, None, 0, most)
-        again, _ = sample(segments, lives, None, 0, most)
+        drawn, ids = sample(segments, lives, None, order, 0, most)
+        again, _ = sample(segments, lives, None, order, 0, most)
     assert ids is None
     total = 2 * (1 + 40 * 300)
     n = min(sample_size(total), most)
@@ -52,12 +52,12 @@ def test_an_index_of_one_token_passages_can_be_sampled(tmp_path):
     with Index.create(tmp_path / "x", dim=8, flat_tokens=10**6) as index:
         index.add_embeddings([str(i) for i in range(400)], TokenEmbeddings.from_list([passage(1)] * 400, 8))
         now = index.snapshot()
-        segments, lives = now.segments, now.lives
-        assert sample(segments, lives, None, 0, 1 << 20)[0].shape == (420, 8)
-        assert sample(segments, lives, None, 0, 410)[0].shape == (410, 8)
-        assert sample(segments, lives, None, 0, 300)[0].shape == (300, 8)
+        segments, lives, order = now.segments, now.lives, by_doc_id(now)
+        assert sample(segments, lives, None, order, 0, 1 << 20)[0].shape == (420, 8)
+        assert sample(segments, lives, None, order, 0, 410)[0].shape == (410, 8)
+        assert sample(segments, lives, None, order, 0, 300)[0].shape == (300, 8)
         nothing = [np.zeros_like(live) for live in lives]
-        assert sample(segments, nothing, None, 0, 1 << 20)[0].shape == (0, 8)
+        assert sample(segments, nothing, None, order, 0, 1 << 20)[0].shape == (0, 8)
 
 
 def test_tokens_of_the_rarest_ids_are_all_in_the_sample(tmp_path):
@@ -74,9 +74,9 @@ def test_tokens_of_the_rarest_ids_are_all_in_the_sample(tmp_path):
             index.add_embeddings(names, TokenEmbeddings(rows, np.arange(201) * 100, 0, ids))
             index.delete(names[1:2])
         now = index.snapshot()
-        segments, lives = now.segments, now.lives
-        vectors, drawn = sample(segments, lives, None, 0, 10_000)
-        few_vectors, few = sample(segments, lives, None, 0, 2000)
+        segments, lives, order = now.segments, now.lives, by_doc_id(now)
+        vectors, drawn = sample(segments, lives, None, order, 0, 10_000)
+        few_vectors, few = sample(segments, lives, None, order, 0, 2000)
     assert len(vectors) == len(drawn) <= 10_000
     np.testing.assert_array_equal(vectors, np.eye(8, dtype=np.float32)[drawn % 8])
     kinds, counts = np.unique(drawn, return_counts=True)

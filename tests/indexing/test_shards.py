@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import Index
 from indexing.index import LOCK
 from indexing.storage.sharded import Manifest, shard_of
 from indexing.storage.tables import BUILD, MANIFEST
 from indexing.writing import shards as writing
-from indexing.writing.writer import Writer
+from indexing.writing.writer import Writer, train_codec
 from retriever import Searcher
 from tests.helpers.fakes import DIM, WORDS, FakeEncoder, assert_equals, corpus, record
 
@@ -135,6 +136,36 @@ def test_one_codec_is_trained_on_all_shards(tmp_path):
         assert (info["shards"], info["documents"], info["kind"]) == (3, 290, "compressed")
     with Index.open(tmp_path / "x") as index:
         assert index.info() == info
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("own_ids", "most"), [(True, 2000), (False, 2000), (True, 20_000)])
+def test_the_same_documents_train_the_same_codec(tmp_path, own_ids, most):
+    """In any order of adding, in any number of shards, and of a sample as of all tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 30, 500)
+    stops = np.cumsum(lengths)
+    ids = random.integers(0, 300, lengths.sum()) if own_ids else None
+    rows = random.normal(size=(lengths.sum(), DIM)).astype(np.float16).astype(np.float32)
+    codecs = []
+    for shards, order in ((None, np.arange(500)), (1, random.permutation(500)), (4, np.arange(499, -1, -1))):
+        place = tmp_path / str(shards)
+        with Index.create(place, dim=DIM, shards=shards, flat_tokens=10**6) as index:
+            for some in np.array_split(order, 3):
+                own = np.concatenate([np.arange(stops[i] - lengths[i], stops[i]) for i in some])
+                given = TokenEmbeddings(
+                    rows[own], np.cumsum([0, *lengths[some]]), token_ids=None if ids is None else ids[own]
+                )
+                index.add_embeddings([f"d{i}" for i in some], given)
+            index.delete(["d7"])
+            now = index.snapshot()
+            assert 2000 < now.n_tokens < 20_000
+            codec, error = train_codec(now, most, None)
+            codec.save(place / "codec")
+            owners = None if codec.owners is None else codec.owners.tokens.tolist()
+            codecs.append(((place / "codec").read_bytes(), owners, error))
+    assert (codecs[0][1] is not None) == own_ids
+    assert codecs == codecs[:1] * 3
 
 
 def sorted_by_shard(records):
