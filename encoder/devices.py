@@ -1,15 +1,18 @@
-"""Devices by name, and what is said of one whose memory runs out."""
+"""Devices by name, numbers on their way there, and what is said of one whose memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from encoder.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_device", "parse_device", "roomy", "why_full"]
+__all__ = ["as_device", "parse_device", "roomy", "sent", "why_full"]
 
 
 def as_device(device: "str | torch.device") -> "torch.device":
@@ -31,6 +34,19 @@ def parse_device(device: "str | torch.device") -> "torch.device":
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise _refused(device, error) from None
+
+
+def sent(array: npt.NDArray[Any], device: "torch.device") -> "torch.Tensor":
+    """A copy of an array on a device. Nothing waits for it, nor does it wait for what the device still computes."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.tensor(array).to(device, non_blocking=True)
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    # Page-locked: from other memory a copy begins when all is done that was asked of the device before.
+    here = torch.empty(array.shape, dtype=dtype, pin_memory=True)
+    here.numpy()[...] = array
+    return here.to(device, non_blocking=True)
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from encoder.checkpoints.folder import read_json
+from encoder.devices import sent
 from encoder.errors import CheckpointError, MissingDependencyError
 from encoder.model.packing import PackedBatch
 
@@ -51,14 +53,16 @@ class HfBackbone(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Hidden states (total_tokens, hidden_size). Expansion tokens get attention 0, as in PyLate."""
-        device = batch.input_ids.device
-        places = torch.arange(max(batch.lengths), device=device)
-        real = places < torch.tensor(batch.lengths, device=device)[:, None]  # (n, L)
-        seen = places < torch.tensor(batch.n_keys, device=device)[:, None]
-        ids = torch.full(real.shape, self.config.pad_id, dtype=torch.int64, device=device)
-        ids[real] = batch.input_ids
+        device, shape = batch.input_ids.device, (len(batch.lengths), max(batch.lengths))
+        places = torch.arange(shape[1], device=device)
+        seen = places < sent(np.array(batch.n_keys), device)[:, None]  # (n, L)
+        texts = torch.arange(shape[0], device=device)
+        # By numbers and not by a mask: how many a mask has only the device knows.
+        rows = texts.repeat_interleave(batch.cu_seqlens.diff(), output_size=sum(batch.lengths))
+        ids = torch.full(shape, self.config.pad_id, dtype=torch.int64, device=device)
+        ids[rows, batch.positions] = batch.input_ids
         hidden = self.model(input_ids=ids, attention_mask=seen.long()).last_hidden_state  # (n, L, hidden)
-        return hidden[real]  # type: ignore[no-any-return]
+        return hidden[rows, batch.positions]  # type: ignore[no-any-return]
 
     def grow(self, size: int) -> None:
         """Token embeddings for ids below `size`; new rows are the mean of the old ones."""

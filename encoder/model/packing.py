@@ -35,29 +35,28 @@ class PackedBatch:
 
     @cached_property
     def cu_seqlens(self) -> Tensor:
-        """(n + 1,) int32 cumulative lengths, as flash-attn wants them."""
+        """(n + 1,) int32 cumulative lengths, as flash-attn wants them; where `to` has put the ids."""
         import torch
 
-        return torch.tensor([0, *self.lengths]).cumsum(0).int().to(self.input_ids.device)
+        return torch.tensor([0, *self.lengths]).cumsum(0).int()
 
     @cached_property
     def positions(self) -> Tensor:
-        """(total_tokens,) int64, each token's place in its own sequence."""
+        """(total_tokens,) int64, each token's place in its own sequence; where `to` has put the ids."""
         import torch
 
         lengths = torch.tensor(self.lengths)
         starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths, output_size=sum(self.lengths))
-        return (torch.arange(len(starts)) - starts).to(self.input_ids.device)
+        return torch.arange(len(starts)) - starts
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same there. All its tensors go to a GPU in one copy, which nothing waits for."""
+        """The same, of what `pack` made, there. All its tensors go in one copy, which nothing waits for."""
         import torch
 
         device = torch.device(device)
-        if device.type != "cuda":
-            return PackedBatch(self.input_ids.to(device), self.lengths, self.n_keys)
         parts = self.input_ids, self.positions, self.cu_seqlens.long()
-        there = torch.cat(parts).pin_memory().to(device, non_blocking=True)
+        here = torch.cat(parts).pin_memory() if device.type == "cuda" else torch.cat(parts)
+        there = here.to(device, non_blocking=True)
         ids, positions, cu_seqlens = torch.split(there, [len(part) for part in parts])
         batch = PackedBatch(ids, self.lengths, self.n_keys)
         vars(batch).update(positions=positions, cu_seqlens=cu_seqlens.int())  # as in `filled`
@@ -70,7 +69,7 @@ def filled(length: int, device: torch.device) -> Callable[[Tensor], PackedBatch]
     import torch
 
     positions = torch.arange(length, device=device)
-    bounds = torch.tensor([0, length], dtype=torch.int32, device=device)
+    bounds = length * torch.arange(2, dtype=torch.int32, device=device)
 
     def batch(numbers: Tensor) -> PackedBatch:
         made = PackedBatch(numbers[:length], (length,), (length,), positions < numbers[length])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.devices import roomy
+from encoder.devices import roomy, sent
 from indexing.coding.lengths import LEVELS
 from indexing.coding.vocabulary import share_out
 
@@ -82,7 +82,7 @@ class Plan:
                 yield Tiles(self._there(rows[at]), self._there(first[at]), self._there(counts[at]), width)
 
     def _there(self, numbers: Ids) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+        return sent(numbers, self.device)
 
 
 def nearest(vectors: Tensor, centroids: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def train_centroids(
 ) -> tuple[Floats, npt.NDArray[np.int32] | None]:
     """`vocabulary.train_within`, or k-means over all where no ids are given: centroids and whose they are."""
     with _roomy(device):
-        vectors = torch.tensor(sample, device=device)
+        vectors = torch.tensor(sample, device=device)  # may be too large to be page-locked
         if token_ids is None:
             plan = Plan.of_all(len(sample), nlist, device)
             return kmeans(vectors, plan, iterations, seed).cpu().numpy(), None
@@ -166,7 +166,7 @@ def train_centroids(
         shares = share_out(sizes, _spreads(vectors, order, sizes), nlist)
         kept = shares > 0
         order = order[np.repeat(kept, sizes)]
-        vectors = vectors[torch.from_numpy(order).to(device)]  # of ids that have a centroid, id after id
+        vectors = vectors[sent(order, device)]  # of ids that have a centroid, id after id
         tokens, sizes, shares = tokens[kept], sizes[kept], shares[kept]
         bounds, first = np.concatenate([[0], np.cumsum(sizes)]), np.cumsum(shares) - shares
         plan = Plan(np.arange(len(order)), bounds, first, shares, device)
@@ -175,7 +175,7 @@ def train_centroids(
 
 def _spreads(vectors: Tensor, order: Ids, sizes: Ids) -> npt.NDArray[np.float64]:
     """Mean squared distance of each group's vectors from their mean. order, sizes: group after group."""
-    of_row = torch.from_numpy(_of_each(np.arange(len(sizes)), order, sizes)).to(vectors.device)
+    of_row = sent(_of_each(np.arange(len(sizes)), order, sizes), vectors.device)
     sums, counts = _sums(vectors, of_row, len(sizes))
     squares, _ = _sums(vectors.square().sum(dim=1, keepdim=True), of_row, len(sizes))
     spreads = (squares[:, 0] - sums.square().sum(dim=1) / counts) / counts
@@ -188,9 +188,9 @@ def product_centroids(residuals: Floats, m: int, iterations: int, seed: int, dev
     n = len(residuals)
     chosen = np.random.default_rng(seed).permutation(n)[:CODES]
     with _roomy(device):
-        rows = torch.tensor(residuals, device=device)
+        rows = sent(residuals, device)
         parts = rows.reshape(n, m, -1).transpose(0, 1).contiguous()  # (m, n, part)
-        centroids = parts[:, torch.from_numpy(chosen).to(device)]
+        centroids = parts[:, sent(chosen, device)]
         of_part = CODES * torch.arange(m, device=device)[:, None]
         for _ in range(iterations):
             codes, distances = _codes(parts, centroids)
@@ -230,7 +230,7 @@ class DeviceCoder:
 
     def _there(self, array: npt.NDArray[Any]) -> Tensor:
         with _roomy(self.device):
-            return torch.tensor(array, device=self.device)
+            return sent(array, self.device)
 
     def encode(
         self, vectors: npt.NDArray[np.floating[Any]], token_ids: npt.NDArray[np.int32] | None

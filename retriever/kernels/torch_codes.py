@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from encoder.devices import sent
 from encoder.maxsim import max_sum
 from retriever.kernels.compiling import usable
 
@@ -45,7 +46,7 @@ class Scan:
     def __init__(
         self, passages: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], device: torch.device
     ) -> None:
-        self.passages = torch.from_numpy(passages).to(device)
+        self.passages = sent(passages, device)
         self._ends = np.cumsum(offsets[passages + 1] - offsets[passages])
 
     def __len__(self) -> int:

@@ -4,18 +4,18 @@ the device but one copy of what a batch of queries found."""
 import sys
 import threading
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.devices import roomy
+from encoder.devices import roomy, sent
 from encoder.errors import ArgumentError
 from encoder.maxsim import sharpened
 from encoder.on_device import free_bytes
@@ -76,8 +76,11 @@ class DeviceIndex:
             self._scales = torch.tensor(codec.scales, device=device)
             self._pq_centroids = torch.tensor(codec.pq_centroids, device=device)
             self._rotation = torch.tensor(codec.rotation, device=device)
-        self._here: dict[Segment, Part] = {segment: part for segment, part in here.items() if segment in held}
-        self._here |= {segment: self._part(segment) for segment in held}
+        self._last_copy: torch.cuda.Event | None = None
+        there = partial(torch.tensor, device=device)
+        self._here: dict[Segment, Part] = {
+            segment: here[segment] if segment in here else _part_of(segment, there) for segment in held
+        }
         self._segments, self._starts, self._lives = snapshot.segments, snapshot.starts, snapshot.lives
         self._all = self._scans(self._lives)
         self._dim = snapshot.settings.dim
@@ -144,7 +147,7 @@ class DeviceIndex:
         padded = np.zeros((len(queries), max(map(len, queries)), self._dim), np.float32)
         for row, query in zip(padded, queries, strict=True):
             row[: len(query)] = query
-        return torch.from_numpy(padded).to(self.device)
+        return sent(padded, self.device)
 
     def _roomy(self) -> AbstractContextManager[None]:
         return roomy(
@@ -286,15 +289,17 @@ class DeviceIndex:
         return held
 
     def _part(self, segment: Segment) -> Part:
+        """On the device; of one that does not stay there a copy, which is read while the one before it is scored."""
         if segment in self._here:
             return self._here[segment]
-        offsets = torch.tensor(np.asarray(segment.offsets), device=self.device)
-        if segment.kind == "flat":
-            vectors = torch.tensor(np.asarray(segment.vectors), device=self.device)
-            return Part(offsets, vectors, None, None)
-        ids = torch.tensor(segment.centroid_ids().astype(np.int32), device=self.device)
-        codes = torch.tensor(np.ascontiguousarray(segment.residual_codes), device=self.device)
-        return Part(offsets, None, ids, codes)
+        part = _part_of(segment, partial(sent, device=self.device))
+        if self.device.type == "cuda":
+            # The copy before this one is to be done: else page-locked memory would be taken for all of them.
+            newest = torch.cuda.current_stream(self.device).record_event()
+            before, self._last_copy = self._last_copy, newest
+            if before is not None:
+                before.synchronize()
+        return part
 
 
 class Scans:
@@ -313,9 +318,8 @@ class Scans:
         self.each = [Scan(own, stored, device) for own, stored in zip(some, offsets, strict=True)]
         none = np.zeros(0, np.int64)
         self.n = sum(map(len, some))
-        self.pids = torch.from_numpy(
-            np.concatenate([none, *(int(start) + own for start, own in zip(starts, some, strict=False))])
-        ).to(device)
+        pids = (int(start) + own for start, own in zip(starts, some, strict=False))
+        self.pids = sent(np.concatenate([none, *pids]), device)
         owners = [np.asarray(segment.owners)[own] for segment, own in zip(segments, some, strict=True)]
         self._coded_owners = [
             own for own, segment in zip(owners, segments, strict=True) if segment.kind != "flat"
@@ -337,7 +341,7 @@ class Scans:
     @staticmethod
     def _numbered(owners: Sequence[npt.NDArray[np.int64]], device: torch.device) -> tuple[Tensor, int]:
         numbers, dense = np.unique(np.concatenate([np.zeros(0, np.int64), *owners]), return_inverse=True)
-        return torch.from_numpy(dense.reshape(1, -1)).to(device), len(numbers)
+        return sent(dense.reshape(1, -1), device), len(numbers)
 
 
 def _top(pids: Tensor, scores: Tensor, n: int) -> Tensor:
@@ -371,6 +375,14 @@ def _fill(query: Query, padded: Tensor) -> None:
 def _as_maxsim(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """-inf again for passages without tokens."""
     return np.where(scores > NOTHING, scores, np.float32(-np.inf))
+
+
+def _part_of(segment: Segment, there: Callable[[npt.NDArray[Any]], Tensor]) -> Part:
+    offsets = there(np.asarray(segment.offsets))
+    if segment.kind == "flat":
+        return Part(offsets, there(np.asarray(segment.vectors)), None, None)
+    ids = there(segment.centroid_ids().astype(np.int32))
+    return Part(offsets, None, ids, there(np.ascontiguousarray(segment.residual_codes)))
 
 
 def _products(queries: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from encoder import Encoder
 from encoder.batches import BATCH_TOKENS
+from encoder.checkpoints.hf import HfBackbone
 from encoder.errors import ArgumentError
 from encoder.model.packing import PackedBatch, pack
 from encoder.on_device import MOST_TOKENS, SHORT, DeviceRunner
@@ -172,8 +174,24 @@ def test_a_model_needs_no_number_that_a_device_has(encoder, dtype):
     meta = torch.device("meta")
     model = copy.deepcopy(encoder.model).to(meta, dtype)
     batch = pack([list(range(3, 10)), [4, 5, 6, 7, 8]])
-    there = batch.to(meta)
-    vars(there).update(positions=batch.positions.to(meta), cu_seqlens=batch.cu_seqlens.to(meta))
     with torch.inference_mode():
-        out = model(there)
+        out = model(batch.to(meta))
     assert (out.shape, out.dtype, out.device) == ((12, model.dim), torch.float32, meta)
+
+
+@pytest.mark.parametrize("n_keys", [None, [2, 1]])
+def test_another_familys_model_is_asked_without_waiting(n_keys):
+    """transformers' part is an embedding here: what its own models wait for is theirs."""
+
+    class Embedding(torch.nn.Embedding):
+        def forward(self, input_ids, attention_mask):
+            asked.append((input_ids.tolist(), attention_mask.tolist()))
+            return SimpleNamespace(last_hidden_state=super().forward(input_ids))
+
+    asked = []
+    backbone = HfBackbone(Embedding(9, 4), SimpleNamespace(pad_id=8))
+    with torch.inference_mode(), no_sync(copies=2):  # both by what stands in for the model
+        out = backbone(pack([[5, 6, 7], [1, 2]], n_keys).to(CPU))
+    torch.testing.assert_close(out, backbone.model.weight[[5, 6, 7, 1, 2]])
+    seen = [[1, 1, 0], [1, 0, 0]] if n_keys else [[1, 1, 1], [1, 1, 0]]
+    assert asked == [([[5, 6, 7], [1, 2, 8]], seen)]

@@ -1,8 +1,10 @@
 """Waiting for a device, caught where there is none: `with no_sync(copies=1): ...` on device "cpu"."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -22,7 +24,9 @@ WAITS = {
     "unique_consecutive",
     "unique_dim",
 }
-COPIES = {"cpu", "numpy", "tolist", "item", "__array__"}
+COPIES = {"cpu", "tolist", "item", "__array__"}  # not "numpy", which only looks at what `cpu` has brought
+MADE_THERE = {"tensor", "as_tensor", "asarray"}  # of numbers that lie in ordinary memory
+PLACES = (str, torch.device)
 
 
 class SyncError(AssertionError):
@@ -44,24 +48,48 @@ class _NoWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Counter:
+    """Copies from the device, of all threads, and copies to it that may yet wait."""
+
+    def __init__(self, uploads: int) -> None:
+        self.made, self.uploads = 0, uploads
+        self.lock = threading.Lock()
+
+
 class _Copies(TorchFunctionMode):
-    def __init__(self) -> None:
+    def __init__(self, counter: _Counter) -> None:
         super().__init__()
-        self.made = 0
+        self.counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in COPIES and name != "numpy":  # which only looks at what `cpu` has brought
-            self.made += 1
-        return func(*args, **(kwargs or {}))
+        name, named = getattr(func, "__name__", ""), kwargs or {}
+        if name in COPIES:
+            with self.counter.lock:
+                self.counter.made += 1
+        there = isinstance(named.get("device", args[1] if len(args) > 1 and name == "to" else None), PLACES)
+        # A copy to a GPU waits for all that it still computes, unless it is of page-locked memory and says so.
+        if there and (name in MADE_THERE or (name == "to" and not named.get("non_blocking"))):
+            with self.counter.lock:
+                self.counter.uploads -= 1
+            if self.counter.uploads < 0:
+                raise SyncError(f"{name} with device=... waits for the device; use encoder.devices.sent")
+        return func(*args, **named)
 
 
 @contextmanager
-def no_sync(copies: int | None = 0) -> Iterator["_Copies"]:
-    """Raises SyncError where torch would wait for a device, but for `copies` copies of tensors from there; None for
-    any number, which is counted."""
-    counted = _Copies()
-    with counted, _NoWaits():
-        yield counted
-    if copies is not None and counted.made != copies:
-        raise SyncError(f"{counted.made} tensors were copied from the device, not {copies}")
+def no_sync(copies: int | None = 0, uploads: int = 0) -> Iterator[_Counter]:
+    """Raises SyncError where torch would wait for a device, in this thread or in one that is started meanwhile.
+
+    copies: of tensors from there, which there must be; None for any number, which is counted. uploads: copies to it
+    that may wait."""
+    counter = _Counter(uploads)
+    run = threading.Thread.run
+
+    def watched(thread: threading.Thread) -> None:  # modes are of a thread
+        with _Copies(counter), _NoWaits():
+            run(thread)
+
+    with patch.object(threading.Thread, "run", watched), _Copies(counter), _NoWaits():
+        yield counter
+    if copies is not None and counter.made != copies:
+        raise SyncError(f"{counter.made} tensors were copied from the device, not {copies}")

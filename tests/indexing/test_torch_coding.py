@@ -1,5 +1,6 @@
 """The build on a device, by torch on "cpu", against FAISS and plain loops; and that it never waits for the device."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,10 @@ def test_nothing_waits_for_the_device_but_what_is_given_back(with_ids: bool) -> 
     coder = DeviceCoder(codec, CPU)
     with no_sync(copies=1):
         coder.encode(x, given)
-    with no_sync(copies=2 if with_ids else 1):  # how much ids spread decides how many centroids each gets
+    with no_sync(copies=1):
+        coder.nearest(codec.rotated(x), given)
+    # How much ids spread decides how many centroids each gets. The sample goes there while nothing else is to do.
+    with no_sync(copies=2 if with_ids else 1, uploads=1):
         torch_coding.train_centroids(x, given, 64, 4, 0, CPU)
     with no_sync(copies=1):
         product_centroids(x, 4, 3, 0, CPU)
@@ -161,9 +165,17 @@ def test_waiting_is_caught() -> None:
         lambda: torch.nonzero(one),
         lambda: bool(one[0]),
         lambda: one.repeat_interleave(one.long()),
+        lambda: one.to("cpu"),
+        lambda: torch.tensor([1.0], device=CPU),
     ):
         with pytest.raises(SyncError), no_sync():
             wait()
+        with ThreadPoolExecutor(1) as before:
+            before.submit(int).result()
+            with pytest.raises(SyncError), no_sync(), ThreadPoolExecutor(1) as thread:
+                thread.submit(wait).result()
+            before.submit(wait).result()
+    wait()  # nothing is left of it
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from encoder import Encoder, TokenEmbeddings
 from encoder.errors import ArgumentError, MissingDependencyError
 from indexing import Index
+from indexing.storage.snapshot import Selection
 from retriever import Searcher, SearchOptions
 from retriever.kernels import torch_codes
 from retriever.kernels.torch_codes import Codes, Scan, Tables
@@ -147,6 +149,14 @@ def test_a_batch_of_queries_waits_once(folder, knobs, fold):
         with no_sync(copies=1):
             found = index.search_many(queries, plan, fold)
         assert [len(pids) >= 10 for pids, _ in found] == [True] * 4
+        lives = [live & (np.arange(len(live)) % 2 == 0) for live in plan.selection.lives]  # a filter's
+        with no_sync(copies=1):
+            found = index.search_many(queries, replace(plan, selection=Selection(lives)), fold)
+        starts = searcher.snapshot.starts
+        allowed = np.concatenate(
+            [start + np.flatnonzero(own) for start, own in zip(starts, lives, strict=False)]
+        )
+        assert all(len(pids) >= 10 and np.isin(pids, allowed).all() for pids, _ in found)
 
 
 @pytest.mark.parametrize("knobs", [{}, {"nprobe": 4, "ncandidates": 60, "nrerank": 20}])
@@ -299,6 +309,7 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     from retriever.kernels import triton_codes
 
     launched = noted(monkeypatch, triton_codes, "_residual_maxsim")
+    monkeypatch.setattr(torch_codes, "sent", lambda array, device: torch.tensor(array, device=device))
     with FakeTensorMode(allow_non_fake_inputs=True):
         out = triton_codes.residual_maxsim(*arguments(np.random.default_rng(0), device="cuda:1"))
     [(grid, current, given)] = launched
