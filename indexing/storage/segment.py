@@ -3,7 +3,7 @@
 both:        offsets.npy, owners.npy, spans.npy   tokens, document and place in its text of each passage
 flat:        vectors.npy                          float16 vectors, nothing trained
              token_ids.npy                        maybe: the vocabulary id of each token
-compressed:  codes.faiss, lists.npz               the codec's codes, and which passages touch each centroid
+compressed:  codes.faiss, lists.npz               the codec's codes, and which centroids are in which passages
              sampled.npy, originals.npy           a few passages with their vectors as they were given
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +76,10 @@ class Segment:
     residual_codes (compressed): (n_tokens, code_bytes) uint8, a view of codes: m bytes of residual code and the byte
     of the scale.
     originals (compressed): a sample of passages with their vectors as they were given.
-    list_offsets (nlist + 1,) int64 and list_pids int32 (compressed): passages with a token in list c are
+    list_offsets (nlist + 1,) int64 and list_pids uint16 or int32 (compressed): passages with a token in list c are
     list_pids[list_offsets[c]:list_offsets[c + 1]], numbers within the segment, ascending and unique.
+    passage_offsets (n_passages + 1,) int64 and passage_lists (n, 2 or 3) uint8 (compressed): the same the other way
+    round: bytes of the lists, ascending and unique, that passage i is in.
     """
 
     def __init__(self, root: Path, row: SegmentRow, *, dim: int, codec: Codec | None) -> None:
@@ -108,12 +110,17 @@ class Segment:
         _check_shape(path, self.codes.shape, (row.n_tokens, width + codec.code_bytes))
         self.residual_codes = self.codes[:, width:]
         self._width = width
-        self.list_offsets, self.list_pids = _map_lists(folder / "lists.npz", codec.nlist)
+        lists = _map_lists(folder / "lists.npz", codec.nlist, row.n_passages)
+        self.list_offsets, self.list_pids, self.passage_offsets, self.passage_lists = lists
         self.originals = _map_originals(folder, self.offsets, dim)
 
     def centroid_ids(self, tokens: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[Any]:
         """Of the tokens of a compressed segment: a view of codes up to nlist 65,536, beyond it a copy in int32."""
         return _centroid_ids(self.codes[tokens], self._width)
+
+    def lists_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Centroids by their places in passage_lists."""
+        return _centroid_ids(self.passage_lists[places], self.passage_lists.shape[1])
 
     @property
     def memory(self) -> int:
@@ -185,23 +192,40 @@ def write_segment(
         return
     codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
     write_codes(folder / "codes.faiss", codec, codes)
-    list_offsets, list_pids = invert(_centroid_ids(codes, id_bytes(codec.nlist)), layout.lengths, codec.nlist)
-    np.savez(folder / "lists.npz", list_offsets=list_offsets, list_pids=list_pids)
+    lists = invert(_centroid_ids(codes, id_bytes(codec.nlist)), layout.lengths, codec.nlist)
+    np.savez(folder / "lists.npz", **lists._asdict())
     if originals is not None and len(originals.passages):
         np.save(folder / "sampled.npy", originals.passages)
         np.save(folder / "originals.npy", originals.vectors)
 
 
-def invert(
-    centroid_ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], nlist: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Inverted lists: list_offsets (nlist + 1,) and list_pids, of passages with `lengths` tokens each."""
-    passages = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-    pairs = np.unique(centroid_ids.astype(np.int64) * max(len(lengths), 1) + passages)
-    lists, pids = np.divmod(pairs, max(len(lengths), 1))
-    list_offsets = np.zeros(nlist + 1, dtype=np.int64)
-    np.cumsum(np.bincount(lists, minlength=nlist), out=list_offsets[1:])
-    return list_offsets, pids.astype(np.int32)
+class Lists(NamedTuple):
+    """Which centroids are in which passages: see Segment."""
+
+    list_offsets: npt.NDArray[np.int64]
+    list_pids: npt.NDArray[Any]
+    passage_offsets: npt.NDArray[np.int64]
+    passage_lists: npt.NDArray[np.uint8]
+
+
+def invert(centroid_ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], nlist: int) -> Lists:
+    """Of passages with `lengths` tokens each."""
+    n = len(lengths)
+    passages = np.repeat(np.arange(n, dtype=np.int64), lengths)
+    pairs = np.unique(centroid_ids.astype(np.int64) * max(n, 1) + passages)
+    lists, pids = np.divmod(pairs, max(n, 1))
+    pids = pids.astype(np.uint16 if n <= 1 << 16 else np.int32)
+    by_passage = lists[np.argsort(pids, kind="stable")].astype("<i4").view(np.uint8).reshape(-1, 4)
+    return Lists(
+        _ends(np.bincount(lists, minlength=nlist)),
+        pids,
+        _ends(np.bincount(pids, minlength=n)),
+        np.ascontiguousarray(by_passage[:, : max(id_bytes(nlist), 2)]),
+    )
+
+
+def _ends(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def token_places(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -257,26 +281,30 @@ def _map_originals(folder: Path, offsets: npt.NDArray[np.int64], dim: int) -> Or
     )
 
 
-def _map_lists(path: Path, nlist: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def _map_lists(path: Path, nlist: int, n_passages: int) -> Lists:
     # np.load maps no npz, but numpy stores its members uncompressed, so each can be mapped where it lies.
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            arrays = {name: _map_member(archive.getinfo(f"{name}.npy"), file, path) for name in _LISTS}
+            list_offsets, list_pids, passage_offsets, passage_lists = (
+                _map_member(archive.getinfo(f"{name}.npy"), file, path) for name in Lists._fields
+            )
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise IndexFormatError(f"{path} is damaged; restore it or build the index again") from error
-    list_offsets, list_pids = arrays["list_offsets"], arrays["list_pids"]
     if not 2 <= len(list_offsets) <= nlist + 1:
         raise IndexFormatError(
             f"{path} has {len(list_offsets) - 1} lists for {nlist} centroids; restore it or build the index again"
         )
     _check_shape(path, list_pids.shape, (int(list_offsets[-1]),))
+    _check_shape(path, passage_offsets.shape, (n_passages + 1,))
+    _check_shape(path, passage_lists.shape, (len(list_pids), max(id_bytes(nlist), 2)))
     if len(list_offsets) < nlist + 1:  # the codec has got more centroids since; no passage here is under them
         list_offsets = np.pad(list_offsets, (0, nlist + 1 - len(list_offsets)), mode="edge")
         list_offsets.flags.writeable = False
-    return list_offsets, list_pids
+    return Lists(list_offsets, list_pids, passage_offsets, passage_lists)
 
 
-_LISTS = {"list_offsets": np.int64, "list_pids": np.int32}
+# Numbers of the arrays that are not <i8.
+_KINDS: dict[str, tuple[Any, ...]] = {"list_pids": (np.uint16, np.int32), "passage_lists": (np.uint8,)}
 
 
 def _map_member(member: zipfile.ZipInfo, file: Any, path: Path) -> npt.NDArray[Any]:
@@ -285,11 +313,16 @@ def _map_member(member: zipfile.ZipInfo, file: Any, path: Path) -> npt.NDArray[A
     header = file.read(30)
     file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
     np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype != _LISTS[member.filename.removesuffix(".npy")] or len(shape) != 1:
+    shape, transposed, dtype = np.lib.format.read_array_header_1_0(file)
+    name = member.filename.removesuffix(".npy")
+    if (
+        dtype not in _KINDS.get(name, (np.int64,))
+        or len(shape) != 1 + (name == "passage_lists")
+        or transposed
+    ):
         raise ValueError(f"{member.filename} holds {dtype} of shape {shape}")
     if shape[0] == 0:
-        return np.zeros(0, dtype=dtype)
+        return np.zeros(shape, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
 
 

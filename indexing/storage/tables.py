@@ -30,7 +30,7 @@ __all__ = [
 DATABASE = "index.db"
 MANIFEST = "shards.json"  # of a folder of indexes that are one
 BUILD = "build.json"  # there while `latewood cluster build` is not done
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What scores compressed segments: compiled kernels, or numpy alone for a single search in a process of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ __all__ = ["Compiled", "Engine", "Plain"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Passages: TypeAlias = npt.NDArray[np.int64]
+# Of a segment: where the rows of each passage begin and end, how many rows there are, and what makes vectors of some.
+Rows: TypeAlias = tuple[Passages, int, Callable[[Passages], Floats]]
 
 
 class Engine(Protocol):
@@ -50,15 +53,12 @@ class Compiled:
         return self._kernels.unite(inverted, lists, self._tables.counted(scores), lives)
 
     def by_centroids(self, segments: Sequence[Segment], passages: Sequence[Passages]) -> Floats:
-        return self._kernels.interaction(self._tables, *_parts(segments, passages))
+        parts = [(s.passage_lists, s.passage_offsets, p) for s, p in zip(segments, passages, strict=True)]
+        return self._kernels.interaction(self._tables, 0, parts)
 
     def by_codes(self, segments: Sequence[Segment], passages: Sequence[Passages]) -> Floats:
-        return self._kernels.residual_maxsim(self._tables, *_parts(segments, passages))
-
-
-def _parts(segments: Sequence[Segment], passages: Sequence[Passages]) -> tuple[int, list[Any]]:
-    parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
-    return segments[0].residual_codes.shape[1], parts
+        parts = [(s.codes, s.offsets, p) for s, p in zip(segments, passages, strict=True)]
+        return self._kernels.residual_maxsim(self._tables, segments[0].residual_codes.shape[1], parts)
 
 
 class Plain:
@@ -99,33 +99,31 @@ class Plain:
         return found, np.concatenate([np.zeros(0, np.float32), *totals]) + scores[:, 0].sum()
 
     def by_centroids(self, segments: Sequence[Segment], passages: Sequence[Passages]) -> Floats:
-        most = self._codec.nlist - 1
         return self._maxsim(
             self._rotated,
-            lambda segment, tokens: self._codec.centroids[np.minimum(segment.centroid_ids(tokens), most)],
-            zip(segments, passages, strict=True),
+            passages,
+            [(s.passage_offsets, len(s.passage_lists), partial(self._centroids, s)) for s in segments],
         )
 
     def by_codes(self, segments: Sequence[Segment], passages: Sequence[Passages]) -> Floats:
         return self._maxsim(
             self._query,
-            lambda segment, tokens: segment.take(tokens, self._codec),
-            zip(segments, passages, strict=True),
+            passages,
+            [(s.offsets, s.n_tokens, partial(s.take, codec=self._codec)) for s in segments],
         )
 
-    def _maxsim(
-        self,
-        query: Floats,
-        vectors: Callable[[Segment, Passages], Floats],
-        parts: "zip[tuple[Segment, Passages]]",
-    ) -> Floats:
+    def _centroids(self, segment: Segment, places: Passages) -> Floats:
+        near: Floats = self._codec.centroids[np.minimum(segment.lists_at(places), self._codec.nlist - 1)]
+        return near
+
+    def _maxsim(self, query: Floats, passages: Sequence[Passages], segments: Sequence[Rows]) -> Floats:
         scores = [np.zeros(0, np.float32)]
-        for segment, passages in parts:
-            starts = np.clip(segment.offsets[passages], 0, segment.n_tokens)
-            lengths = np.clip(segment.offsets[passages + 1], starts, segment.n_tokens) - starts
+        for own, (offsets, n, vectors) in zip(passages, segments, strict=True):
+            starts = np.clip(offsets[own], 0, n)
+            lengths = np.clip(offsets[own + 1], starts, n) - starts
             groups = np.cumsum(lengths) // TOKENS_AT_ONCE
-            for some in np.split(np.arange(len(passages)), np.flatnonzero(np.diff(groups)) + 1):
-                tokens = token_places(starts[some], lengths[some])
-                offsets = np.concatenate([[0], np.cumsum(lengths[some])])
-                scores.append(maxsim_arrays(query, vectors(segment, tokens), offsets, self._sharpness))
+            for some in np.split(np.arange(len(own)), np.flatnonzero(np.diff(groups)) + 1):
+                places = token_places(starts[some], lengths[some])
+                ends = np.concatenate([[0], np.cumsum(lengths[some])])
+                scores.append(maxsim_arrays(query, vectors(places), ends, self._sharpness))
         return np.concatenate(scores)

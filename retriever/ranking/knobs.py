@@ -76,10 +76,11 @@ def _default(k: int, size: Size) -> SearchSettings:
     that more must be scored on their residuals. Where a document has several passages, fewer are as much work.
     """
     nprobe = max(16, min(32, k // 3), k // 8)
-    nrerank = max(64, 4 * k, math.ceil(max(128, min(512, size.share)) / size.each))
-    candidates = math.ceil(max(512, 8 * math.isqrt(size.passages)) / size.each)
+    fine = size.share <= COARSE
+    nrerank = max(64, 4 * k, math.ceil(max(96, min(512, size.share)) / size.each))
+    candidates = math.ceil(max(384, (6 if fine else 8) * math.isqrt(size.passages)) / size.each)
     return SearchSettings(
-        nprobe=nprobe if size.share <= COARSE else nprobe // 2,
+        nprobe=nprobe if fine else nprobe // 2,
         ncandidates=max(candidates, 10 * k, 2 * nrerank),
         nrerank=nrerank,
     )

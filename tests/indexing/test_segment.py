@@ -126,6 +126,12 @@ def test_compressed_keeps_codes_in_the_mapped_file(
         passages = np.repeat(np.arange(5), LENGTHS)[ids == c]
         own = segment.list_pids[segment.list_offsets[c] : segment.list_offsets[c + 1]]
         np.testing.assert_array_equal(own, sorted(set(passages.tolist())))
+    for own, start, stop in zip(np.split(ids, np.cumsum(LENGTHS)), *ends_of(segment), strict=False):
+        np.testing.assert_array_equal(segment.lists_at(np.arange(start, stop)), np.unique(own))
+
+
+def ends_of(segment: Segment) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    return segment.passage_offsets[:-1], segment.passage_offsets[1:]
 
 
 def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
@@ -139,6 +145,7 @@ def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
         segment = Segment(tmp_path, row, dim=DIM, codec=codec)
         np.testing.assert_array_equal(segment.centroid_ids(), ids)
         np.testing.assert_array_equal(segment.list_pids, [0] * len(set(ids.tolist())))
+        np.testing.assert_array_equal(segment.lists_at(np.arange(len(set(ids.tolist())))), np.unique(ids))
 
 
 def test_arrays_outlive_the_files_and_the_segment(
@@ -165,7 +172,7 @@ def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int
         assert segment.decode(0, 0, used).shape == (0, DIM)
         if used is not None:
             assert segment.residual_codes.shape == (0, used.m + 1)
-            assert len(segment.list_pids) == 0
+            assert len(segment.list_pids) == len(segment.passage_lists) == 0
 
 
 @pytest.mark.slow
@@ -173,10 +180,22 @@ def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int
 @given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8))
 def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
     ids = np.array([c for passage in passages for c in passage], dtype=np.int32)
-    offsets, pids = invert(ids, np.array([len(p) for p in passages], dtype=np.int64), nlist=7)
+    lengths = np.array([len(p) for p in passages], dtype=np.int64)
+    offsets, pids, ends, rows = invert(ids, lengths, nlist=7)
     lists = [pids[offsets[c] : offsets[c + 1]].tolist() for c in range(7)]
     assert lists == [[i for i, passage in enumerate(passages) if c in passage] for c in range(7)]
     assert offsets[-1] == len(pids)
+    own = [rows[ends[i] : ends[i + 1]] for i in range(len(passages))]
+    assert [[row[0] for row in some] for some in own] == [sorted(set(passage)) for passage in passages]
+    assert not rows[:, 1:].any()
+
+
+def test_many_passages_have_wide_numbers() -> None:
+    lengths = np.ones((1 << 16) + 1, np.int64)
+    for n, kind in ((1 << 16, np.uint16), ((1 << 16) + 1, np.int32)):
+        _, pids, _, _ = invert(np.zeros(n, np.int32), lengths[:n], nlist=2)
+        assert pids.dtype == kind
+        np.testing.assert_array_equal(pids, np.arange(n))
 
 
 def test_files_of_another_shape_are_named(

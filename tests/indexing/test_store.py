@@ -190,12 +190,12 @@ def test_deleted_text_leaves_the_disk(path: Path) -> None:
 
 def test_what_is_no_index_is_refused(tmp_path: Path, path: Path) -> None:
     db = sqlite3.connect(path)
-    db.execute("UPDATE settings SET value = '4' WHERE key = 'format_version'")
+    db.execute("UPDATE settings SET value = '5' WHERE key = 'format_version'")
     db.commit()
     db.close()
     with pytest.raises(
         IndexFormatError,
-        match=r"other version of Latewood \(format_version 4, this one reads 3\); upgrade Latewood",
+        match=r"other version of Latewood \(format_version 5, this one reads 4\); upgrade Latewood",
     ):
         Reader(path)
     other = tmp_path / "other.db"

@@ -36,6 +36,9 @@ def segment_of(codec, ids, packed, offsets):
         n_tokens=len(packed),
         list_offsets=lists[0],
         list_pids=lists[1],
+        passage_offsets=lists[2],
+        passage_lists=lists[3],
+        lists_at=lambda places: lists[3][places].view("<u2")[:, 0],
         take=lambda tokens, codec: codec.decode(ids[tokens], residuals[tokens]),
     )
 
@@ -63,6 +66,8 @@ def test_scores_are_those_of_brute_force_and_of_the_kernels(n_query, lengths, ne
     np.testing.assert_allclose(found[:-1], fast.by_codes([segment], [every]), atol=close)
     centroids = maxsim_arrays(codec.rotated(query), codec.centroids[ids], offsets, sharpness)
     np.testing.assert_allclose(near, centroids, rtol=1e-5, atol=1e-4)
+    whole = fast._kernels.interaction(fast._tables, codec.code_bytes, [(packed, offsets, every)])
+    np.testing.assert_array_equal(fast.by_centroids([segment], [every]), whole)
 
 
 @pytest.mark.slow
@@ -89,14 +94,15 @@ def test_damaged_files_name_nothing_outside():
     query, codec, ids, packed, offsets = make(0, n_query=4, lengths=[3, 5, 2])
     segment = segment_of(codec, ids, packed, offsets)
     segment.offsets = np.array([0, 900, -4, 10])
-    segment.centroid_ids = lambda tokens: np.full(len(tokens), 10**6)
+    segment.passage_offsets = np.array([0, 900, -4, 10])
+    segment.lists_at = lambda places: np.full(len(places), 10**6)
     segment.list_offsets = np.where(np.arange(codec.nlist + 1) % 2, -5, 999)
     segment.list_pids = np.full(len(segment.list_pids), 77, np.int32)
     segment.take = lambda tokens, codec: np.zeros((len(tokens), codec.dim), np.float32)
-    plain, every = Plain(query, codec, 0.0), np.arange(3)
+    plain, fast, every = Plain(query, codec, 0.0), Compiled(query, codec, 0.0), np.arange(3)
     passages, scores = plain.in_lists([segment], 50, [np.ones(3, np.bool_)])
     assert len(passages[0]) == len(scores) == 0
-    for one in (plain.by_centroids, plain.by_codes):
+    for one in (plain.by_centroids, plain.by_codes, fast.by_centroids, fast.by_codes):
         assert len(one([segment], [every])) == 3
 
 
