@@ -229,12 +229,22 @@ class ShardedSnapshot(Snapshot):
     def lives(self) -> list[Live]:
         return [live for part in self._parts for live in part.lives]
 
-    def newest(self) -> "Snapshot":
-        found = ShardedSnapshot.open(self.folder, self)
-        if found.state.generation > self.state.generation:
-            return found
-        found.close()
-        return self
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+    def _look(self) -> object:
+        return Manifest.read(self.folder), [part._look() for part in self._parts]
+
+    def _again(self) -> "Snapshot":
+        return ShardedSnapshot.open(self.folder, self)
+
+    def _follow(self, older: "Snapshot", seen: object) -> None:
+        known = {part.folder: part for part in older.parts}
+        for part in self._parts:
+            if part.folder in known:
+                part._follow(known[part.folder], None)
+        self._seen = seen
 
     def beside_log(self) -> "Snapshot":
         long = [shorten_log(part.reader.path) for part in self._parts]

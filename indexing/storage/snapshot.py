@@ -1,6 +1,7 @@
 """Snapshot: an index as it is after one commit, immutable: what every search and every reading looks at."""
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.coding.vocabulary import owners_file
 from indexing.settings import IndexSettings, TunedSearch
-from indexing.storage.database import shorten_log
+from indexing.storage.database import Watch, shorten_log
 from indexing.storage.filters import Filter, parse_key
 from indexing.storage.fulltext import queried, quoted
 from indexing.storage.reader import Document, Numbers, Reader
@@ -55,6 +56,9 @@ class Snapshot(Closing):
     `doc_id` outside and by a number inside; a passage by its segment and its place there.
     """
 
+    _watch: Watch | None = None
+    _seen: object = None  # by the watch, when no newer commit was there
+
     def __init__(self, folder: str | Path, previous: "Snapshot | None" = None) -> None:
         """Open the newest commit of an index folder. previous: an older snapshot, whose open files are shared.
 
@@ -75,13 +79,21 @@ class Snapshot(Closing):
     def close(self) -> None:
         """Let go of the files. Arrays of segments taken earlier stay good."""
         self.reader.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def newest(self) -> "Snapshot":
-        """A snapshot of the newest commit, this one where there is no newer. What has not changed is shared."""
-        found = Snapshot(self.folder, self)
+        """A snapshot of the newest commit, this one where there is no newer. What has not changed is shared. Opens no
+        file where nothing has been committed since the last time."""
+        seen = self._look()
+        if seen == self._seen:
+            return self
+        found = self._again()
         if found.state.generation > self.state.generation:
+            found._follow(self, seen)
             return found
         found.close()
+        self._seen = seen
         return self
 
     def beside_log(self) -> "Snapshot":
@@ -251,6 +263,22 @@ class Snapshot(Closing):
         return held if self.codec is None else self.codec.memory() | held
 
     # Inside --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> object:
+        """What differs after a commit."""
+        try:
+            self._watch = watch = self._watch or Watch(self.folder / DATABASE)
+            return watch.look()
+        except (OSError, sqlite3.Error):  # opening it will say what is wrong
+            self._watch = None
+            return object()
+
+    def _again(self) -> "Snapshot":
+        return Snapshot(self.folder, self)
+
+    def _follow(self, older: "Snapshot", seen: object) -> None:
+        """Look as an older one did until now. seen: by it, before this one was opened."""
+        self._watch, self._seen, older._watch = older._watch, seen, None
 
     @cached_property
     def lives(self) -> list[Live]:

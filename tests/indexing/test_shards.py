@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError, IndexFormatError
 from indexing import Index
 from indexing.index import LOCK
+from indexing.storage.reader import Reader
 from indexing.storage.sharded import Manifest, shard_of
-from indexing.storage.tables import BUILD, MANIFEST
+from indexing.storage.tables import BUILD, DATABASE, MANIFEST
 from indexing.writing import shards as writing
 from indexing.writing.writer import Writer, train_codec
 from retriever import Searcher
@@ -266,6 +268,56 @@ def test_a_searcher_moves_to_commits_and_to_another_version(tmp_path):
             assert len(searcher.snapshot) == 0
             assert len(searcher.snapshot.parts) == 3
             assert len(old) == 10
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_a_reload_opens_files_only_after_a_commit(tmp_path, monkeypatch, shards):
+    opened = []
+    monkeypatch.setattr(
+        "indexing.storage.snapshot.Reader", lambda path: opened.append(path.parent.name) or Reader(path)
+    )
+    n, place = shards or 1, tmp_path / "x"
+    with Index.create(place, ENCODER, shards=shards) as index:
+        index.add(corpus(10))
+        with Searcher.open(place, ENCODER) as searcher:
+            for i in range(3):
+                if i:
+                    index.add([record(90 + i, "w1")])
+                    opened.clear()
+                    assert searcher.reload()
+                    assert len(opened) == n
+                searcher.reload()  # the first looks what there is
+                opened.clear()
+                assert not searcher.reload()
+                assert opened == []
+                assert len(searcher.snapshot) == 10 + i
+    opened.clear()
+    index = Index.open(place)
+    assert not index.reload()
+    # Another index takes its place, and grows.
+    place.rename(tmp_path / "y")
+    with Index.create(place, ENCODER, shards=shards) as other:
+        for i in range(9):
+            other.add([record(i, "w1 w2")])
+            assert index.reload() == (len(index) == i + 1)
+        assert len(index) == 9
+    index.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists what is open; CI runs there")
+def test_what_looks_for_commits_is_closed_with_the_snapshot(tmp_path):
+    def held():
+        names = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+        return [name for name in names if str(tmp_path) in name and DATABASE in name]
+
+    with Index.create(tmp_path, ENCODER, shards=2) as index:
+        index.add(corpus(10))
+    searcher = Searcher.open(tmp_path, ENCODER)
+    before = len(held())
+    searcher.reload()
+    assert len(held()) > before
+    searcher.close()
+    assert not held()
 
 
 def test_a_shard_is_an_index_of_its_own(tmp_path):
