@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import LATEWOOD, LIMITS, PEERS, add_options, exact_rankings, index_of, ndcg, recall, start
+from shared import LATEWOOD, LIMITS, PEERS, add_options, exact_rankings, index_of, losses, ndcg, recall, start
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "exact": [{}],
@@ -126,8 +126,7 @@ def summary(
         measured = [one["rows"][i] for one in rounds]
         times = np.concatenate([m[clock]["ms"] for m in measured])
         rankings = max((m["rankings"] for m in measured), key=len)
-        quality = ndcg(info, rankings)
-        best = ndcg(info, exact[: len(rankings)])
+        quality, lost = ndcg(info, rankings), losses(info, rankings, exact)
         rows.append(
             {
                 "contender": name,
@@ -139,7 +138,8 @@ def summary(
                 "peak_mib": max(one["peak_mib"] for one in rounds),
                 "recall@10": recall(rankings, exact),
                 "nDCG@10": quality,
-                "nDCG@10 lost": None if quality is None or best is None else best - quality,
+                "nDCG@10 lost": None if quality is None else float(np.mean(lost)),
+                "losses": lost,
             }
         )
     return rows
@@ -178,7 +178,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
     print(f"\nAs good: within {EQUAL} of latewood's defaults. Medians, as times of latewood's defaults:")
     for name in SETTINGS:
         some = [row for row in rows if row["contender"] == name]
-        good = [row for row in some if loss(row) <= loss(ours) + EQUAL]
+        good = [row for row in some if loss(row) <= loss(ours, row["n"]) + EQUAL]
         for what, row in (
             ("defaults", some[0] if some else None),
             ("fastest as good", min(good, key=lambda r: float(r["median_ms"]), default=None)),
@@ -187,8 +187,9 @@ def compare(rows: list[dict[str, Any]]) -> None:
             print(f"  {name}, {what}: {times}")
 
 
-def loss(row: dict[str, Any]) -> float:
-    return float(1 - row["recall@10"] if row["nDCG@10"] is None else row["nDCG@10 lost"])
+def loss(row: dict[str, Any], n: int | None = None) -> float:
+    """Of nDCG@10 or recall@10, over the first n queries: those that a slower setting had time for."""
+    return float(np.mean(row["losses"][:n]))
 
 
 def named(row: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "folder_bytes",
     "index_of",
     "interpreter",
+    "losses",
     "ndcg",
     "query_vectors",
     "recall",
@@ -92,21 +93,39 @@ def query_vectors(vectors: Path) -> list[npt.NDArray[np.float32]]:
     return [rows[start:stop] for start, stop in itertools.pairwise(ends)]
 
 
-def ndcg(info: Info, rankings: list[list[tuple[int, float]]]) -> float | None:
-    """nDCG@10 over the first len(rankings) queries; None where nothing is judged."""
-    from retriever.evaluation import evaluate
-
+def losses(
+    info: Info, rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]
+) -> list[float]:
+    """Of each query: nDCG@10 that brute force has more than the ranking; recall@10 lost where nothing is judged."""
     if "qrels" not in info:
-        return None
+        return [1 - share for share in shares(rankings, exact)]
+    best, own = judged(info, exact[: len(rankings)]), judged(info, rankings)
+    return [b - o for b, o in zip(best, own, strict=True)]
+
+
+def judged(info: Info, rankings: list[list[tuple[int, float]]]) -> list[float]:
+    """nDCG@10 of each of the first len(rankings) queries."""
+    from retriever.evaluation import evaluate_queries
+
     ids = info["query_ids"][: len(rankings)]
     run = {
         qid: {info["doc_ids"][number]: score for number, score in ranking}
         for qid, ranking in zip(ids, rankings, strict=True)
     }
-    return evaluate({qid: info["qrels"][qid] for qid in ids}, run)["nDCG@10"]
+    found = evaluate_queries({qid: info["qrels"][qid] for qid in ids}, run)
+    return [found[qid]["nDCG@10"] for qid in ids]
+
+
+def ndcg(info: Info, rankings: list[list[tuple[int, float]]]) -> float | None:
+    """nDCG@10 over the first len(rankings) queries; None where nothing is judged."""
+    return float(np.mean(judged(info, rankings))) if "qrels" in info else None
+
+
+def shares(rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]) -> list[float]:
+    """Of each query, the share of the exact ranking's passages that are in the ranking."""
+    pairs = zip(rankings, exact[: len(rankings)], strict=True)
+    return [len({n for n, _ in r} & {n for n, _ in e}) / len(e) for r, e in pairs]
 
 
 def recall(rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]) -> float:
-    """Mean share of the exact ranking's passages that are in the ranking."""
-    pairs = zip(rankings, exact[: len(rankings)], strict=True)
-    return float(np.mean([len({n for n, _ in r} & {n for n, _ in e}) / len(e) for r, e in pairs]))
+    return float(np.mean(shares(rankings, exact)))
