@@ -72,7 +72,7 @@ def test_flat_keeps_float16(vectors: npt.NDArray[np.float32], tmp_path: Path) ->
     np.testing.assert_array_equal(both.lengths, [3, 250, 250])
     np.testing.assert_array_equal(both.owners, [7, 8, 8])
     np.testing.assert_array_equal(both.spans, [[10, 20]] * 3)
-    assert isinstance(segment.vectors, np.memmap)
+    assert isinstance(segment.vectors.base, np.memmap)
 
 
 def test_flat_keeps_token_ids_where_there_are_any(
