@@ -14,13 +14,13 @@ deleted once it is measured. Exponents are over compressed indexes: float16 vect
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from shared import folder_bytes, index_of, query_vectors, recall, start
+from shared import folder_bytes, index_of, query_vectors, rankings, recall, start
 
 K = 10
 SHARE = 0.95
@@ -141,13 +141,13 @@ def measure(tokens: int, given: argparse.Namespace) -> dict[str, Any]:
     index = index_of(given.work, f"growth-{tokens}")
     shutil.rmtree(index, ignore_errors=True)
     like, queries = Like(given.vectors), query_vectors(given.vectors)[: given.queries]
-    exact = rankings(((rows, offsets) for rows, offsets, _ in like.blocks(tokens)), queries)
+    exact = rankings(((rows, offsets) for rows, offsets, _ in like.blocks(tokens)), queries, K)
     common = {"index": str(index), "threads": given.threads, "vectors": str(given.vectors)}
     job = {**common, "dim": like.dim, "synthetic": tokens, "like": True}
     built = start("latewood", "build", job, None)
     job = {**common, "settings": SETTINGS, "queries": given.queries, "seconds": 1e9}
     searched = start("latewood", "search", job, None)
-    allowed = recall(rankings(decoded(index), queries), exact)
+    allowed = recall(rankings(decoded(index), queries, K), exact)
     found = [
         {
             "setting": row["setting"],
@@ -180,19 +180,6 @@ def decoded(index: Path) -> Iterator[tuple[Any, Any]]:
             for first in range(0, segment.n_passages, PASSAGES):
                 offsets = segment.offsets[first : first + PASSAGES + 1]
                 yield segment.decode(int(offsets[0]), int(offsets[-1]), now.codec), offsets - offsets[0]
-
-
-def rankings(blocks: Iterable[tuple[Any, Any]], queries: list[Any]) -> list[list[tuple[int, float]]]:
-    """The K best passages of each query by MaxSim with all."""
-    together = np.concatenate(queries)
-    starts = np.cumsum([0, *map(len, queries)])[:-1]
-    parts = []
-    for rows, offsets in blocks:
-        best = np.maximum.reduceat(together @ rows.T, offsets[:-1], axis=1)
-        parts.append(np.add.reduceat(best, starts, axis=0))
-    scores = np.concatenate(parts, axis=1)  # (queries, passages)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
-    return [[(int(p), float(own[p])) for p in order] for own, order in zip(scores, best, strict=True)]
 
 
 def enough(row: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shared import rankings
 
 from encoder import Encoder, TokenEmbeddings
-from encoder.maxsim import maxsim
 from encoder.pooling import pool_tokens
 from retriever.evaluation import EvaluationSet, evaluate
 
@@ -82,19 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
 def measure(
     data: EvaluationSet, doc_ids: Sequence[str], documents: Sequence[np.ndarray], encoder: Encoder
 ) -> dict[str, object]:
-    packed = TokenEmbeddings.from_list(documents, encoder.dim)
-    vectors = torch.from_numpy(packed.vectors.astype(np.float16).astype(np.float32))
-    offsets = torch.from_numpy(packed.offsets)
-    run = {}
-    for qid, query in zip(data.queries, encoder.encode_queries(list(data.queries.values())), strict=True):
-        scores = maxsim(torch.from_numpy(query), vectors, offsets)
-        best = scores.topk(min(100, len(scores)))
-        run[qid] = dict(zip([doc_ids[i] for i in best.indices.tolist()], best.values.tolist(), strict=True))
-    found = evaluate(data.qrels, data.drop_self_hits(run))
+    some = [i for i, rows in enumerate(documents) if len(rows)]
+    blocks = (
+        (np.concatenate(rows).astype(np.float16).astype(np.float32), np.cumsum([0, *map(len, rows)]))
+        for first in range(0, len(some), AT_ONCE)
+        for rows in [[documents[i] for i in some[first : first + AT_ONCE]]]
+    )
+    queries = list(encoder.encode_queries(list(data.queries.values())))
+    ranked = rankings(blocks, queries, 100)
+    run = {
+        qid: {doc_ids[some[place]]: score for place, score in found}
+        for qid, found in zip(data.queries, ranked, strict=True)
+    }
+    found, n = evaluate(data.qrels, data.drop_self_hits(run)), sum(map(len, documents))
     return {
         "nDCG@10": round(found["nDCG@10"], 4),
-        "vectors": len(vectors),
-        "float16_bytes": vectors.numel() * 2,
+        "vectors": n,
+        "float16_bytes": 2 * n * encoder.dim,
     }
 
 

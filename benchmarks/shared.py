@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "losses",
     "ndcg",
     "query_vectors",
+    "rankings",
     "recall",
     "start",
 ]
@@ -129,3 +131,17 @@ def shares(rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, 
 
 def recall(rankings: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]) -> float:
     return float(np.mean(shares(rankings, exact)))
+
+
+def rankings(blocks: Iterable[tuple[Any, Any]], queries: list[Any], k: int) -> list[list[tuple[int, float]]]:
+    """The k best passages of each query, (n_query, dim), by MaxSim with all. blocks: vectors and offsets of some
+    passages, none of them empty; all queries see a block together."""
+    together = np.concatenate(queries)
+    starts = np.cumsum([0, *map(len, queries)])[:-1]
+    parts = []
+    for rows, offsets in blocks:
+        best = np.maximum.reduceat(together @ rows.T, offsets[:-1], axis=1)
+        parts.append(np.add.reduceat(best, starts, axis=0))
+    scores = np.concatenate(parts, axis=1)  # (queries, passages)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [[(int(p), float(own[p])) for p in order] for own, order in zip(scores, best, strict=True)]
