@@ -160,6 +160,11 @@ class Encoder(BaseEncoder):
             return CALLS_ON_DEVICE
         return min(2, batches_at_once(self.device))
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that are computed together, unless a call says otherwise."""
+        return BATCH_TOKENS if self.on_device is None else self.on_device.batch_tokens
+
     def encode_documents(
         self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Told | None = None
     ) -> TokenEmbeddings:
@@ -189,10 +194,8 @@ class Encoder(BaseEncoder):
         documents: bool,
     ) -> TokenEmbeddings:
         workers = self._workers if documents else None
-        if batch_tokens is None:
-            batch_tokens = BATCH_TOKENS if self.on_device is None else self.on_device.batch_tokens
         batching = Batching(
-            batch_tokens,
+            self.batch_tokens if batch_tokens is None else batch_tokens,
             workers.batches_at_once if workers is not None else batches_at_once(self.device),
             self.pool_factor if documents else 1,
             self.dim,

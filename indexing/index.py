@@ -26,7 +26,7 @@ from indexing.storage.refusals import refusals
 from indexing.storage.sharded import open_snapshot
 from indexing.storage.snapshot import Snapshot
 from indexing.storage.tables import index_file, is_index, no_index
-from indexing.writing.ahead import Ahead, Wanted
+from indexing.writing.ahead import Ahead, Wanted, tokens_at_once
 from indexing.writing.encoding import windows_of
 from indexing.writing.given import GivenVectors, VectorBatch
 from indexing.writing.memory import limit
@@ -296,13 +296,14 @@ class Index(Closing):
         """
         with self._writing(progress) as writer:
             report = AddReport()
-            stream = batches(read_records(records, self._salt()))
+            checked = read_records(records, self._salt())
             total = len(records) if isinstance(records, Sized) else None
             if not encode:
                 with Progress[Record](phase="words", unit="document", told=progress, total=total) as bar:
-                    writer.add(_counted(stream, bar), None, report, committed)
+                    writer.add(_counted(batches(checked), bar), None, report, committed)
                 return report
             encoder = self._document_encoder()
+            stream = batches(checked, tokens_at_once(encoder, writer.settings))
             with (
                 Progress[Record](phase="encoding", unit="document", told=progress, total=total) as bar,
                 self._ahead(encoder, writer.changed) as ahead,
@@ -429,7 +430,8 @@ class Index(Closing):
             Progress[Record](phase="encoding", unit="document", told=writer.told, total=total) as bar,
             self._ahead(encoder) as ahead,
         ):
-            stream = ahead.batches(batches(self._waiting(doc_ids)))
+            waiting = batches(self._waiting(doc_ids), tokens_at_once(encoder, writer.settings))
+            stream = ahead.batches(waiting)
             writer.encode(_counted(stream, bar), ahead.passages, report)
 
     @contextmanager

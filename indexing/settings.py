@@ -20,7 +20,8 @@ class DocumentEncoder(Protocol):
     """What an index asks of an encoder; `encoder.Encoder` is one. load_arguments: what loads it again.
 
     `encode_documents` is called by another thread than the one that adds, by one at a time. One that several may call
-    at once says how many are worth it in `calls_at_once`, and takes `progress` as `Encoder` does.
+    at once says how many are worth it in `calls_at_once`, and takes `progress` as `Encoder` does. One that computes
+    many tokens together says how many in `batch_tokens`, and is given texts of about twice as many.
     """
 
     name: str

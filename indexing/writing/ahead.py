@@ -12,16 +12,23 @@ from encoder.closing import Closing
 from encoder.embeddings import TokenEmbeddings
 from encoder.progress import Step
 from indexing.reading.windows import Windows
-from indexing.settings import DocumentEncoder
+from indexing.settings import DocumentEncoder, IndexSettings
 from indexing.writing.encoding import Passages, encode_records
 from indexing.writing.records import AddReport, Record
 
-__all__ = ["Ahead", "Wanted"]
+__all__ = ["Ahead", "Wanted", "tokens_at_once"]
 
+BATCHES = 2  # of tokens that an encoder cuts the texts of one call into, by their lengths
 WAITING = 2  # batches under way for each call at once: one is encoded, one is read or waits to be stored
 
 Wanted = Callable[[list[Record], Iterable[Record]], list[Record]]
 Made = tuple[dict[int, Passages], AddReport]
+
+
+def tokens_at_once(encoder: DocumentEncoder, settings: IndexSettings) -> int:
+    """Of a batch of records, for an encoder that says how many tokens it computes together; no more than a commit has,
+    which a limit of memory makes smaller."""
+    return min(BATCHES * getattr(encoder, "batch_tokens", 0), settings.commit_tokens)
 
 
 class Ahead(Closing):

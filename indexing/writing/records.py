@@ -28,6 +28,8 @@ __all__ = [
 
 BATCH_RECORDS = 512
 BATCH_CHARS = 1 << 18  # several batches are under way: float32 vectors of tens of MiB each
+SHORT = 32  # tokens of a record, by which as many as a batch may have
+TOKEN_CHARS = 4  # of English
 FIELDS = {"doc_id", "text", "metadata"}
 FLOAT16_MAX = 65504.0
 TEXT_BYTES = 1 << 28  # SQLite stops at 10^9 bytes, and full text may take three a letter
@@ -114,14 +116,16 @@ def check_doc_id(doc_id: Any, where: str = "") -> None:
     _check_name(doc_id, f"{where}doc_id")
 
 
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Cut a stream into batches of bounded text."""
+def batches(records: Iterable[Record], tokens: int = 0) -> Iterator[list[Record]]:
+    """Cut a stream into batches of bounded text; larger ones for an encoder that computes many tokens at a time."""
+    most_records = max(BATCH_RECORDS, tokens // SHORT)
+    most_chars = max(BATCH_CHARS, tokens * TOKEN_CHARS)
     batch: list[Record] = []
     chars = 0
     for record in records:
         batch.append(record)
         chars += len(record.text or "")
-        if len(batch) >= BATCH_RECORDS or chars >= BATCH_CHARS:
+        if len(batch) >= most_records or chars >= most_chars:
             yield batch
             batch, chars = [], 0
     if batch:

@@ -15,7 +15,7 @@ from encoder.errors import ArgumentError
 from encoder.progress import Told
 from encoder.workers import WorkerPool
 from indexing import AddReport, Index
-from indexing.writing import records
+from indexing.writing import ahead, records
 from indexing.writing.ahead import WAITING
 from indexing.writing.writer import Writer
 from tests.helpers.checkpoints import TEXTS, pylate
@@ -87,6 +87,42 @@ def test_later_texts_are_encoded_while_a_commit_is_written(
         assert written[:10] == [4] * 10
         assert encoder.most == 2
         assert_equals(index, {d["doc_id"]: (d["text"], d["metadata"]) for d in corpus(40)}, encoder)
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "commit_tokens", "words", "expected"),
+    [
+        (0, 500, 1, [4] * 10),  # it says nothing
+        (320, 10**4, 1, [20] * 2),  # two batches of 320 tokens, where a short text has 32
+        (320, 320, 1, [10] * 4),  # a commit has no room for more
+        (320, 10**4, 160, [4] * 10),  # of 4 characters a token
+    ],
+)
+def test_a_call_has_texts_for_several_of_an_encoders_batches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_tokens: int,
+    commit_tokens: int,
+    words: int,
+    expected: list[int],
+) -> None:
+    class Large(FakeEncoder):
+        def encode_documents(self, texts: Any) -> Any:
+            given.append(len(texts))
+            return super().encode_documents(texts)
+
+    monkeypatch.setattr(records, "BATCH_CHARS", 16)
+    given: list[int] = []
+    encoder = Large(DIM)
+    if batch_tokens:
+        encoder.batch_tokens = batch_tokens  # type: ignore[attr-defined]
+    texts = [record(n, "w1  " * words) for n in range(40)]
+    with Index.create(tmp_path / "x", encoder, commit_tokens=commit_tokens) as index:
+        index.add(texts)
+        assert given == expected
+        index.add([{**own, "doc_id": f"e{own['doc_id']}"} for own in texts], encode=False)
+        index.encode()
+    assert given == 2 * expected
 
 
 def test_an_encoder_that_says_nothing_is_called_by_one_thread_at_a_time(tmp_path: Path) -> None:
@@ -220,6 +256,7 @@ def test_calls_by_several_threads_give_the_vectors_of_one(tmp_path: Path) -> Non
 def test_several_devices_work_at_once_for_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of records is one batch of tokens here: a process whose own is alone would wait for ever."""
     monkeypatch.setattr(records, "BATCH_RECORDS", 1)
+    monkeypatch.setattr(ahead, "BATCHES", 0)
     meeting = tmp_path / "meeting"
     meeting.mkdir()
     pylate(tmp_path / "model", document_length=40)

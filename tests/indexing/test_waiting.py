@@ -11,7 +11,7 @@ from encoder.on_device import DeviceRunner
 from indexing import Index
 from indexing.coding import torch_coding
 from indexing.coding.torch_coding import DeviceCoder
-from indexing.writing import records
+from indexing.writing import ahead, records
 from tests.helpers.checkpoints import TEXTS, pylate
 from tests.helpers.syncs import no_sync
 
@@ -59,6 +59,7 @@ def test_a_build_waits_once_a_batch(
     tmp_path: Path, encoder: Encoder, given_back: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "BATCH_RECORDS", 8)
+    monkeypatch.setattr(ahead, "BATCHES", 0)
     texts = [{"doc_id": f"d{n}", "text": f"{text} number {n}"} for n, text in enumerate(TEXTS * 12)]
     settings = {"flat_tokens": 600, "commit_tokens": 300, "segment_tokens": 600}
     threads = set()
