@@ -6,11 +6,11 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from multiprocessing.queues import Queue
+from multiprocessing.managers import BaseManager
+from queue import LifoQueue
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,7 @@ __all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devic
 # Multiplications of one layer's largest product in a batch, about 3 ms on one core: with less to do, torch's threads
 # gain little on an idle machine and lose much on a busy one.
 SHARED_PRODUCT = 150_000_000
+CALLS = 3  # of a process at once: one's vectors are sent, one is computed, one is to be computed next
 
 
 @torch.inference_mode()
@@ -100,32 +101,34 @@ class WorkerPool:
 
     def __init__(self, devices: Sequence[str], load: Callable[..., LoadedEncoder]) -> None:
         """load(device=...) gives a process its encoder."""
-        context = multiprocessing.get_context("spawn")
-        waiting: Queue[str] = context.Queue()
-        for device in devices:
-            waiting.put(device)
         n_cpu = sum(torch.device(device).type == "cpu" for device in devices)
         self.threads = max(1, torch.get_num_threads() // n_cpu) if n_cpu else 1
         self.n_workers = len(devices)
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._executor = ProcessPoolExecutor(
-            self.n_workers, context, initializer=_start, initargs=(waiting, self.threads, load)
-        )
+        self._devices, self._load = devices, load
+        self._starting = threading.Lock()
+        self._processes: list[_Process] = []
+        self._free: LifoQueue[Any] = (
+            LifoQueue()
+        )  # each process CALLS times, on top the one that has just sent
+        self._threads = ThreadPoolExecutor(CALLS * self.n_workers, thread_name_prefix="workers")
 
     @property
     def batches_at_once(self) -> int:
         return self.n_workers * self.threads
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Vectors]]:
-        """Each job with its result, in order. A process takes as many at once as it has threads."""
+        """Each job with its result, in order. A process takes as many at once as it has threads, and sends the vectors
+        of some while it computes others."""
         jobs = iter(jobs)
         groups = iter(lambda: list(islice(jobs, self.threads)), [])
         try:
+            self._start()
             for group, found in in_order(
-                lambda g: self._executor.submit(_run, g), groups, 3 * self.n_workers
+                lambda g: self._threads.submit(self._call, g), groups, CALLS * self.n_workers
             ):
                 yield from zip(group, found, strict=True)
-        except BrokenProcessPool as error:
+        except (EOFError, ConnectionError, FileNotFoundError) as error:  # of a process that is gone
             raise LatewoodError(
                 f"one of {self.n_workers} encoding processes ended early (out of memory, or a script without "
                 '`if __name__ == "__main__"`); pass fewer devices, or none'
@@ -135,19 +138,68 @@ class WorkerPool:
         """The processes end when their last user leaves."""
         self.users.discard(user)
         if not self.users:
-            self._executor.shutdown(cancel_futures=True)
+            self._threads.shutdown(cancel_futures=True)
+            for process in self._processes:
+                process.shutdown()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that have been started."""
+        return [process.work().pid() for process in self._processes]
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._processes:
+                with ThreadPoolExecutor(self.n_workers) as together:
+                    self._processes = list(together.map(self._started, self._devices))
+                for work in CALLS * [process.work() for process in self._processes]:
+                    self._free.put(work)
+
+    def _started(self, device: str) -> "_Process":
+        process = _Process(ctx=multiprocessing.get_context("spawn"))
+        process.start(_start, (device, self.threads, self._load))
+        return process
+
+    def _call(self, jobs: list[Job]) -> list[Vectors]:
+        work = self._free.get()
+        try:
+            found: list[Vectors] = work.run(jobs)
+            return found
+        finally:
+            self._free.put(work)
+
+
+class _Process(BaseManager):
+    """Each thread of this process that calls one has a thread of its own there, which also sends what it returns."""
+
+    work: Callable[[], Any]  # a `_Work` there
 
 
 # In a worker process ----------------------------------------------------------------------------------------
 
-_worker: dict[str, LoadedEncoder] = {}
+_worker: dict[str, Any] = {}
 
 
-def _start(waiting: "Queue[str]", threads: int, load: Callable[..., LoadedEncoder]) -> None:
+class _Work:
+    def run(self, jobs: list[Job]) -> list[Vectors]:
+        with _worker["turn"]:
+            encoder: LoadedEncoder = _worker["encoder"]
+            return [vectors for _, vectors in encoder.run(jobs)]
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+_Process.register("work", _Work)
+
+
+def _start(device: str, threads: int, load: Callable[..., LoadedEncoder]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     torch.set_num_threads(threads)
-    _worker["encoder"] = load(device=waiting.get())
+    # On a GPU what is next waits in its queue.
+    _worker["turn"] = threading.Semaphore(1 if torch.device(device).type == "cpu" else CALLS - 1)
+    _worker["encoder"] = load(device=device)
 
 
 def _end_with_parent() -> None:
@@ -156,7 +208,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _run(jobs: list[Job]) -> list[Vectors]:
-    return [vectors for _, vectors in _worker["encoder"].run(jobs)]

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from encoder import Encoder
+from encoder.batches import Job
 from encoder.errors import ArgumentError, LatewoodError
-from encoder.workers import worker_devices
+from encoder.workers import WorkerPool, worker_devices
 from tests.helpers.checkpoints import TEXTS, pylate
+from tests.helpers.meeting import SendingEncoder
 
 
 @pytest.mark.slow
@@ -34,8 +36,8 @@ def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
         assert two.fingerprint == one.fingerprint
         assert two.load_arguments == one.load_arguments
         # A process that ends is an error of one line, and no wait for ever.
-        for process in two._workers._executor._processes.values():
-            process.kill()
+        for pid in two._workers.pids:
+            os.kill(pid, signal.SIGKILL)
         with pytest.raises(LatewoodError, match="ended early"):
             two.encode_documents(texts)
     finally:
@@ -43,6 +45,21 @@ def test_two_processes_give_what_one_gives(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         two.encode_documents(texts, batch_tokens=64).vectors, expected.vectors
     )  # by this process
+
+
+@pytest.mark.slow
+def test_a_process_computes_while_it_sends_what_it_has_computed():
+    """The first vectors of each process cannot be sent before it has begun on the next."""
+    pool = WorkerPool(["cpu", "cpu"], SendingEncoder)
+    pool.users.add(pool)
+    try:
+        jobs = [Job([n], [[1]], [1], None, 1) for n in range(8)]
+        found = list(pool.run(jobs))
+        assert [job.places for job, _ in found] == [[n] for n in range(8)]
+        assert [[text] for _, vectors in found for text, _ in vectors] == [[n] for n in range(8)]
+        assert {pid for _, vectors in found for _, pid in vectors} == set(pool.pids)
+    finally:
+        pool.leave(pool)
 
 
 def running(pid):
@@ -67,7 +84,7 @@ from encoder import Encoder
 if __name__ == "__main__":
     encoder = Encoder.load(sys.argv[1], device="cpu", workers=2)
     encoder.encode_documents(["the old oak", "late wood"] * 20, batch_tokens=16)
-    print(json.dumps(list(encoder._workers._executor._processes)), flush=True)
+    print(json.dumps(encoder._workers.pids), flush=True)
     time.sleep(600)
 """
 
@@ -107,11 +124,11 @@ def test_closing_an_encoder_leaves_the_workers_to_another(tmp_path):
     second, third = first.with_query_length(20), first.with_query_length(24)
     try:
         expected = first.encode_documents(TEXTS).vectors
-        pids = list(first._workers._executor._processes)
+        pids = first._workers.pids
         for closed in (first, first):
             closed.close()
             np.testing.assert_array_equal(second.encode_documents(TEXTS).vectors, expected)
-            assert list(second._workers._executor._processes) == pids
+            assert second._workers.pids == pids
             assert first._workers is None
         del third  # never closed, and gone
         second.close()
