@@ -6,7 +6,8 @@
 DATA is a BEIR folder, whose judged queries are asked, by clients as in serving.py. `overhead`: one index, as one shard,
 by both servers, which run side by side and are asked in turns. `failures`: 200 documents in two shards; after a third
 of the time a process of one shard is killed, after two thirds a version with 50 documents more is published. Each
-answer is compared with `Searcher` on the version that it names.
+answer is compared with `Searcher` on the version that it names; one that says it is without the shard, as with one
+replica, with a search of the other.
 """
 
 import argparse
@@ -21,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ from serving import serving as plain
 from encoder.light import LightEncoder
 from indexing import Index
 from indexing.reading.corpus import read_source
+from indexing.storage.sharded import open_snapshot
 from indexing.writing.shards import publish
 from retriever import Searcher
+from retriever.cluster.asking import Answer, Ask, Lost
+from retriever.cluster.holding import Holder
+from retriever.cluster.merging import ClusterSearcher
 
 DOCUMENTS, MORE = 200, 50
 
@@ -61,19 +66,27 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     texts, seconds = judged(data), args.seconds or 20
     cores = str(os.cpu_count())
     rates: dict[str, list[float]] = {"latewood serve": [], "latewood cluster serve": []}
+    spent: dict[str, list[float]] = {name: [] for name in rates}
     with (
-        plain(index) as (one, _),
-        on_ray(index, "--replicas", "1", "--cpus", cores) as (other, _),
+        plain(index) as one,
+        on_ray(index, "--replicas", "1", "--cpus", cores) as other,
     ):
         for turn in range(args.rounds + 1):
-            for name, url in zip(rates, (one, other), strict=True):
+            for name, (url, process) in zip(rates, (one, other), strict=True):
+                before = processor_seconds(process)
                 seen = asyncio.run(asked(url, texts, args.clients, seconds if turn else 5))
                 assert set(seen.statuses) == {"200"}, seen.statuses
                 if turn:  # the first warms up
                     rates[name].append(len(seen.ms) / seconds)
-                    print(name, f"{rates[name][-1]:.1f} a second, median {statistics.median(seen.ms):.0f} ms")
+                    spent[name].append(1000 * (processor_seconds(process) - before) / len(seen.ms))
+                    median = statistics.median(seen.ms)
+                    print(
+                        name,
+                        f"{rates[name][-1]:.1f} a second, median {median:.1f} ms, {spent[name][-1]:.2f} ms of a core",
+                        flush=True,
+                    )
     plainly, by_ray = map(statistics.median, rates.values())
-    return {"answers a second": rates, "share": by_ray / plainly}
+    return {"answers a second": rates, "processor ms an answer": spent, "share": by_ray / plainly}
 
 
 def failures(args: argparse.Namespace) -> dict[str, Any]:
@@ -102,22 +115,41 @@ def failures(args: argparse.Namespace) -> dict[str, Any]:
             asyncio.run(asked(url, texts, args.clients, 5))
             seen = asyncio.run(run())
         print(dict(seen.statuses), f"{len(seen.ms) / seconds:.1f} a second; now each answer is compared")
-        wrong, versions = 0, 0
-        for place in (Path(work) / "before", folder):
-            with Searcher.open(place) as searcher:
-                own = [one for one in seen.answers if one[1] == searcher.snapshot.state.generation]
-                expected = searcher.search_many({text: text for text, _, _ in own}, k=K)
-                found = {text: [(hit.doc_id, hit.score) for hit in hits] for text, hits in expected.items()}
-                wrong += sum(not same(hits, found[text]) for text, _, hits in own)
-                versions += bool(own)
+        checked = [against(place, seen) for place in (Path(work) / "before", folder)]
+    whole, partial = map(sum, zip(*checked, strict=True))
     return {
         "answers": dict(seen.statuses),
-        "versions": versions,
-        "unlike Searcher (with one replica: without the shard)": wrong,
+        "versions": sum(map(any, checked)),
+        "whole and like Searcher": whole,
+        "without the shard, named, and like a search of the others": partial,
+        "neither": len(seen.answers) - whole - partial,
         "a second": len(seen.ms) / seconds,
         "median ms": statistics.median(seen.ms),
         "worst ms": max(seen.ms),
     }
+
+
+def against(place: Path, seen: Seen) -> list[int]:
+    """Answers of this version that are right: whole, and without the second shard."""
+    counts = []
+    with Searcher.open(place) as searcher, Holder(place) as holder:
+
+        def ask(asks: Sequence[Ask]) -> list[Answer]:
+            return [
+                Lost.MISSING if one.shard == 1 else found
+                for one, found in zip(asks, holder.answer(asks), strict=True)
+            ]
+
+        generation, lost = searcher.snapshot.state.generation, searcher.snapshot.parts[1].folder
+        names = (), (lost.relative_to(place).as_posix(),)
+        given = list(zip(seen.answers, seen.missing, strict=True))
+        with ClusterSearcher(open_snapshot(place), ask, searcher.encoder) as without:
+            for who, missing in zip((searcher, without), names, strict=True):
+                own = [one for one, named in given if one[1] == generation and named == missing]
+                expected = who.search_many({text: text for text, _, _ in own}, k=K)
+                found = {text: [(hit.doc_id, hit.score) for hit in hits] for text, hits in expected.items()}
+                counts.append(sum(same(hits, found[text]) for text, _, hits in own))
+    return counts
 
 
 async def asked(url: str, texts: list[str], clients: int, seconds: float) -> Seen:
@@ -138,16 +170,25 @@ def on_ray(folder: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen
 
 def replicas(process: "subprocess.Popen[str]", shard: str) -> list[int]:
     """Processes of a shard, among all that a process and its children have started."""
-    parents, found = {}, {process.pid}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in found}
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in family(process.pid)}
     return [pid for pid, title in titles.items() if f"ServeReplica:latewood:{shard}" in title]
+
+
+def processor_seconds(process: "subprocess.Popen[str]") -> float:
+    """Of a process and all that it and its children have started, so far."""
+    ticks = sum(int(n) for stat in family(process.pid).values() for n in stat[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> dict[int, list[str]]:
+    """{pid: what its stat says from the state on} of a process and of all that it and its children have started."""
+    stats, found = {}, {pid}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            stats[int(place.name)] = (place / "stat").read_text().rpartition(")")[2].split()
+    while more := {one for one, stat in stats.items() if int(stat[1]) in found} - found:
+        found |= more
+    return {one: stats[one] for one in found if one in stats}
 
 
 if __name__ == "__main__":

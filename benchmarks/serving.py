@@ -45,11 +45,13 @@ TOLERANCE = 1e-3  # of a score: sums of float32 in batches of other sizes
 
 @dataclass
 class Seen:
-    """What clients saw. answers: (query, generation, hits as (doc_id, score))."""
+    """What clients saw. answers: (query, generation, hits as (doc_id, score)). missing: of each, shards that it says it
+    is without."""
 
     ms: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     answers: list[tuple[str, int, list[tuple[str, float]]]] = field(default_factory=list)
+    missing: list[tuple[str, ...]] = field(default_factory=list)
     newest: int = 0
 
 
@@ -284,6 +286,7 @@ def record(seen: Seen, query: str, status: int, body: bytes) -> None:
         found = json.loads(body)
         hits = [(hit["doc_id"], hit["score"]) for hit in found["hits"]]
         seen.answers.append((query, found["generation"], hits))
+        seen.missing.append(tuple(found.get("missing", ())))
 
 
 def figures(seen: Seen, memory: list[int], seconds: float, in_process: float) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`latewood serve`: indexes and folders over HTTP, with a page."""
 
 import ctypes
-import math
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +11,7 @@ import typer
 from encoder.errors import MissingDependencyError
 from retriever.cli.flags import flags
 from retriever.options import Scoring
-from retriever.serving.listening import listening
+from retriever.serving.listening import listening, server
 from retriever.serving.settings import Limits, ServeSettings, named_folders
 
 __all__ = ["serve_command"]
@@ -37,7 +36,7 @@ def serve_command(
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"serve needs {error.name}, which is not installed; pip install 'latewood[serve]'"
@@ -50,20 +49,12 @@ def serve_command(
     bound = listening(settings.host, settings.port, "pass another --host or --port")
     with bound, open_indexes(settings, _tell) as serving:
         app = create_app(settings, serving)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=math.ceil(limits.timeout),
-        )
         for name, served in serving.items():
             typer.echo(f"{name}: {len(served.snapshot):,} documents")
         host, port = bound.getsockname()[:2]
         typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it")
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends at it, and raises it again when it has
-        uvicorn.Server(config).run(sockets=[bound])
+        server(app, limits.timeout).run(sockets=[bound])
 
 
 def _share_memory() -> None:

@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
+import ray.util
 from ray import serve
-from ray.serve.config import HTTPOptions
 
 from indexing.storage.sharded import open_snapshot
 from retriever.cluster.asking import Answer, Ask
@@ -18,18 +21,17 @@ from retriever.cluster.holding import Holder
 from retriever.cluster.merging import ClusterSearcher
 from retriever.cluster.settings import ClusterSettings
 from retriever.serving.indexes import Served, Serving
-from retriever.serving.listening import listening
+from retriever.serving.listening import listening, server
 from retriever.serving.settings import TOKEN_VARIABLE, ServeSettings
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-__all__ = ["APP", "ShardReplica", "application", "serving", "shards_of"]
+__all__ = ["APP", "Router", "ShardReplica", "application", "serving", "shards_of"]
 
 APP = "latewood"
 BATCH = 8  # asks that are ranked together, each of a router's batch
 ONGOING = 1000  # requests that a process has at once, beyond which they wait at whoever asks
 AT_ONCE = 3  # batches of a router: one that it encodes, one that shards rank, one that it makes hits of
+EVERYWHERE = ("0.0.0.0", "::")
+REMEDY = "pass another --host or --port"
 LOGGING: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -48,10 +50,47 @@ class ShardReplica:
         """Answers beside whatever is ranked."""
 
 
+class Router:
+    """Answers over HTTP, by a server of its own: Ray Serve's proxy would pass on every request, and every answer."""
+
+    def __init__(
+        self, settings: ServeSettings, cluster: ClusterSettings, token: str | None, *shards: Any
+    ) -> None:
+        """token: that the settings had where they were made. shards: handles of deployments."""
+        from retriever.serving.app import create_app
+
+        if token is not None:
+            os.environ[TOKEN_VARIABLE] = token
+        [(name, folder)] = settings.indexes.items()
+        handles = Handles(shards, patience=cluster.patience, seconds=settings.limits.timeout)
+        searcher = ClusterSearcher(
+            open_snapshot(folder), handles, scoring=settings.scoring, all_shards=cluster.all_shards
+        )
+        served = Served(name, searcher)
+        served.at_once = AT_ONCE
+        self._server = server(create_app(settings, Serving({name: served})), settings.limits.timeout)
+        bound = listening(settings.host, settings.port, REMEDY, shared=True)
+        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="http", daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            self.check_health()
+            time.sleep(0.01)
+
+    def check_health(self) -> None:
+        """Ray Serve asks, and replaces what raises."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the server has ended")
+
+    def __del__(self) -> None:
+        """Ray Serve's word for the end: what is being answered is answered."""
+        self._server.should_exit = True
+        self._thread.join()
+
+
 def application(settings: ServeSettings, cluster: ClusterSettings) -> serve.Application:
     """What `serve.run` takes. settings: of one index, for reading. Raises IndexFormatError and ArgumentError."""
-    [folder] = settings.indexes.values()
-    n = shards_of(folder)
+    [(name, folder)] = settings.indexes.items()
+    settings = replace(settings, indexes={name: folder.resolve()})
     actor = {"num_cpus": cluster.cpus}  # of which Ray makes OMP_NUM_THREADS
     common: dict[str, Any] = {
         "max_ongoing_requests": ONGOING,
@@ -61,18 +100,19 @@ def application(settings: ServeSettings, cluster: ClusterSettings) -> serve.Appl
     }
     shards = [
         serve.deployment(
-            name=name,
+            name=f"shard-{i:03d}",
             num_replicas=cluster.replicas,
             ray_actor_options=actor | {"num_gpus": cluster.gpus},
             **common,
         )(ShardReplica).bind(folder.resolve(), settings.device)
-        for name in _names(n)
+        for i in range(shards_of(folder))
     ]
-    ingress = serve.ingress(_builder(settings, cluster, n))()
+    # An address of this machine is none of others.
+    here = {} if settings.host in EVERYWHERE else {f"node:{ray.util.get_node_ip_address()}": 0.001}
     router: Any = serve.deployment(
-        name="router", num_replicas=cluster.routers, ray_actor_options=actor, **common
-    )(ingress)
-    bound: serve.Application = router.bind(*shards)
+        name="router", num_replicas=cluster.routers, ray_actor_options=actor | {"resources": here}, **common
+    )(Router)
+    bound: serve.Application = router.bind(settings, cluster, settings.token, *shards)
     return bound
 
 
@@ -82,48 +122,15 @@ def shards_of(folder: Path) -> int:
         return len(snapshot.parts)
 
 
-def _names(n: int) -> list[str]:
-    return [f"shard-{i:03d}" for i in range(n)]
-
-
-def _builder(settings: ServeSettings, cluster: ClusterSettings, n: int) -> "Callable[[], FastAPI]":
-    """What makes the router's application, in its process."""
-    token = settings.token
-    [(name, folder)] = settings.indexes.items()
-    folder = folder.resolve()
-
-    def build() -> "FastAPI":
-        from retriever.serving.app import create_app
-
-        if token is not None:
-            os.environ[TOKEN_VARIABLE] = token
-        handles = Handles(
-            [serve.get_deployment_handle(shard, APP) for shard in _names(n)],
-            patience=cluster.patience,
-            seconds=settings.limits.timeout,
-        )
-        searcher = ClusterSearcher(
-            open_snapshot(folder), handles, scoring=settings.scoring, all_shards=cluster.all_shards
-        )
-        served = Served(name, searcher)
-        served.at_once = AT_ONCE
-        return create_app(settings, Serving({name: served}))
-
-    return build
-
-
 @contextmanager
 def serving(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[None]:
     """Within, the index is served at the settings' host and port, by the cluster that this process has joined."""
-    with listening(settings.host, settings.port, "pass another --host or --port"):
+    with listening(settings.host, settings.port, REMEDY):
         pass  # known before anything is started
     logging.getLogger("ray.serve").setLevel(LOGGING["log_level"])
-    serve.start(
-        http_options=HTTPOptions(host=settings.host, port=settings.port),
-        logging_config=LOGGING,
-    )
+    serve.start(proxy_location="Disabled", logging_config=LOGGING)
     try:
-        serve.run(application(settings, cluster), name=APP, route_prefix="/")
+        serve.run(application(settings, cluster), name=APP, route_prefix=None)
         yield
     finally:
         serve.delete(APP)

@@ -17,9 +17,9 @@ MESSAGE_BYTES = 1500  # of a call and of its answer, beside these
 PROCESS_BYTES = 250_000_000  # of a process with Ray, the encoder and the kernels
 # docs/benchmarks.md, "Growth": one core's milliseconds for a million tokens, and how they grow.
 SEARCH_MS, SEARCH_POWER = 2.08, 0.49
-# docs/lab/2026-11-29-ray-serve.md: one core's milliseconds for a query, beside its search by vectors.
-SERVER_MS = 13.0  # of `latewood serve`: encoding, words, texts, HTTP
-CALL_MS = 15.0  # more of Ray Serve: its proxy, the way through a router, a call of a shard
+# docs/lab/2026-11-29-ray-serve.md: milliseconds for a query, beside its search by vectors.
+SERVER_MS = 13.0  # of one core, of `latewood serve`: encoding, words, texts, HTTP
+CALL_MS = 15.0  # more for one alone: a call of a shard; of many together it takes next to nothing
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def cluster_sizes(
     tokens, own = one.tokens / shards, one.disk_bytes / shards
     here = math.ceil(shards * wanted.replicas / machines)
     search_ms = SEARCH_MS * (tokens / 1e6) ** SEARCH_POWER
-    core_ms = SERVER_MS + CALL_MS + shards * search_ms
+    core_ms = SERVER_MS + shards * search_ms
     answer_bytes = DEPTH * (LATE_BYTES + 2 * WORD_BYTES)
     return ClusterSizes(
         shards,

@@ -1,20 +1,44 @@
-"""The socket of a server, bound before anything is loaded."""
+"""The socket of a server, bound before anything is loaded, and what answers at it."""
 
+import math
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError
 
-__all__ = ["listening"]
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+__all__ = ["listening", "server"]
 
 BACKLOG = 2048
 
 
-def listening(host: str, port: int, remedy: str) -> socket.socket:
-    """port: 0 takes a free one. Raises ArgumentError, which ends with the remedy, where it cannot be bound."""
+def listening(host: str, port: int, remedy: str, *, shared: bool = False) -> socket.socket:
+    """port: 0 takes a free one. shared: with other processes that say so, to whom the system deals what comes.
+
+    Raises ArgumentError, which ends with the remedy, where it cannot be bound.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise ArgumentError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from None
+
+
+def server(app: "FastAPI", seconds: float) -> "uvicorn.Server":
+    """seconds: for what is being answered when the server is told to end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(seconds),
+    )
+    return uvicorn.Server(config)
