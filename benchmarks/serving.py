@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvloop
+from pydantic_core import from_json
+
 from encoder.light import encoder_for_searching
 from indexing import Index
 from retriever import Searcher
@@ -40,6 +43,8 @@ WARM_SECONDS = 12.0  # of the same load, before anything is counted
 SETTLE_SECONDS = 5.0  # before memory is looked at for the last time
 HANGS = 45.0  # seconds; the server's own limit is 30
 K = 10
+HEAD_ENDS = b"\r\n\r\n"
+WHO = ("search_many", "server", "clients", "writer")
 TOLERANCE = 1e-3  # of a score: sums of float32 in batches of other sizes
 
 
@@ -71,16 +76,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "load.index"
         shutil.copytree(args.index, folder)
-        found = {"search_many per second": in_process(folder, texts)}
-        with writing(None if args.no_writer else folder, texts) as check, serving(folder) as (url, process):
-            asyncio.run(load(url, texts, args, process.pid, WARM_SECONDS))
-            before = anonymous_mib(process.pid)
-            seen, memory = asyncio.run(load(url, texts, args, process.pid, args.seconds))
+        alone, took_alone = in_process(folder, texts)
+        found: dict[str, Any] = {"search_many per second": alone}
+        with writing(None if args.no_writer else folder, texts) as writer, serving(folder) as (url, process):
+            uvloop.run(load(url, texts, args, process.pid, WARM_SECONDS))
+            before, pids = anonymous_mib(process.pid), (process.pid, os.getpid(), writer.pid)
+            took = [-processor_seconds(pid) for pid in pids]
+            seen, memory = uvloop.run(load(url, texts, args, process.pid, args.seconds))
+            took = [so_far + processor_seconds(pid) for so_far, pid in zip(took, pids, strict=True)]
             time.sleep(SETTLE_SECONDS)
             memory = [before, *memory, anonymous_mib(process.pid)]
-            found |= figures(seen, memory, args.seconds, found["search_many per second"])
+            found |= figures(seen, memory, args.seconds, alone)
+            each = [1000 * seconds / len(seen.answers) for seconds in took]
+            found["processor ms an answer"] = dict(zip(WHO, [took_alone, *each], strict=True))
             print(json.dumps(found, indent=2), file=sys.stderr)
-            found |= check(seen)
+            found |= writer.check(seen)
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(vars(args) | found, indent=2, default=str))
@@ -94,15 +104,17 @@ def judged(data: Path) -> list[str]:
     return [row["text"] for row in rows if row["_id"] in wanted]
 
 
-def in_process(folder: Path, texts: list[str]) -> float:
-    """Queries a second of `search_many`: the best of three rounds, for the machine may do something else."""
+def in_process(folder: Path, texts: list[str]) -> tuple[float, float]:
+    """Queries a second of `search_many`, and milliseconds of the processors for each: the best of three rounds, for
+    the machine may do something else."""
     with Searcher.open(folder) as searcher:
-        best = 0.0
+        rounds = []
         for _ in range(3):
-            started = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             searcher.search_many(enumerate(texts), k=K)
-            best = max(best, len(texts) / (time.perf_counter() - started))
-        return best
+            took = time.perf_counter() - began[0], time.process_time() - began[1]
+            rounds.append((len(texts) / took[0], 1000 * took[1] / len(texts)))
+        return max(rounds)
 
 
 # The server -------------------------------------------------------------------------------------------------
@@ -132,6 +144,12 @@ def started(command: list[str], **variables: str) -> Iterator[tuple[str, "subpro
             process.wait(60)
 
 
+def processor_seconds(pid: int) -> float:
+    """Of a process and its threads so far, its own and the system's for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def anonymous_mib(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) // 1024
@@ -140,8 +158,20 @@ def anonymous_mib(pid: int) -> int:
 # The writer -------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Writer:
+    pid: int
+    pipe: Connection
+
+    def check(self, seen: Seen) -> dict[str, Any]:
+        """What there is to say of answers, by the commits that they name."""
+        self.pipe.send(seen.answers)
+        checked: dict[str, Any] = self.pipe.recv()
+        return checked
+
+
 @contextmanager
-def writing(folder: Path | None, texts: list[str]) -> Iterator[Any]:
+def writing(folder: Path | None, texts: list[str]) -> Iterator[Writer]:
     """Within, a process commits; what it gives checks answers against the commits. None: nothing is written."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=write, args=(folder, texts, theirs))
@@ -150,12 +180,7 @@ def writing(folder: Path | None, texts: list[str]) -> Iterator[Any]:
     if folder is not None:
         ours.recv()  # it has begun
 
-    def check(seen: Seen) -> dict[str, Any]:
-        ours.send(seen.answers)
-        checked: dict[str, Any] = ours.recv()
-        return checked
-
-    yield check
+    yield Writer(process.pid, ours)
     process.join(30)
 
 
@@ -228,29 +253,60 @@ def request(query: str, host: str) -> bytes:
     return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+class Asking(asyncio.Protocol):
+    """A connection that is kept. It does as little as can be: clients share the processors with the server."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def ask(self, request: bytes) -> "asyncio.Future[tuple[int, bytes]]":
+        """Status and body of the answer, or EOFError."""
+        self._parts: list[bytes] = []
+        self._left = 0
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        assert self._answer is not None
+        if not self._parts:  # the head is in one piece
+            end = data.index(HEAD_ENDS)
+            self._head, data = data[:end], data[end + len(HEAD_ENDS) :]
+            self._left = length_of(self._head)
+        self._parts.append(data)
+        self._left -= len(data)
+        if self._left <= 0:
+            self._answer.set_result((status_of(self._head), b"".join(self._parts)))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error or EOFError())
+
+
 async def client(url: str, texts: list[str], number: int, until: float, seen: Seen) -> None:
-    address = urlsplit(url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    address, loop = urlsplit(url), asyncio.get_running_loop()
+    requests = [request(text, address.netloc) for text in texts]
+    _, asking = await loop.create_connection(Asking, address.hostname, address.port)
     i = 7919 * number
     while time.monotonic() < until:
-        query, started = texts[i % len(texts)], time.perf_counter()
+        at, started = i % len(texts), time.perf_counter()
         i += 1
         try:
-            writer.write(request(query, address.netloc))
-            status, body = await asyncio.wait_for(answer(reader), HANGS)
+            status, body = await asyncio.wait_for(asking.ask(requests[at]), HANGS)
         except TimeoutError:
             seen.statuses["hung"] += 1
             break
         except (OSError, EOFError):
             seen.statuses["closed"] += 1
-            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            _, asking = await loop.create_connection(Asking, address.hostname, address.port)
             continue
-        record(seen, query, status, body)
         if status == 200:
             seen.ms.append(1000 * (time.perf_counter() - started))
-        elif status == 503:
+        record(seen, texts[at], status, body)
+        if status == 503:
             await asyncio.sleep(1)  # as Retry-After has it
-    writer.close()
+    asking.transport.close()
 
 
 async def slow_client(url: str, texts: list[str], number: int, until: float, seen: Seen) -> None:
@@ -267,9 +323,9 @@ async def slow_client(url: str, texts: list[str], number: int, until: float, see
         writer.close()
 
 
-async def answer(reader: asyncio.StreamReader, pause: float = 0.0) -> tuple[int, bytes]:
-    head = await reader.readuntil(b"\r\n\r\n")
-    left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+async def answer(reader: asyncio.StreamReader, pause: float) -> tuple[int, bytes]:
+    head = await reader.readuntil(HEAD_ENDS)
+    left = length_of(head)
     parts: list[bytes] = []
     while left:
         parts.append(await reader.read(min(left, 1024 if pause else left)))
@@ -277,13 +333,21 @@ async def answer(reader: asyncio.StreamReader, pause: float = 0.0) -> tuple[int,
             raise EOFError
         left -= len(parts[-1])
         await asyncio.sleep(pause)
-    return int(head.split(b" ", 2)[1]), b"".join(parts)
+    return status_of(head), b"".join(parts)
+
+
+def status_of(head: bytes) -> int:
+    return int(head.split(b" ", 2)[1])
+
+
+def length_of(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
 
 
 def record(seen: Seen, query: str, status: int, body: bytes) -> None:
     seen.statuses[str(status)] += 1
     if status == 200:
-        found = json.loads(body)
+        found = from_json(body)
         hits = [(hit["doc_id"], hit["score"]) for hit in found["hits"]]
         seen.answers.append((query, found["generation"], hits))
         seen.missing.append(tuple(found.get("missing", ())))

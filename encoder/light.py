@@ -3,14 +3,12 @@
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from encoder.asking import Asked, fingerprint
 from encoder.base import BaseEncoder
@@ -25,7 +23,7 @@ from encoder.errors import CheckpointError, LatewoodError
 from encoder.model.config import EncoderConfig
 from encoder.options import updated
 from encoder.progress import Told
-from encoder.threads import in_order, thread_count
+from encoder.threads import in_order, numpy_libraries, shared_threads, thread_count
 from encoder.tokenizer import LateTokenizer, TokenizedTexts
 
 if TYPE_CHECKING:
@@ -126,14 +124,14 @@ class LightEncoder(BaseEncoder):
         # numpy's threads wait for each other by spinning: beside a busy program they take ten times as long as one.
         # So a thread of ours takes a whole batch.
         threads = batching.at_once
-        with (
-            ThreadpoolController().limit(limits=1, user_api="blas"),
-            ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool,
-        ):
 
-            def run(jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
-                return in_order(lambda job: pool.submit(self._vectors, job), jobs, 2 * threads)
+        def run(jobs: Iterator[Job]) -> Iterator[tuple[Job, Vectors]]:
+            if threads == 1:
+                return ((job, self._vectors(job)) for job in jobs)
+            pool = shared_threads(threads)
+            return in_order(lambda job: pool.submit(self._vectors, job), jobs, 2 * threads)
 
+        with numpy_libraries().limit(limits=1, user_api="blas"):
             return encode_texts(tokenise, texts, batching, run)
 
     def _vectors(self, job: Job) -> Vectors:

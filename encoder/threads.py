@@ -1,8 +1,8 @@
-"""Python threads that each compute on one torch thread, and torch in a process that was forked.
+"""Python threads that each compute on one thread of torch or of numpy, and torch in a process that was forked.
 
 torch shares out every single operation among its threads, which wait for each other by spinning: where another
-program takes turns with one of them, two are several times slower than one. Threads that each take whole batches
-wait for nobody.
+program takes turns with one of them, two are several times slower than one; and so does numpy. Threads that each take
+whole batches wait for nobody.
 """
 
 from __future__ import annotations
@@ -14,19 +14,43 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-__all__ = ["computing_threads", "in_order", "thread_count"]
+__all__ = [
+    "computing_threads",
+    "in_order",
+    "numpy_libraries",
+    "shared_threads",
+    "thread_count",
+    "threads_at_most",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _starting = threading.Lock()
+_here = threading.local()
 
 
 def thread_count() -> int:
-    """Threads that this process computes on: torch's number where torch is loaded, which `torch.set_num_threads` sets;
-    else OMP_NUM_THREADS, or the processors that the process may use. Loads nothing."""
+    """Threads that work begun in this thread computes on: torch's number where torch is loaded, which
+    `torch.set_num_threads` sets; else OMP_NUM_THREADS, or the processors that the process may use; and no more than
+    `threads_at_most` says. Loads nothing."""
+    return min(_of_the_process(), getattr(_here, "most", sys.maxsize))
+
+
+@contextmanager
+def threads_at_most(most: int) -> Iterator[None]:
+    """Within, what this thread begins takes no more threads, itself included: for work side by side."""
+    before, _here.most = getattr(_here, "most", sys.maxsize), most
+    try:
+        yield
+    finally:
+        _here.most = before
+
+
+def _of_the_process() -> int:
     if torch_threads := getattr(sys.modules.get("torch"), "get_num_threads", None):
         return int(torch_threads())
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -54,6 +78,25 @@ def in_order(
     finally:
         for _, future in under_way:
             future.cancel()
+
+
+def shared_threads(count: int) -> ThreadPoolExecutor:
+    """The process's `count` threads for what is no torch; all callers share them."""
+    return _shared(os.getpid(), count)  # by process, as in computing_threads
+
+
+@functools.cache
+def _shared(pid: int, count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="latewood")
+
+
+@functools.cache
+def numpy_libraries() -> Any:
+    """Those that numpy computes with, to limit their threads. Found once, for that takes as long as a query."""
+    import numpy  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def computing_threads(count: int) -> ThreadPoolExecutor:

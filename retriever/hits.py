@@ -112,7 +112,7 @@ def best_stretch(text: str, query: str, length: int = STRETCH) -> tuple[int, int
     if len(text) <= length:
         return 0, len(text)
     wanted = set(split_words(query).lower().split())
-    found = [(start, stop, text[start:stop].lower()) for start, stop in word_spans(text)]
+    found = [(start, stop, text[start:stop].lower()) for start, stop in word_spans(text, wanted)]
     found = [word for word in found if word[2] in wanted]
     best, chosen, first = 0, (0, length), 0
     counts: dict[str, int] = {}

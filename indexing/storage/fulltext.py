@@ -9,7 +9,7 @@ import math
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -41,6 +41,7 @@ _RUN = rf"(?V1)[{_UNSPACED}][{_UNSPACED}\p{{M}}]*|[\w--[{_UNSPACED}]]+"
 _PART = r"(?:[^\W\d_a-z]+(?![a-z])\d*|[^\W\d_]?[^\W\d_A-Z]+\d*|\d+)\p{M}*"
 # The same of ASCII, faster.
 _ASCII_RUN = re.compile(r"\w+", re.ASCII)
+_PART_OF_TEXT = re.compile(r"\S+")
 _ASCII_PART = re.compile(r"[A-Z]+(?![a-z])[0-9]*|[A-Za-z]?[a-z]+[0-9]*|[0-9]+")
 # What some write and others leave out: accents, points of vowels, the dots of Cyrillic's e, stress; hyphens for the end
 # of a line, joiners, tatweel.
@@ -135,6 +136,10 @@ def _words(run: str) -> tuple[str, ...]:
 _cached_words = lru_cache(1 << 16)(_words)
 
 
+def _known_words(run: str) -> tuple[str, ...]:
+    return _cached_words(run) if len(run) <= _CACHED else _words(run)
+
+
 def split_words(text: str) -> str:
     """The words of a text in order, between spaces, in small letters; an identifier with parts adds these after
     itself; scripts without spaces give pairs of characters, and the last of a run.
@@ -146,33 +151,51 @@ def split_words(text: str) -> str:
     """
     words: list[str] = []
     for run in _runs(text):
-        words += _cached_words(run) if len(run) <= _CACHED else _words(run)
+        words += _known_words(run)
     return " ".join(words)
 
 
-def word_spans(text: str) -> list[tuple[int, int]]:
+def word_spans(text: str, among: Container[str] | None = None) -> list[tuple[int, int]]:
     """Where the words of a text stand, in order: an identifier with parts gives only these; pairs overlap.
+
+    among: words in small letters; others may be left out, and with them most of the work.
 
     >>> [("max_line = 2"[start:stop]) for start, stop in word_spans("max_line = 2")]
     ['max', 'line', '2']
     """
     if text.isascii():
-        spans = []
-        for run in _ASCII_RUN.finditer(text):
-            spans += [(run.start() + start, run.start() + stop) for start, stop in _pieces(run.group())]
-        return spans
+        return _ascii_spans(text, 0, among)
+    spans = []
+    for part in _PART_OF_TEXT.finditer(text):  # most are ASCII in most texts
+        own = part.group()
+        spans += _ascii_spans(own, part.start(), among) if own.isascii() else _any_spans(own, part.start())
+    return spans
+
+
+def _ascii_spans(text: str, at: int, among: Container[str] | None) -> list[tuple[int, int]]:
+    """at: where the text begins."""
+    spans = []
+    for run in _ASCII_RUN.finditer(text):
+        own = run.group()
+        if among is None or any(word in among for word in _known_words(own)):
+            first = at + run.start()
+            spans += [(first + start, first + stop) for start, stop in _pieces(own)]
+    return spans
+
+
+def _any_spans(text: str, at: int) -> list[tuple[int, int]]:
     # By clusters, so that it is known from where each normalised character came.
     clusters = [
         (_normal(cluster.group()), cluster.span()) for cluster in _patterns().character.finditer(text)
     ]
-    places = [span for own, span in clusters for _ in own]
+    places = [(at + start, at + stop) for own, (start, stop) in clusters for _ in own]
     spans = []
     for run in _patterns().run.finditer("".join(own for own, _ in clusters)):
         pieces = _pieces(run.group())
         if _is_unspaced(run.group()) and len(pieces) > 1:
             pieces = [(start, stop) for (start, _), (_, stop) in pairwise(pieces)]
-        at = run.start()
-        spans += [(places[at + start][0], places[at + stop - 1][1]) for start, stop in pieces]
+        first = run.start()
+        spans += [(places[first + start][0], places[first + stop - 1][1]) for start, stop in pieces]
     return spans
 
 

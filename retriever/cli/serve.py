@@ -1,6 +1,7 @@
 """`latewood serve`: indexes and folders over HTTP, with a page."""
 
 import ctypes
+import gc
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from encoder.errors import MissingDependencyError
+from encoder.threads import numpy_libraries
 from retriever.cli.flags import flags
 from retriever.options import Scoring
 from retriever.serving.listening import listening, server
@@ -42,13 +44,16 @@ def serve_command(
             f"serve needs {error.name}, which is not installed; pip install 'latewood[serve]'"
         ) from error
     _share_memory()
+    numpy_libraries().limit(
+        limits=1, user_api="blas"
+    )  # else they wait for each other; batches are side by side
     from retriever.serving.app import create_app
     from retriever.serving.indexes import open_indexes
 
     settings = replace(settings, indexes=named_folders(folders), scoring=scoring, limits=limits)
     bound = listening(settings.host, settings.port, "pass another --host or --port")
     with bound, open_indexes(settings, _tell) as serving:
-        app = create_app(settings, serving)
+        app = create_app(settings, serving, ready=_leave_alone)
         for name, served in serving.items():
             typer.echo(f"{name}: {len(served.snapshot):,} documents")
         host, port = bound.getsockname()[:2]
@@ -62,6 +67,13 @@ def _share_memory() -> None:
     process grows by a third or more."""
     with suppress(OSError, AttributeError, TypeError):  # another libc, or none
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
+def _leave_alone() -> None:
+    """Have Python's collector of garbage pass over all that is loaded, code of libraries for the most part: else it
+    goes through that for tenths of a second, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _tell(line: str) -> None:

@@ -3,10 +3,8 @@
 import functools
 import importlib
 import itertools
-import os
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -14,7 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from encoder.compiling import working
-from encoder.threads import thread_count
+from encoder.threads import shared_threads, thread_count, threads_at_most
 
 __all__ = ["cgutils", "compiled", "each_on_a_thread", "frozen", "in_parts", "intrinsic", "types", "usable"]
 
@@ -67,7 +65,7 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
     steps: (n,) the cost of each passage, in nanoseconds or so. The pool is shared, so that searches side by
     side do not take more threads than one; FAISS and torch have nothing to do meanwhile.
     """
-    threads = 1 if getattr(_here, "busy", False) else thread_count()
+    threads = thread_count()
     if threads == 1 or len(steps) < 2 or steps.sum() < SERIAL_STEPS:
         work(slice(0, len(steps)))
         return
@@ -75,7 +73,7 @@ def in_parts(work: Callable[[slice], None], steps: npt.NDArray[np.int64]) -> Non
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, threads) // threads)
     edges = [0, *cuts.tolist(), len(steps)]
     parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    pool = _pool(os.getpid(), threads)
+    pool = shared_threads(threads)
     others = [pool.submit(work, part) for part in parts[1:]]
     try:
         work(parts[0])  # here, where nothing has to be woken
@@ -92,16 +90,7 @@ def each_on_a_thread(work: Callable[[Item], Result], items: Iterable[Item]) -> l
         return [work(item) for item in items]
 
     def alone(item: Item) -> Result:
-        _here.busy = True  # in a thread of the pool, which waits for nothing else of the pool
-        return work(item)
+        with threads_at_most(1):  # a thread of the pool waits for nothing else of the pool
+            return work(item)
 
-    return list(_pool(os.getpid(), threads).map(alone, items))
-
-
-_here = threading.local()
-
-
-@functools.cache
-def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    # By process: after a fork the child has the pool's record but none of its threads.
-    return ThreadPoolExecutor(threads, thread_name_prefix="latewood")
+    return list(shared_threads(threads).map(alone, items))

@@ -1,5 +1,6 @@
 """Ranker: one snapshot of an index, ranked for a query: by vectors, by words, or by both."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -219,8 +220,12 @@ class Ranker:
 
     def _best(self, found: list[Found], k: int) -> list[Found]:
         """The k best, equal scores in the order of doc_id."""
-        names = self.snapshot.doc_ids(one.document for one in found)
-        return sorted(found, key=lambda one: (-one.score, names[one.document]))[:k]
+        found = sorted(found, key=lambda one: -one.score)
+        scores = [one.score for one in found[: k + 1]]
+        if any(map(operator.eq, scores, scores[1:])):  # names take as long as the rest
+            names = self.snapshot.doc_ids(one.document for one in found)
+            found.sort(key=lambda one: (-one.score, names[one.document]))
+        return found[:k]
 
     def _ordered(self, ranking: Ranking, k: int) -> list[Found]:
         """The k best passages, equal scores in the order of doc_id."""

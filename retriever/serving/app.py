@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -38,11 +38,13 @@ UPLOADS = 4  # bodies of documents that are received at a time
 log = logging.getLogger("latewood")
 
 
-def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastAPI:
+def create_app(
+    settings: ServeSettings, serving: Serving | None = None, *, ready: Callable[[], None] = lambda: None
+) -> FastAPI:
     """An application for any ASGI server.
 
     serving: what `open_indexes` gives; without it the application opens the indexes of the settings when it starts, and
-    closes them when it ends.
+    closes them when it ends. ready: is called when all is loaded that takes a while.
     """
 
     metrics = Metrics()
@@ -53,7 +55,7 @@ def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastA
             open_indexes(settings, log.warning) if serving is None else nullcontext(serving)
         )
         with opened as served:
-            async with _running(settings, served, metrics) as app.state.latewood:
+            async with _running(settings, served, metrics, ready) as app.state.latewood:
                 yield
 
     app = FastAPI(
@@ -90,7 +92,9 @@ def create_app(settings: ServeSettings, serving: Serving | None = None) -> FastA
 
 
 @asynccontextmanager
-async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) -> AsyncIterator[State]:
+async def _running(
+    settings: ServeSettings, serving: Serving, metrics: Metrics, ready: Callable[[], None]
+) -> AsyncIterator[State]:
     limits = settings.limits
     batchers = {
         name: Batcher(metrics.search_of(served), waiting=limits.max_waiting, seconds=limits.batch_ms / 1000)
@@ -113,7 +117,7 @@ async def _running(settings: ServeSettings, serving: Serving, metrics: Metrics) 
                 group.start_soon(_follow, served, metrics)
                 if served.folder is not None:
                     group.start_soon(_keep_up, served)
-            group.start_soon(_warm, state)
+            group.start_soon(_warm, state, ready)
             yield state
             group.cancel_scope.cancel()
 
@@ -159,7 +163,7 @@ class _Faults:
         return bool(told)
 
 
-async def _warm(state: State) -> None:
+async def _warm(state: State, ready: Callable[[], None]) -> None:
     """Load encoders before the first client asks, and then kernels, without which numpy answers: all that can be."""
     for name, batcher in state.batchers.items():
         mode: Mode | None = None if state.serving[name].snapshot.settings.encoder else "lexical"
@@ -172,6 +176,7 @@ async def _warm(state: State) -> None:
     state.ready = True
     for served in state.serving.values():
         await anyio.to_thread.run_sync(served.searcher.load_kernels)
+    ready()
 
 
 def _openapi(app: FastAPI, document: dict[str, Any]) -> dict[str, Any]:

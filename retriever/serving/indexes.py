@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from encoder.errors import ArgumentError, LatewoodError
+from encoder.threads import thread_count, threads_at_most
 from indexing import Index, Snapshot
 from indexing.storage.filters import written_key
 from indexing.storage.tables import is_index
@@ -38,11 +39,12 @@ class Answer(NamedTuple):
 class Served:
     """An index under a name, or the index that the cache has of a folder.
 
-    folder: where it is a folder that is served. at_once: batches of queries that are searched side by side. Methods
-    take a while, and are called in threads.
+    folder: where it is a folder that is served. at_once: batches of queries that are searched side by side, which
+    share the processors: what one does in Python the other does meanwhile in kernels. Methods take a while, and are
+    called in threads.
     """
 
-    at_once = 1
+    at_once = 2
 
     def __init__(
         self, name: str, searcher: Searcher, folder: Folder | None = None, index: Index | None = None
@@ -56,6 +58,8 @@ class Served:
         self._look()
         self._described: tuple[int, dict[str, Any]] | None = None
         self._describing = threading.Lock()
+        self._under_way = 0  # batches
+        self._counting = threading.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -92,8 +96,22 @@ class Served:
             for text, options in asked:
                 self._prepare(self.folder, text, options)
             asked = [(text, self.folder.answerable(options)) for text, options in asked]
-        found, seconds = self.searcher.search_each(asked)
+        with self._sharing():
+            found, seconds = self.searcher.search_each(asked)
         return [Answer(hits, options, seconds) for hits, (_, options) in zip(found, asked, strict=True)]
+
+    @contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Within, as many threads as there are for each batch that is under way."""
+        with self._counting:
+            self._under_way += 1
+            most = max(1, thread_count() // self._under_way)
+        try:
+            with threads_at_most(most):
+                yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
 
     def search_code(self, text: str, options: SearchOptions, code: CodeOptions) -> tuple[CodeHits, Snapshot]:
         """As `retriever.code.search.search_code`; and what was searched."""

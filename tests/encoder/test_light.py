@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from encoder import Encoder
 from encoder.errors import ArgumentError, CheckpointError
 from encoder.light import LightEncoder, NeedsTorchError, encoder_for_searching
 from encoder.model import light_modernbert
 from encoder.model.config import ACTIVATIONS
+from encoder.threads import numpy_libraries
 from tests.helpers import checkpoints
 
 ROOT = Path(__file__).parent.parent.parent
@@ -284,16 +285,17 @@ def test_encoding_takes_one_thread_of_numpy_and_gives_the_others_back(monkeypatc
     light, during = LightEncoder.load(), []
     run = light.model.__class__.__call__
 
+    def counts():
+        return [one["num_threads"] for one in numpy_libraries().info() if one["user_api"] == "blas"]
+
     def noted(model, *arguments):
-        during.extend(
-            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
-        )
+        during.extend(counts())
         return run(model, *arguments)
 
     monkeypatch.setattr(light.model.__class__, "__call__", noted)
     with threadpool_limits(2, user_api="blas"):
         light.encode_queries(["a query"])
-        after = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        after = counts()
     assert during
     assert set(during) == {1}
     assert set(after) == {2}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from encoder import Encoder
-from encoder.threads import thread_count
+from encoder.threads import thread_count, threads_at_most
 from encoder.workers import SHARED_PRODUCT
 from tests.helpers.checkpoints import TEXTS, pylate
 
@@ -165,3 +166,16 @@ def test_threads_are_those_of_torch_or_of_the_environment(wanted, count, two_thr
     )
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert done.stdout.split() == [str(count or allowed), "False"]
+
+
+def test_side_by_side_each_takes_its_share_of_the_threads(two_threads):
+    own = thread_count()
+    assert own == 2
+    with threads_at_most(1):
+        assert thread_count() == 1
+        with ThreadPoolExecutor(1) as pool:  # another thread is not meant
+            assert pool.submit(thread_count).result() == own
+        with threads_at_most(own + 3):
+            assert thread_count() == own
+        assert thread_count() == 1
+    assert thread_count() == own

@@ -524,3 +524,20 @@ def test_settings_that_cannot_work_are_refused(searcher, arguments, message):
 def test_small_knobs_work_with_hybrid(searcher):
     assert len(searcher.search("w1", k=5, mode="hybrid", nrerank=20)) == 5
     assert len(searcher.search("w1", k=5, mode="hybrid", ncandidates=20)) == 5
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["parseHTTP2", "max_line", "Café", "l'eau", "東京", " ", "\n", "x"]), max_size=9
+    ),
+    st.sets(st.sampled_from(["parse", "parsehttp2", "line", "café", "eau", "東京"])),
+)
+def test_words_that_are_wanted_stand_where_they_stand_among_all(parts, wanted):
+    text = "".join(parts)
+
+    def some(spans):
+        return [(start, stop) for start, stop in spans if text[start:stop].lower() in wanted]
+
+    assert some(word_spans(text, wanted)) == some(word_spans(text))

@@ -61,7 +61,8 @@ class State:
         return self.settings.limits
 
 
-def _state(request: Request) -> State:
+# `async`, though they wait for nothing: FastAPI takes a plain function to a thread.
+async def _state(request: Request) -> State:
     state: State = request.app.state.latewood
     return state
 
@@ -69,7 +70,7 @@ def _state(request: Request) -> State:
 TheState = Annotated[State, Depends(_state)]
 
 
-def _index(
+async def _index(
     state: TheState, name: Annotated[str, Path(description="Of the index.", examples=["docs"])]
 ) -> Served:
     try:

@@ -72,7 +72,7 @@ class Deleted(TypedDict):
     generation: int
 
 
-def _writable(served: TheIndex) -> Served:
+async def _writable(served: TheIndex) -> Served:
     if not served.writable:
         raise ProblemError(403, f"{served.name} is only read here; start the server with --writable")
     return served
