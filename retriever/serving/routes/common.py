@@ -71,12 +71,13 @@ TheState = Annotated[State, Depends(_state)]
 
 
 async def _index(
-    state: TheState, name: Annotated[str, Path(description="Of the index.", examples=["docs"])]
+    request: Request, name: Annotated[str, Path(description="Of the index.", examples=["docs"])]
 ) -> Served:
+    serving = (await _state(request)).serving
     try:
-        return state.serving[name]
+        return serving[name]
     except KeyError:
-        near = did_you_mean(name, state.serving)
+        near = did_you_mean(name, serving)
         raise ProblemError(404, f"there is no index {shown(name)}; {near}") from None
 
 

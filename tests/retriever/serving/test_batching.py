@@ -2,14 +2,18 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 
+from encoder import threads
 from retriever import Searcher
-from retriever.serving import Limits
+from retriever.searcher import Seconds
+from retriever.serving import Limits, ServeSettings, create_app
 from retriever.serving.batching import Batcher, Threads
 from retriever.serving.errors import ProblemError
+from retriever.serving.indexes import Served
 from tests.retriever.serving.conftest import detail
 
 
@@ -123,6 +127,43 @@ async def test_threads_have_a_queue_with_an_end_and_stop_when_nobody_waits():
     assert 1 < len(done) < 100
 
 
+def test_batches_side_by_side_share_the_processors(docs, encoder, monkeypatch):
+    begun, go, seen = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(threads, "_of_the_process", lambda: 8)
+    with Searcher.open(docs, encoder) as searcher, ThreadPoolExecutor(2) as pool:
+
+        def search_each(asked):
+            seen.append(threads.thread_count())
+            begun.set()
+            assert go.wait(10)
+            return [], Seconds(0.0, 0.0)
+
+        monkeypatch.setattr(searcher, "search_each", search_each)
+        served = Served("docs", searcher)
+        first = pool.submit(served.search, [])
+        assert begun.wait(10)
+        second = pool.submit(served.search, [])
+        while len(seen) < 2:
+            time.sleep(0.001)
+        go.set()
+        first.result()
+        second.result()
+        served.search([])
+    assert seen == [8, 4, 8]
+    assert threads.thread_count() == 8
+
+
+@pytest.mark.slow
+def test_it_is_told_when_all_is_loaded(docs):
+    from starlette.testclient import TestClient
+
+    ready = threading.Event()
+    app = create_app(ServeSettings({"docs": docs}), ready=ready.set)
+    with TestClient(app, "http://localhost") as client:
+        assert ready.wait(60)
+        assert client.get("/readyz").status_code == 200
+
+
 @pytest.mark.slow
 def test_a_search_that_takes_too_long_is_503(serve, docs, monkeypatch):
     client = serve({"docs": docs}, limits=Limits(timeout=0.2))
@@ -139,8 +180,6 @@ def test_a_search_that_takes_too_long_is_503(serve, docs, monkeypatch):
 
 @pytest.mark.slow
 def test_many_clients_of_different_options_get_their_own_answers(serve, docs, encoder):
-    from concurrent.futures import ThreadPoolExecutor
-
     client = serve({"docs": docs}, limits=Limits(batch_ms=20))
     asked = [
         {"query": f"{word} {i}", "k": 1 + i % 3, "mode": mode}
