@@ -44,9 +44,8 @@ def serve_command(
             f"serve needs {error.name}, which is not installed; pip install 'latewood[serve]'"
         ) from error
     _share_memory()
-    numpy_libraries().limit(
-        limits=1, user_api="blas"
-    )  # else they wait for each other; batches are side by side
+    # Batches are side by side; numpy's threads would only wait for each other, by spinning.
+    numpy_libraries().limit(limits=1, user_api="blas")
     from retriever.serving.app import create_app
     from retriever.serving.indexes import open_indexes
 
