@@ -17,7 +17,7 @@ from encoder.checkpoints.places import BUNDLED
 from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
-from encoder.model.precision import apply_precision, default_precision
+from encoder.model.precision import apply_precision, encoding_precision
 from encoder.on_device import DeviceRunner
 from encoder.options import updated
 from encoder.pooling import check_pool_factor
@@ -57,7 +57,7 @@ class Encoder(BaseEncoder):
         self.load_arguments = {"name": name, **(load_arguments or {})}
         self.fingerprint = fingerprint_of(checkpoint)
         self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
-        self.precision = precision or default_precision(self.device)
+        self.precision = precision or encoding_precision(self.device)
         self.model = apply_precision(checkpoint.model, self.precision, self.device)
         self.on_device = None if self.device.type == "cpu" else DeviceRunner(self.model, self.device)
         self._workers: WorkerPool | None = None

@@ -108,9 +108,8 @@ class WorkerPool:
         self._devices, self._load = devices, load
         self._starting = threading.Lock()
         self._processes: list[_Process] = []
-        self._free: LifoQueue[Any] = (
-            LifoQueue()
-        )  # each process CALLS times, on top the one that has just sent
+        # Each process CALLS times; on top the one that has just sent something.
+        self._free: LifoQueue[Any] = LifoQueue()
         self._threads = ThreadPoolExecutor(CALLS * self.n_workers, thread_name_prefix="workers")
 
     @property

@@ -43,7 +43,7 @@ DATED = re.compile(rf"\d {MONTH} \d{{4}}|\d{{4}}-\d\d-\d\d|\bv?\d+\.\d+\.\d+\b|\
 PAST = re.compile(r"\b(?:was|were|had|has been|have been|now|since|before that)\b", re.IGNORECASE)
 NEVER = re.compile(
     r"(?<!is )(?<!are )(?<!be )\bused to\b|no longer|\bformerly\b|\bpreviously\b|the default before|as before\b"
-    r"|\banymore\b|in earlier versions|at the time of writing|of that day",
+    r"|\banymore\b|in earlier versions|at the time of writing|of that day|\bday before\b",
     re.IGNORECASE,
 )
 

@@ -1,5 +1,6 @@
 """How a model computes: float32, half precision, or 8-bit integers in its linear layers on a CPU."""
 
+import warnings
 from typing import TypeVar
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from encoder.errors import ArgumentError
 
-__all__ = ["PRECISIONS", "Int8Linear", "apply_precision", "default_precision"]
+__all__ = ["PRECISIONS", "Int8Linear", "apply_precision", "default_precision", "encoding_precision"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,6 +54,14 @@ def default_precision(device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.get_device_capability(device) >= OLDEST_BF16 else "fp16"
+
+
+def encoding_precision(device: torch.device) -> str:
+    """`default_precision`, for an encoder; one line says so where it is not the best there is."""
+    precision = default_precision(device)
+    if precision == "fp16":
+        warnings.warn(f"{device} is too old for bf16; it encodes in fp16", RuntimeWarning, stacklevel=3)
+    return precision
 
 
 def apply_precision(model: Model, precision: str, device: torch.device) -> Model:

@@ -68,6 +68,16 @@ def test_mistakes_are_refused(tmp_path):
         Encoder.load(device="cpu", precision="bf16").save(tmp_path)
 
 
+def test_a_gpu_too_old_for_bf16_encodes_in_fp16_and_says_so(monkeypatch):
+    gpu = torch.device("cuda:3")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.warns(RuntimeWarning, match="^cuda:3 is too old for bf16; it encodes in fp16$"):
+        assert precision.encoding_precision(gpu) == "fp16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert precision.encoding_precision(gpu) == "bf16"  # a warning is an error here
+    assert precision.encoding_precision(torch.device("cpu")) == "fp32"
+
+
 def test_int8_where_there_is_no_such_product_is_one_line(monkeypatch):
     model = nn.Linear(8, 8)
     with pytest.raises(ArgumentError, match="for x86 CPUs, the device is cuda:0; pass bf16 or fp32"):

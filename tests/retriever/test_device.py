@@ -1,6 +1,7 @@
 """The torch stages on device "cpu" against the numba ones and brute force; Triton interpreted and compiled."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -374,6 +375,9 @@ def test_doctor_says_of_each_part_what_it_takes_and_why(monkeypatch, capability,
     assert (facts["precision"], facts["attention"]) == (precision, attention)
     assert facts["query alone"] == "kernels on cuda:0 cannot be recorded (no driver)"
     assert facts["building"].startswith("torch, where Index has device=")
+    assert re.fullmatch(
+        r"faiss-[cg]pu [\d.]+, which writes the files", facts["faiss"]
+    )  # either, and torch builds
     for part in ("encoder's kernels", "searching"):
         assert facts[part].startswith("torch"), facts
     fused._on_gpu.cache_clear()
