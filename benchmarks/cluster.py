@@ -2,7 +2,7 @@
 
     python benchmarks/cluster.py failures CORPUS.jsonl WORK [--documents 20000]
     python benchmarks/cluster.py memory CORPUS.jsonl WORK [--documents 5000 20000]
-    python benchmarks/cluster.py time CORPUS.jsonl WORK [--documents 2000]
+    python benchmarks/cluster.py time CORPUS.jsonl WORK [--documents 3000] --chars 2000
     python benchmarks/vectors.py VECTORS BEIR_FOLDER
     python benchmarks/cluster.py quality BEIR_FOLDER VECTORS
 
@@ -11,8 +11,8 @@ there are enough documents. All of Ray runs on this machine.
 
 failures: three nodes, two actors. In the first run an actor is killed, then a node is removed, then the driver is
 killed; a second run ends it. Work: documents encoded, over documents, at most. memory: the most that each kind of
-process had of its own. time: two actors of one thread against `latewood index` with two threads. quality: nDCG@10 of
-one index and of four shards, of the same vectors.
+process had of its own. time: two actors of one thread, of a Ray that runs already, against `latewood index` with two
+threads. quality: nDCG@10 of one index and of four shards, of the same vectors.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
+
+from cluster_serving import family
 
 CHARS = 80
 BATCH = 512  # documents that an actor encodes before it hands them over, at most
@@ -56,7 +58,7 @@ def main() -> None:
     if given.what == "quality":
         print(json.dumps(quality(given.source, given.work, given.seeds), indent=1))
         return
-    sizes = given.documents or {"failures": [20_000], "memory": [5000, 20_000], "time": [2000]}[given.what]
+    sizes = given.documents or {"failures": [20_000], "memory": [5000, 20_000], "time": [3000]}[given.what]
     measure = {"failures": failures, "memory": memory, "time": times}[given.what]
     for n in sizes:
         corpus = written(given.source, given.work, n, given.chars)
@@ -169,33 +171,72 @@ def memory(corpus: Path, work: Path, n: int) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "MiB": found}
 
 
+@contextmanager
+def processor_seconds(found: list[float]) -> Iterator[None]:
+    """Appends what the processes that this one has started, and theirs, take within."""
+    ended, seen = threading.Event(), dict[int, int]()
+
+    def look() -> None:
+        for pid, stat in family(os.getpid()).items():
+            seen[pid] = sum(int(n) for n in stat[11:13])
+
+    def keep_looking() -> None:
+        while not ended.wait(0.25):
+            look()
+
+    look()
+    before = seen.copy()
+    thread = threading.Thread(target=keep_looking)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        ticks = sum(n - before.get(pid, 0) for pid, n in seen.items() if pid != os.getpid())
+        found.append(ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def times(corpus: Path, work: Path, n: int) -> dict[str, Any]:
-    by_ray, stored = built(corpus, work, actors=2)
-    out = work / "plain.index"
+    import ray
+
+    out, spent = work / "plain.index", list[float]()
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "retriever.cli", "index", str(corpus), "--out", str(out), "--quiet"]
     started = time.perf_counter()
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL)
+    with processor_seconds(spent):
+        subprocess.run(
+            command, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL
+        )
     plain = time.perf_counter() - started
+    print("plain", round(plain, 1), spent, flush=True)
+    ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=STORE)
+    try:
+        with processor_seconds(spent):
+            by_ray, phases = built(corpus, work, 2, ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
     return {
-        "ray": round(by_ray, 1),
-        "encoding": stored,
-        "plain": round(plain, 1),
-        "ratio": round(by_ray / plain, 3),
+        "seconds": {"plain": round(plain, 1), "ray": round(by_ray, 1), "ratio": round(by_ray / plain, 3)},
+        "of the processors": {"plain": spent[0], "ray": spent[1], "ratio": round(spent[1] / spent[0], 3)},
+        "phases": phases,
     }
 
 
-def built(corpus: Path, work: Path, actors: int) -> tuple[float, float]:
-    """Seconds of a whole command, and of its last phase."""
+def built(
+    corpus: Path, work: Path, actors: int, address: str = "local"
+) -> tuple[float, list[tuple[str, float]]]:
+    """Seconds of a whole command, and of its phases."""
     out = work / "ray.index"
     shutil.rmtree(out, ignore_errors=True)
-    command = [*BUILD, str(corpus), "--out", str(out), "--shards", "2", "--address", "local"]
+    command = [*BUILD, str(corpus), "--out", str(out), "--shards", "2", "--address", address]
     command += ["--actors", str(actors), "--progress", "json"]
     started = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - started
     steps = [step for line in ended.stderr.splitlines() if (step := step_of(line))]
-    return seconds, next(s["seconds"] for s in reversed(steps) if s["ended"])
+    print(*(line for line in ended.stderr.splitlines() if step_of(line) is None), sep="\n", flush=True)
+    return seconds, [(step["phase"], round(step["seconds"], 1)) for step in steps if step["ended"]]
 
 
 def step_of(line: str) -> dict[str, Any] | None:

@@ -15,6 +15,11 @@ from encoder.errors import ArgumentError, LatewoodError, MissingDependencyError
 __all__ = ["LOCAL", "cause_of", "joined", "passed_on", "ray_module"]
 
 LOCAL = "local"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Of what Ray says on its own of tasks, actors and nodes that end and are begun again: only why memory ended them.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"(?is)\A(?!.*(low on memory|out of memory issue|due to memory pressure))",
+}
 OPENS, ENDS = "<latewood>", "</latewood>"
 
 
@@ -43,16 +48,17 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
     cpus: that the work takes at the least; a cluster of one's own has as many.
     Raises ArgumentError where there is none.
     """
+    for name, value in QUIET.items():  # some of which Ray reads when it is imported
+        os.environ.setdefault(name, value)
     ray = ray_module()
     if ray.is_initialized():
         yield ray
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is raised as well
     own: dict[str, Any] = {}
     if address == LOCAL:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # or what else runs here leaves it next to nothing
         own = {"num_cpus": math.ceil(max(cpus, os.cpu_count() or 1)), "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)

@@ -40,6 +40,7 @@ __all__ = ["Encode", "Places", "ShardWriter", "codec_of", "drawn", "read_blocks"
 
 PATIENCE = 60.0  # seconds that a writer waits for the one before it to end
 COMMIT_SECONDS = 15.0  # of work that a writer's death may cost
+COMMIT_BYTES = 1 << 24  # of vectors, codes and texts that a writer holds
 PARTS = 1 << 30  # a sample is so many of these
 COLUMNS = ("number", "doc_id", "text", "metadata", "content_hash")
 
@@ -191,7 +192,7 @@ class ShardWriter:
         state = self._writer.snapshot.state
         self._pending, self._first = Pending(), state.next_document
         self._seen = np.zeros(state.next_document - state.first_document, np.bool_)
-        self._committed = time.monotonic()
+        self._held, self._committed = 0, time.monotonic()
         return self._name
 
     def missing(self, documents: list[tuple[str, str]]) -> set[str]:
@@ -222,8 +223,10 @@ class ShardWriter:
                 )
             here[record.doc_id] = record.content_hash
         for record in self._pending.plan(records, stored, AddReport()):
-            self._pending.put(record, passages[record.doc_id])
-        if writer.is_full(self._pending) or time.monotonic() > self._committed + COMMIT_SECONDS:
+            self._pending.put(record, own := passages[record.doc_id])
+            self._held += len(record.text or "") + own.vectors.nbytes
+            self._held += 0 if own.codes is None else own.codes.nbytes
+        if self._held >= COMMIT_BYTES or time.monotonic() > self._committed + COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
@@ -231,7 +234,7 @@ class ShardWriter:
         self._writer.commit(self._pending)
         self._pending = Pending()
         self._writer.settle(1)
-        self._committed = time.monotonic()
+        self._held, self._committed = 0, time.monotonic()
 
     def finish(self, name: str, whole: bool) -> bool:
         """Commit, after a reading; False if it was begun by another actor (`begin`), which may have lost some of it.

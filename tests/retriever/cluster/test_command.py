@@ -1,11 +1,16 @@
 """`latewood cluster serve` before it begins anything: what it imports, and what it refuses."""
 
+import re
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
+from encoder.errors import ArgumentError
 from indexing import Index
+from retriever.cluster.joining import QUIET
+from retriever.serving.listening import listening
 from tests.helpers.fakes import DIM, FakeEncoder
 
 
@@ -45,3 +50,26 @@ def test_what_cannot_be_served_is_refused_before_ray_begins(tmp_path):
     with Index.create(tmp_path / "x", FakeEncoder(DIM), shards=2) as index:
         index.add([{"doc_id": "a", "text": "w1"}])
     assert "port=0; pass" in refused(tmp_path / "x", "--port", "0")
+
+
+def test_routers_share_a_port_that_nobody_else_gets():
+    with ExitStack() as stack:
+        first = stack.enter_context(listening("127.0.0.1", 0, "", shared=True))
+        port = first.getsockname()[1]
+        stack.enter_context(listening("127.0.0.1", port, "", shared=True))
+        with pytest.raises(ArgumentError, match=f"cannot listen on 127.0.0.1 port {port}: .*; pass another"):
+            listening("127.0.0.1", port, "pass another")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("A worker died or was killed while executing a task by an unexpected system error.\nLease ID: 0d0", False),
+        ("Raylet is terminated. Possible reasons include: (1) SIGKILL by the user or system OOM killer", False),
+        ("Task MapWorker.submit failed. There are infinite retries remaining, so the task will be retried.", False),
+        ("2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed", True),
+        ("Task was killed due to the node running low on memory.\nMemory on the node was 15 GB", True),
+    ],
+)  # fmt: skip
+def test_of_what_ray_says_by_itself_only_a_lack_of_memory_is_shown(line, shown):
+    assert (re.search(QUIET["RAY_DEDUP_LOGS_SKIP_REGEX"], line) is None) == shown
