@@ -168,14 +168,15 @@ class _Build:
         if not plan.documents:
             plan = self._counted().write(self.out)
         if plan.error is None:
-            share = _share(plan)
+            share = _share(plan, self.fixed.segment_tokens)
             self._fill(plan, share)
             with self.places.snapshot() as now:
                 tokens = int(now.n_tokens / share)
             if tokens >= max(self.fixed.flat_tokens, PQ_CENTROIDS):
                 plan = replace(plan, error=self._trained(tokens)).write(self.out)
-                self._fill(plan)
-            elif share < 1:
+                if share == 1:
+                    self._compress(plan)
+            if share < 1:
                 self._fill(plan)
         else:
             self._fill(plan)
@@ -215,12 +216,8 @@ class _Build:
         import ray
         from ray.data import ActorPoolStrategy
 
-        options, codec = self.options, None if plan.error is None else self.places.codec
-        # Without CPUs of their own, so that they never wait for those that wait for them.
-        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
-            work.ShardWriter
-        )
-        writers = [actor.remote(place, codec, plan.error or 0.0) for place in self.places.shards]
+        options, codec = self.options, self._codec(plan)
+        writers = self._writers(plan)
         blocks = self._blocks()
         if share < 1:
             blocks = blocks.map_batches(
@@ -256,6 +253,34 @@ class _Build:
             f"writers died in each of {PASSES} readings of the sources; see that they have memory and disk"
         )
 
+    def _compress(self, plan: _Plan) -> None:
+        """Code what is stored: all documents."""
+        import ray
+
+        writers = self._writers(plan)
+        try:
+            calls = [writer.begin.remote() for writer in writers]
+            with Progress[int](phase="compressing", unit="shard", told=self.told, total=len(writers)) as bar:
+                for call in calls:
+                    ray.get(call)
+                    bar.update()
+            ray.get([writer.close.remote() for writer in writers])
+        finally:
+            for writer in writers:
+                ray.kill(writer)
+
+    def _codec(self, plan: _Plan) -> Path | None:
+        return None if plan.error is None else self.places.codec
+
+    def _writers(self, plan: _Plan) -> list[Any]:
+        import ray
+
+        # Without CPUs of their own, so that they never wait for those that wait for them.
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
+            work.ShardWriter
+        )
+        return [actor.remote(place, self._codec(plan), plan.error or 0.0) for place in self.places.shards]
+
     def _read(self, encoded: Any, total: int | None) -> None:
         phase = "encoding a sample" if total is None else "encoding"
         with Progress[int](phase=phase, unit="document", told=self.told, total=total) as bar:
@@ -288,7 +313,10 @@ class _Build:
         return self.report
 
 
-def _share(plan: _Plan) -> float:
-    """Of the documents, on which a codec is trained before the others are encoded, and coded at once."""
+def _share(plan: _Plan, most_flat: int) -> float:
+    """Of the documents, that are stored before a codec is trained on them; the others are coded where they are encoded.
+    most_flat: tokens, of so few all."""
     tokens = max(plan.chars // CHARS_PER_TOKEN, 1)
+    if tokens <= most_flat:
+        return 1.0
     return min(1.0, max(MORE * sample_size(tokens) / tokens, LEAST_SAMPLE / plan.documents))

@@ -40,7 +40,7 @@ __all__ = ["Encode", "Places", "ShardWriter", "codec_of", "drawn", "read_blocks"
 
 PATIENCE = 60.0  # seconds that a writer waits for the one before it to end
 COMMIT_SECONDS = 15.0  # of work that a writer's death may cost
-COMMIT_BYTES = 1 << 24  # of vectors, codes and texts that a writer holds
+COMMIT_BYTES = 1 << 23  # of vectors, codes and texts that a writer holds
 PARTS = 1 << 30  # a sample is so many of these
 COLUMNS = ("number", "doc_id", "text", "metadata", "content_hash")
 

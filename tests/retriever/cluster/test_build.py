@@ -78,7 +78,7 @@ def test_what_was_built_is_what_the_sources_hold(ray, encoder, tmp_path, monkeyp
     import pyarrow
     import pyarrow.parquet
 
-    monkeypatch.setattr(building, "_share", lambda plan: 0.4)
+    monkeypatch.setattr(building, "_share", lambda plan, most: 0.4)
     documents = [document(i) for i in range(600)]
     path = lines(tmp_path / "a.jsonl", documents[:300])
     for name, some in (("b-0", documents[300:450]), ("b-1", documents[450:])):
@@ -98,13 +98,15 @@ def test_what_was_built_is_what_the_sources_hold(ray, encoder, tmp_path, monkeyp
             assert searcher.search(TEXTS[i], k=1, mode="late", nrerank=600)[0].text == TEXTS[i]
     # Another version, of what the sources hold by then; the reader of the one before is not disturbed.
     with Index.open(out) as before:
-        changed = [document(i, "a stone in water" if i < 9 else None) for i in range(40)]
-        report = build([lines(tmp_path / "a.jsonl", changed)], out, encoder, BuildOptions(shards=3, actors=1))
-        assert (report.version, report.documents) == (2, 40)
+        monkeypatch.undo()  # a small corpus is stored, and then coded
+        changed = [document(i, "a stone in water" if i < 9 else None) for i in range(120)]
+        source, three = lines(tmp_path / "a.jsonl", changed), BuildOptions(shards=3, actors=1)
+        report = build([source], out, encoder, three, flat_tokens=300)
+        assert (report.version, report.documents, report.encoded) == (2, 120, 120)
         assert held(out) == wanted(changed)
         assert len(before) == 600
         assert before.reload()
-        assert len(before) == 40
+        assert (len(before), before.info()["kind"]) == (120, "compressed")
 
 
 def test_a_build_goes_on_after_an_actor_a_writer_and_the_driver_have_died(
