@@ -132,7 +132,7 @@ def test_growth_ranks_by_maxsim(script):
     rows, offsets = random.standard_normal((60, 8)).astype(np.float32), np.arange(0, 61, 3)
     queries = [random.standard_normal((n, 8)).astype(np.float32) for n in (2, 5)]
     blocks = [(rows[:30], offsets[:11]), (rows[30:], offsets[10:] - 30)]
-    for query, ranking in zip(queries, script("growth").rankings(blocks, queries), strict=True):
+    for query, ranking in zip(queries, script("growth").rankings(blocks, queries, 10), strict=True):
         best = torch.topk(
             maxsim(torch.from_numpy(query), torch.from_numpy(rows), torch.from_numpy(offsets)), 10
         )
@@ -228,17 +228,18 @@ def test_faiss_ranks_by_the_nearest_tokens_and_what_is_missing_has_the_last_scor
 def test_a_peer_stands_beside_the_quickest_setting_that_loses_no_more(script, capsys):
     peers = script("peers")
 
-    def row(contender, ms, lost, **setting):
+    def row(contender, ms, lost, n=4, **setting):
         return {
             "contender": contender,
             "setting": setting,
             "median_ms": ms,
             "batch_per_second": 1e3 / ms,
             "nDCG@10": 0.5 - lost,
-            "nDCG@10 lost": lost,
+            "n": n,
+            "losses": [lost] * n,
         }
 
-    ours = [row("latewood", 1.0, 0.01), row("latewood-32", 4.0, 0.001)]
+    ours = [row("latewood", 1.0, 0.01), row("latewood-32", 4.0, 0.001), row("latewood-32", 0.5, 0.0, n=3)]
     theirs = [row("tachiom", 3.0, 0.02, a=1), row("tachiom", 6.0, 0.005, a=2), row("tachiom", 9.0, 0.0, a=3)]
     peers.against([*ours, *theirs])
     assert capsys.readouterr().out.splitlines() == [

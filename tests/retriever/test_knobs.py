@@ -9,8 +9,8 @@ from retriever.ranking.knobs import SearchSettings, Size, choose
 @pytest.mark.parametrize(
     ("k", "size", "expected"),
     [
-        (10, Size(100, 100, 9_000, None), (1, 512, 128)),  # flat: nothing is probed
-        (10, Size(1_400, 1_400, 277_572, 8_192), (16, 512, 128)),
+        (10, Size(100, 100, 9_000, None), (1, 384, 96)),  # flat: nothing is probed
+        (10, Size(1_400, 1_400, 277_572, 8_192), (16, 384, 96)),
         (100, Size(3_633, 3_633, 1_298_348, 19_696), (32, 1_000, 400)),
         (1_000, Size(3_633, 3_633, 1_298_348, 19_696), (125, 10_000, 4_000)),
         (
