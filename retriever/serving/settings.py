@@ -1,5 +1,6 @@
 """What `latewood serve` may be told: ServeSettings and Limits. Imports nothing heavy, for help is made from it."""
 
+import functools
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ class ServeSettings:
         return token
 
 
+@functools.lru_cache(1024)  # every request is asked for it
 def is_loopback(host: str) -> bool:
     """Of an address or a name, whether only this machine reaches it."""
     try:
