@@ -17,6 +17,7 @@ __all__ = ["LOCAL", "cause_of", "joined", "passed_on", "ray_module"]
 LOCAL = "local"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Of what Ray says on its own of tasks, actors and nodes that end and are begun again: only why memory ended them.
     "RAY_DEDUP_LOGS_SKIP_REGEX": r"(?is)\A(?!.*(low on memory|out of memory issue|due to memory pressure))",
 }
@@ -25,6 +26,8 @@ OPENS, ENDS = "<latewood>", "</latewood>"
 
 def ray_module(*, serving: bool = False) -> Any:
     """Ray with its parts. Raises MissingDependencyError naming the extra."""
+    for name, value in QUIET.items():  # some of which Ray reads when it is imported
+        os.environ.setdefault(name, value)
     try:
         import fsspec  # noqa: F401
         import pyarrow.parquet  # noqa: F401
@@ -48,8 +51,6 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
     cpus: that the work takes at the least; a cluster of one's own has as many.
     Raises ArgumentError where there is none.
     """
-    for name, value in QUIET.items():  # some of which Ray reads when it is imported
-        os.environ.setdefault(name, value)
     ray = ray_module()
     if ray.is_initialized():
         yield ray
@@ -61,7 +62,8 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
         os.environ.setdefault("RAY_worker_niceness", "0")  # or what else runs here leaves it next to nothing
         own = {"num_cpus": math.ceil(max(cpus, os.cpu_count() or 1)), "include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _unheard():  # that it has read its log level
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ArgumentError(
@@ -71,6 +73,19 @@ def joined(address: str, cpus: float = 1.0) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What is written to stderr is lost; errors are raised as ever."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextmanager

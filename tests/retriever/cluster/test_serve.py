@@ -70,6 +70,11 @@ def cluster(folder, tmp_path_factory):
         started = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+        log.seek(0)
+        assert (process.stdout.read(), log.read()) == (
+            "",
+            "",
+        )  # nothing of what Ray says of processes that die
         until = time.monotonic() + 10
         while (
             left := [pid for pid in started if Path(f"/proc/{pid}").exists()]
