@@ -138,7 +138,8 @@ def failures(corpus: Path, work: Path, n: int) -> dict[str, Any]:
 
 @contextmanager
 def peaks(found: dict[str, int]) -> Iterator[None]:
-    """name: the most MiB that a process of that name, of Ray's or the driver, had of its own."""
+    """name: the most MiB that a process of that name, of Ray's or the driver, had of its own, without pages of mapped
+    files, which the system may take back."""
     ended = threading.Event()
 
     def look() -> None:
@@ -152,7 +153,7 @@ def peaks(found: dict[str, int]) -> Iterator[None]:
                     lines = (path / "smaps_rollup").read_text().splitlines()
                 except (OSError, StopIteration):
                     continue
-                own = sum(int(line.split()[1]) for line in lines if line.startswith("Private")) >> 10
+                own = sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) >> 10
                 found[kind] = max(found.get(kind, 0), own)
 
     thread = threading.Thread(target=look)
