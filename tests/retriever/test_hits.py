@@ -210,5 +210,5 @@ def test_ncandidates_and_nrerank_count_documents(tmp_path: Path) -> None:
         passages = searcher.search("w1 w2", by="passage", **knobs)
         assert len(passages) == 10
         assert {hit.doc_id for hit in passages} < {f"near{i}" for i in range(10)}
-        assert searcher.settings(k=10).ncandidates == 384  # of 512 passages, 280 being 210 documents
+        assert searcher.settings(k=10).ncandidates == 288  # of 384 passages, 280 being 210 documents
         assert searcher.recall_vs_exact(["w1 w2"], **knobs).search == 1.0

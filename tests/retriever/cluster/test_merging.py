@@ -16,14 +16,18 @@ from tests.helpers.fakes import DIM, WORDS, FakeEncoder, corpus, record
 
 ENCODER = FakeEncoder(DIM, windows=True)
 QUERIES = ["w0", "w1 w2 w3", "w4 w4 w11", "w5 w6 w7 w8 w9 w10", "unknown"]
+EVERY = {
+    "ncandidates": 1000,
+    "nrerank": 1000,
+}  # passages; each shard prunes by itself, and so leaves out fewer
 WAYS = [
-    {"mode": "late"},
-    {"mode": "late", "by": "passage"},
+    {"mode": "late", **EVERY},
+    {"mode": "late", "by": "passage", **EVERY},
     {"mode": "late", "filter": "n < 50", "nprobe": 1, "ncandidates": 60, "nrerank": 30},
     {"mode": "lexical"},
     {"mode": "lexical", "filter": "n >= 100"},
-    {"mode": "hybrid"},
-    {"mode": "hybrid", "weights": (1.0, 2.0), "filter": "n >= 30"},
+    {"mode": "hybrid", **EVERY},
+    {"mode": "hybrid", "weights": (1.0, 2.0), "filter": "n >= 30", **EVERY},
     {"filter": "n < 0"},
 ]
 
@@ -59,9 +63,9 @@ def test_answers_are_those_of_one_searcher(index):
                 for query in QUERIES:
                     assert found(cluster, query, k, options) == found(alone, query, k, options), options
         texts = dict(enumerate(QUERIES))
-        assert cluster.search_many(texts, k=5) == alone.search_many(texts, k=5)
+        assert cluster.search_many(texts, k=5, **EVERY) == alone.search_many(texts, k=5, **EVERY)
         vectors = np.eye(3, DIM, dtype=np.float32)
-        assert cluster.search_embeddings(vectors) == alone.search_embeddings(vectors)
+        assert cluster.search_embeddings(vectors, **EVERY) == alone.search_embeddings(vectors, **EVERY)
         with pytest.raises(ArgumentError, match="nobody"):
             cluster.search("w1", filter="nobody = 1")
 
