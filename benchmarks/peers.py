@@ -147,6 +147,7 @@ def draw(found: dict[str, Row], figure: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     rows = [row for figures in found.values() for row in figures["rows"]]
     fullest = max(rows, key=lambda row: int(row["n"]))
@@ -166,6 +167,7 @@ def draw(found: dict[str, Row], figure: Path) -> None:
                 style = {"color": f"C{number % 10}", "linestyle": "-" if name in LATEWOOD else "--"}
                 panel.plot([cost(r) for r in own], points, marker="o", ms=4, lw=1, label=name, **style)
             panel.set_xscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
             panel.grid(alpha=0.3)
             panel.set_xlabel("ms a query")
             panel.set_title(f"{metric}, {what}, {t} thread{'s' * (t > 1)}", fontsize=9)
