@@ -31,7 +31,7 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-from cluster_serving import family
+from serving import family
 
 CHARS = 80
 BATCH = 512  # documents that an actor encodes before it hands them over, at most

@@ -23,11 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving import K, Seen, client, judged, same, started
+from serving import K, Seen, client, family, judged, same, started
 from serving import serving as plain
 
 from encoder.light import LightEncoder
@@ -178,17 +178,6 @@ def processor_seconds(process: "subprocess.Popen[str]") -> float:
     """Of a process and all that it and its children have started, so far."""
     ticks = sum(int(n) for stat in family(process.pid).values() for n in stat[11:13])
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def family(pid: int) -> dict[int, list[str]]:
-    """{pid: what its stat says from the state on} of a process and of all that it and its children have started."""
-    stats, found = {}, {pid}
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            stats[int(place.name)] = (place / "stat").read_text().rpartition(")")[2].split()
-    while more := {one for one, stat in stats.items() if int(stat[1]) in found} - found:
-        found |= more
-    return {one: stats[one] for one in found if one in stats}
 
 
 if __name__ == "__main__":

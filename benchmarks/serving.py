@@ -1,6 +1,6 @@
 """Serving under load: `latewood serve` as a process of its own, clients in this one, a writer that commits beside them.
 
-    python benchmarks/serving.py INDEX DATA [--clients 64] [--seconds 60] [--slow 32] [--json OUT.json]
+    python benchmarks/serving.py INDEX DATA [--clients 64] [--seconds 60] [--slow 32] [--processes 1] [--json OUT.json]
 
 INDEX is copied first; DATA is a BEIR folder, whose judged queries are asked. Each client asks one query after the
 other over a connection that it keeps. The writer adds a document with the text of a query, replaces the one before
@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--slow", type=int, default=0, help="further clients that send and read slowly")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--processes", type=int, default=1, help="that serve")
     parser.add_argument("--no-writer", action="store_true")
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
@@ -78,17 +79,24 @@ def main() -> None:
         shutil.copytree(args.index, folder)
         alone, took_alone = in_process(folder, texts)
         found: dict[str, Any] = {"search_many per second": alone}
-        with writing(None if args.no_writer else folder, texts) as writer, serving(folder) as (url, process):
-            uvloop.run(load(url, texts, args, process.pid, WARM_SECONDS))
-            before, pids = anonymous_mib(process.pid), (process.pid, os.getpid(), writer.pid)
-            took = [-processor_seconds(pid) for pid in pids]
-            seen, memory = uvloop.run(load(url, texts, args, process.pid, args.seconds))
-            took = [so_far + processor_seconds(pid) for so_far, pid in zip(took, pids, strict=True)]
+        with (
+            writing(None if args.no_writer else folder, texts) as writer,
+            serving(folder, args.processes) as (
+                url,
+                process,
+            ),
+        ):
+            server = list(family(process.pid))
+            uvloop.run(load(url, texts, args, server, WARM_SECONDS))
+            before, each = anonymous_mib(server), (server, [os.getpid()], [writer.pid])
+            took = [-processor_seconds(pids) for pids in each]
+            seen, memory = uvloop.run(load(url, texts, args, server, args.seconds))
+            took = [so_far + processor_seconds(pids) for so_far, pids in zip(took, each, strict=True)]
             time.sleep(SETTLE_SECONDS)
-            memory = [before, *memory, anonymous_mib(process.pid)]
+            memory = [before, *memory, anonymous_mib(server)]
             found |= figures(seen, memory, args.seconds, alone)
-            each = [1000 * seconds / len(seen.answers) for seconds in took]
-            found["processor ms an answer"] = dict(zip(WHO, [took_alone, *each], strict=True))
+            shares = [1000 * seconds / len(seen.answers) for seconds in took]
+            found["processor ms an answer"] = dict(zip(WHO, [took_alone, *shares], strict=True))
             print(json.dumps(found, indent=2), file=sys.stderr)
             found |= writer.check(seen)
     print(json.dumps(found, indent=2))
@@ -121,8 +129,9 @@ def in_process(folder: Path, texts: list[str]) -> tuple[float, float]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(folder: Path, processes: int = 1) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     command = [sys.executable, "-m", "retriever.cli", "serve", f"load={folder}", "--port", "0"]
+    command += ["--processes", str(processes)]
     with started(command) as found:
         yield found
     if code := found[1].returncode:
@@ -144,15 +153,29 @@ def started(command: list[str], **variables: str) -> Iterator[tuple[str, "subpro
             process.wait(60)
 
 
-def processor_seconds(pid: int) -> float:
-    """Of a process and its threads so far, its own and the system's for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def family(pid: int) -> dict[int, list[str]]:
+    """{pid: what its stat says from the state on} of a process and of all that it and its children have started."""
+    stats, found = {}, {pid}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            stats[int(place.name)] = (place / "stat").read_text().rpartition(")")[2].split()
+    while more := {one for one, stat in stats.items() if int(stat[1]) in found} - found:
+        found |= more
+    return {one: stats[one] for one in found if one in stats}
 
 
-def anonymous_mib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) // 1024
+def processor_seconds(pids: Iterable[int]) -> float:
+    """Of processes and their threads so far, their own and the system's for them."""
+    both = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        both += int(fields[11]) + int(fields[12])
+    return both / os.sysconf("SC_CLK_TCK")
+
+
+def anonymous_mib(pids: Iterable[int]) -> int:
+    found = (Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2] for pid in pids)
+    return sum(int(one.split()[0]) for one in found) // 1024
 
 
 # The writer -------------------------------------------------------------------------------------------------
@@ -229,7 +252,7 @@ def same(hits: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bo
 
 
 async def load(
-    url: str, texts: list[str], args: argparse.Namespace, pid: int, seconds: float
+    url: str, texts: list[str], args: argparse.Namespace, pids: list[int], seconds: float
 ) -> tuple[Seen, list[int]]:
     """Memory by tenths of the time, in MiB."""
     seen, until = Seen(), time.monotonic() + seconds
@@ -240,7 +263,7 @@ async def load(
         found = []
         for _ in range(10):
             await asyncio.sleep(seconds / 10)
-            found.append(anonymous_mib(pid))
+            found.append(anonymous_mib(pids))
         return found
 
     memory, *_ = await asyncio.gather(measured(), *clients)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-__all__ = ["listening", "server"]
+__all__ = ["listening", "reserved", "server"]
 
 BACKLOG = 2048
 
@@ -27,6 +27,25 @@ def listening(host: str, port: int, remedy: str, *, shared: bool = False) -> soc
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise ArgumentError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from None
+
+
+def reserved(host: str, port: int, remedy: str) -> socket.socket:
+    """A socket at which nobody listens: while it is open its port goes to none but those who share it (`listening`).
+
+    Raises ArgumentError as `listening` does, and where the system shares no ports.
+    """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ArgumentError("processes: this system deals no port to several; leave --processes out")
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ArgumentError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from None
+    return held
 
 
 def server(app: "FastAPI", seconds: float) -> "uvicorn.Server":

@@ -47,6 +47,11 @@ class ServeSettings:
     host: str = option("127.0.0.1", "Address to listen on. Beyond this machine a token is needed.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", least=0, most=65535)
     writable: bool = option(False, "Let documents be added, replaced and deleted.", "--writable")
+    processes: int = option(
+        1,
+        "Processes that answer, each with the indexes open, which are then only read; see the guide.",
+        least=1,
+    )
     token_file: str | None = option(
         None,
         f"File whose text every request must bring as its bearer token; {TOKEN_VARIABLE} is another way.",
@@ -64,6 +69,10 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.processes > 1 and self.writable:
+            raise ArgumentError(
+                f"processes={self.processes} with writable=True; one process writes: leave one of them out"
+            )
         token = self.token  # of a file that cannot be read it is known now
         if not self.loopback and self.auth and token is None:
             raise ArgumentError(

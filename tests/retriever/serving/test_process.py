@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_the_first_answer_comes_soon_and_without_torch(docs):
         (["DOCS", "--host", "203.0.113.7", "--no-auth"], "cannot listen on 203.0.113.7 port 8000: "),
         (["DOCS", "--max-k", "0"], "--max-k"),
         (["DOCS", "--device", "cuda:99"], "cuda:99"),
+        (["DOCS", "--processes", "2", "--writable"], "processes=2 with writable=True; one process writes"),
+        ([".", "--processes", "2"], ". is no index, which alone several processes serve"),
     ],
 )
 def test_what_cannot_be_served_is_a_line(docs, arguments, told):
@@ -122,6 +125,48 @@ def test_a_signal_ends_it_when_what_runs_is_answered(docs, sent, code):
         assert process.wait(30) == code
     assert [answer.status_code for answer in answers] == [200]
     assert len(answers[0].json()["results"]) == 60
+
+
+def by_start(url):
+    """When the process started that answers a new connection."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return next(line for line in lines if line.startswith("process_start_time_seconds"))
+
+
+@pytest.mark.slow
+def test_several_processes_answer_at_one_port_and_see_what_is_committed(docs, encoder, tmp_path):
+    folder = shutil.copytree(docs, tmp_path / "docs.index")
+    with running(folder, "--processes", "2") as (url, process):
+        deadline = time.monotonic() + 60
+        seen = set()
+        while len(seen) < 2:  # the system deals connections by their ports
+            assert time.monotonic() < deadline
+            seen.add(by_start(url))
+        with Index.open(folder, encoder, writable=True) as index:
+            index.add([{"doc_id": "new", "text": "A comet came by and was seen by night."}])
+        in_a_row = 0
+        while in_a_row < 20:
+            assert time.monotonic() < deadline
+            hits = httpx.get(f"{url}/v1/indexes/docs/search", params={"q": "comet", "k": 1}).json()["hits"]
+            in_a_row = in_a_row + 1 if [hit["doc_id"] for hit in hits] == ["new"] else 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
+@pytest.mark.slow
+def test_where_one_of_several_processes_dies_the_server_ends(docs):
+    with running(docs, "--processes", "2") as (url, process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        serving = [
+            pid for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        assert len(serving) == 2
+        os.kill(int(serving[1]), signal.SIGKILL)
+        assert process.wait(30) == 2
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
 
 
 @pytest.mark.slow
