@@ -295,11 +295,14 @@ def test_the_readme_has_figures_of_the_benchmarks():
     figures = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     [command] = re.findall(r"`(python benchmarks/[^`]*)`", section)
     assert command in figures
-    rows = re.findall(r"^\|[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$", section, re.MULTILINE)
-    assert len(rows) == 3
-    for median, recall, lost, peak in rows:
-        row = rf"\| {median} \|.*\| {recall} \| [\d.]+ \(\+{lost}\) \| {peak} \|"
-        assert re.search(row, figures), (median, recall, lost, peak)
+    number = r" ([\d.,+-]+) \|"
+    rows = re.findall(rf"^\|[^|]*\|{6 * number}$", section, re.MULTILINE)
+    assert len(rows) == 5
+    for build, size, *searched in rows:
+        median, many, recall, lost = map(re.escape, searched)
+        assert re.search(rf"\| {build} \| \d \| {size}\b", figures), (build, size)
+        row = rf"\| {median} \| [\d.]+ \| {many} \| {recall} \| [\d.]+ \({lost}\) \|"
+        assert re.search(row, figures), searched
     for mean in re.findall(r"\b0\.\d{4}\b", section.rpartition("Quality")[2]):
         assert re.search(rf"mean of 7.*{mean}", figures), mean
 
