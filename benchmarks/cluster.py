@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -156,6 +156,13 @@ def peaks(found: dict[str, int]) -> Iterator[None]:
                 own = sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) >> 10
                 found[kind] = max(found.get(kind, 0), own)
 
+    with beside(look, ended):
+        yield
+
+
+@contextmanager
+def beside(look: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+    """Within, a thread looks, until the event."""
     thread = threading.Thread(target=look)
     thread.start()
     try:
@@ -187,13 +194,10 @@ def processor_seconds(found: list[float]) -> Iterator[None]:
 
     look()
     before = seen.copy()
-    thread = threading.Thread(target=keep_looking)
-    thread.start()
     try:
-        yield
+        with beside(keep_looking, ended):
+            yield
     finally:
-        ended.set()
-        thread.join()
         ticks = sum(n - before.get(pid, 0) for pid, n in seen.items() if pid != os.getpid())
         found.append(ticks / os.sysconf("SC_CLK_TCK"))
 

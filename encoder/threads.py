@@ -8,6 +8,7 @@ whole batches wait for nobody.
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 __all__ = [
     "computing_threads",
+    "end_with_parent",
     "in_order",
     "numpy_libraries",
     "shared_threads",
@@ -97,6 +99,19 @@ def numpy_libraries() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def end_with_parent() -> None:
+    """In a process of multiprocessing: end when the one that started it has, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        # Pipes tell nothing: a process may hold both their ends.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def computing_threads(count: int) -> ThreadPoolExecutor:

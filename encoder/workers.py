@@ -21,7 +21,7 @@ from encoder.devices import parse_device
 from encoder.errors import ArgumentError, LatewoodError
 from encoder.model.late_interaction import LateInteractionModel
 from encoder.model.packing import pack
-from encoder.threads import computing_threads, in_order
+from encoder.threads import computing_threads, end_with_parent, in_order
 
 __all__ = ["WorkerPool", "batches_at_once", "run_job", "run_jobs", "worker_devices"]
 
@@ -193,17 +193,9 @@ _Process.register("work", _Work)
 
 
 def _start(device: str, threads: int, load: Callable[..., LoadedEncoder]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     torch.set_num_threads(threads)
     # On a GPU what is next waits in its queue.
     _worker["turn"] = threading.Semaphore(1 if torch.device(device).type == "cpu" else CALLS - 1)
     _worker["encoder"] = load(device=device)
-
-
-def _end_with_parent() -> None:
-    # The pipe of the jobs tells nothing: each worker holds both its ends.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

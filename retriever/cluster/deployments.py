@@ -31,7 +31,6 @@ BATCH = 8  # asks that are ranked together, each of a router's batch
 ONGOING = 1000  # requests that a process has at once, beyond which they wait at whoever asks
 AT_ONCE = 3  # batches of a router: one that it encodes, one that shards rank, one that it makes hits of
 EVERYWHERE = ("0.0.0.0", "::")
-REMEDY = "pass another --host or --port"
 LOGGING: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -69,7 +68,7 @@ class Router:
         served = Served(name, searcher)
         served.at_once = AT_ONCE
         self._server = server(create_app(settings, Serving({name: served})), settings.limits.timeout)
-        bound = listening(settings.host, settings.port, REMEDY, shared=True)
+        bound = listening(settings.host, settings.port, shared=True)
         self._thread = threading.Thread(target=self._server.run, args=([bound],), name="http", daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -125,7 +124,7 @@ def shards_of(folder: Path) -> int:
 @contextmanager
 def serving(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[None]:
     """Within, the index is served at the settings' host and port, by the cluster that this process has joined."""
-    with listening(settings.host, settings.port, REMEDY):
+    with listening(settings.host, settings.port):
         pass  # known before anything is started
     logging.getLogger("ray.serve").setLevel(LOGGING["log_level"])
     serve.start(proxy_location="Disabled", logging_config=LOGGING)

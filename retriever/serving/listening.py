@@ -3,6 +3,8 @@
 import math
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from encoder.errors import ArgumentError
@@ -14,38 +16,44 @@ if TYPE_CHECKING:
 __all__ = ["listening", "reserved", "server"]
 
 BACKLOG = 2048
+REMEDY = "pass another --host or --port"
 
 
-def listening(host: str, port: int, remedy: str, *, shared: bool = False) -> socket.socket:
+def listening(host: str, port: int, remedy: str = REMEDY, *, shared: bool = False) -> socket.socket:
     """port: 0 takes a free one. shared: with other processes that say so, to whom the system deals what comes.
 
     Raises ArgumentError, which ends with the remedy, where it cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise ArgumentError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from None
+    with _refusals(host, port, remedy):
+        return socket.create_server((host, port), family=_family(host), backlog=BACKLOG, reuse_port=shared)
 
 
-def reserved(host: str, port: int, remedy: str) -> socket.socket:
+def reserved(host: str, port: int) -> socket.socket:
     """A socket at which nobody listens: while it is open its port goes to none but those who share it (`listening`).
 
     Raises ArgumentError as `listening` does, and where the system shares no ports.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ArgumentError("processes: this system deals no port to several; leave --processes out")
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held = socket.socket(_family(host))
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
+    with _refusals(host, port, REMEDY):
         held.bind((host, port))
+    return held
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+@contextmanager
+def _refusals(host: str, port: int, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        held.close()
         reason = os.strerror(error.errno) if error.errno else error
         raise ArgumentError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from None
-    return held
 
 
 def server(app: "FastAPI", seconds: float) -> "uvicorn.Server":

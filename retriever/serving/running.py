@@ -3,11 +3,9 @@
 import ctypes
 import gc
 import multiprocessing
-import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TypeAlias
 
 from encoder.errors import ArgumentError, LatewoodError
-from encoder.threads import numpy_libraries
+from encoder.threads import end_with_parent, numpy_libraries
 from indexing.storage.tables import is_index
 from retriever.serving.listening import listening, reserved, server
 from retriever.serving.settings import ServeSettings
@@ -23,7 +21,6 @@ from retriever.serving.settings import ServeSettings
 __all__ = ["serve"]
 
 M_ARENA_MAX = -8  # of malloc.h
-REMEDY = "pass another --host or --port"
 
 Say: TypeAlias = Callable[[Sequence[str]], object]
 
@@ -35,7 +32,7 @@ def serve(settings: ServeSettings, say: Say, tell: Callable[[str], None]) -> Non
     Raises ArgumentError, IndexFormatError and CorpusError; LatewoodError where one of several processes ends early.
     """
     if settings.processes == 1:
-        _answer(settings, listening(settings.host, settings.port, REMEDY), say, tell)
+        _answer(settings, listening(settings.host, settings.port), say, tell)
         return
     for place in settings.indexes.values():
         if not is_index(place):
@@ -84,10 +81,10 @@ def _leave_alone() -> None:
 
 
 def _answer_together(settings: ServeSettings, say: Say) -> None:
-    with listening(settings.host, settings.port, REMEDY):
+    with listening(settings.host, settings.port):
         pass  # nobody else is there, with whom the port would be shared
     context, count = multiprocessing.get_context("spawn"), settings.processes
-    with reserved(settings.host, settings.port, REMEDY) as held:
+    with reserved(settings.host, settings.port) as held:
         own = replace(settings, port=held.getsockname()[1])
         pipes = [context.Pipe(duplex=False) for _ in range(count)]
         processes = [context.Process(target=_one, args=(own, theirs), daemon=True) for _, theirs in pipes]
@@ -121,17 +118,10 @@ def _begun(ours: Connection) -> Sequence[str]:
 
 def _one(settings: ServeSettings, theirs: Connection) -> None:
     """One of the processes."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with suppress(KeyboardInterrupt):  # the first process says that it was stopped
         try:
-            bound = listening(settings.host, settings.port, REMEDY, shared=True)
+            bound = listening(settings.host, settings.port, shared=True)
             _answer(settings, bound, theirs.send, lambda line: None)
         except LatewoodError as error:
             theirs.send(error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
