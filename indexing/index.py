@@ -209,13 +209,13 @@ class Index(Closing):
     def reload(self) -> bool:
         """Move to the newest commit; whether there was one."""
         with self._mutex:
-            before, newest = self._now.state.generation, self._now.newest()
+            before, newest = self._now.moment, self._now.newest()
             if self._writer is None:
                 self._snapshot = newest
                 self._snapshot = newest.beside_log()
             else:
                 self._writer.snapshot = newest
-            return newest.state.generation != before
+            return newest.moment != before
 
     def __len__(self) -> int:
         """Documents."""

@@ -116,7 +116,7 @@ class Searcher(Closing):
         self._loaded = [] if encoder is None else [encoder]
         self._loading = threading.Lock()
         self._own = not isinstance(index, Snapshot)
-        self._beside = -1
+        self._beside: object = None  # moment
         snapshot = index if isinstance(index, Snapshot) else index.snapshot()
         try:
             if encoder is not None:
@@ -158,18 +158,22 @@ class Searcher(Closing):
         return self._ranker.snapshot
 
     def reload(self) -> bool:
-        """Move to the index's newest commit; whether there was one. Searches under way end on the old one."""
+        """Move to the index's newest commit; whether there was one. Searches under way end on the old one.
+
+        Raises EncoderMismatchError, and stays where it is, where another index has taken the place of this one and
+        is of another encoder."""
         with self._loading:
-            before = self.snapshot.state.generation
+            before = self.snapshot.moment
             self._move(self.snapshot.newest())
-            now = self.snapshot.state.generation
-            if now != self._beside:  # once a commit: it is commits that make the log long
+            if self.snapshot.moment != self._beside:  # once a commit: it is commits that make the log long
                 self._move(self.snapshot.beside_log())
-                self._beside = now
-            return self.snapshot.state.generation != before
+                self._beside = self.snapshot.moment
+            return self.snapshot.moment != before
 
     def _move(self, snapshot: Snapshot) -> None:
         if snapshot is not self.snapshot:
+            for encoder in self._loaded:
+                _check(snapshot, encoder)
             # The old one is not closed: other threads may search it. It is let go with the last of them.
             self._ranker = self._ranking(snapshot, self._ranker, once=self._ranker.once)
             self._own = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-__all__ = ["BUSY_SECONDS", "Watch", "connect", "connect_reader", "shorten_log", "writing"]
+__all__ = ["BUSY_SECONDS", "Watch", "connect", "connect_reader", "file_at", "shorten_log", "writing"]
 
 BUSY_SECONDS = 30.0
 LONG_LOG = 4 << 20  # bytes
@@ -77,20 +77,25 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         return connect(path, "ro&immutable=1")
 
 
+def file_at(path: Path) -> tuple[int, int]:
+    """Which file is there: another one in its place has another answer, as long as this one is open."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 class Watch:
     """Tells whether a file has been committed to, by a connection of its own. Closed by `close`, or when nobody has
     it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.stat().st_ino
+        self._path, self._file = path, file_at(path)
         self._conn = connect_reader(path)
         self.close = weakref.finalize(self, self._conn.close)
 
     def look(self) -> object:
         """What is equal to the look before if nothing has been committed since. Raises FileNotFoundError also where
         another file has taken the place of this one."""
-        now = self._path.stat()
-        if now.st_ino != self._file:
+        if file_at(self._path) != self._file:
             raise FileNotFoundError(self._path)
         # SQLite counts for each connection apart. Where the file was opened as immutable it counts nothing.
-        return self, now.st_mtime_ns, self._conn.execute("PRAGMA data_version").fetchone()
+        return self, self._path.stat().st_mtime_ns, self._conn.execute("PRAGMA data_version").fetchone()

@@ -24,12 +24,12 @@ __all__ = [
     "define_function",
     "delete_texts",
     "frequencies",
-    "idf_ratio",
     "insert_texts",
     "queried",
     "quoted",
     "rebuild",
     "split_words",
+    "varints",
     "word_spans",
 ]
 
@@ -71,6 +71,11 @@ class Texts(NamedTuple):
 
     n: int
     words: int
+
+    @property
+    def mean(self) -> float:
+        """Words of one; 1 where there are none."""
+        return self.words / self.n if self.words else 1.0
 
 
 class _Patterns(NamedTuple):
@@ -228,29 +233,35 @@ def quoted(word: str) -> str:
     return f'"{" ".join(words)}"' + ("*" if alone else "")  # words have no quotation marks
 
 
-def idf_ratio(n: int, having: int) -> float:
-    """The weight of a word that `having` of n documents have, over the one that FTS5's bm25 has multiplied by."""
-    return math.log(1 + (n - having + 0.5) / (having + 0.5)) / _idf(n, having)
-
-
-def _idf(n: int, having: int) -> float:
-    """FTS5's own."""
-    theirs = math.log((n - having + 0.5) / (having + 0.5))
-    return theirs if theirs > 0 else 1e-6
-
-
-def bm25(times: Numbers, lengths: Numbers, having: int, texts: Texts) -> Numbers:
-    """What FTS5 gives for a word that `having` documents have, `times` often in each, in its order of operations."""
-    damped = times + K1 * (1 - B + B * lengths / (texts.words / texts.n))
-    scores: Numbers = _idf(texts.n, having) * ((times * (K1 + 1)) / damped)
+def bm25(found: npt.NDArray[Any], having: int, texts: Texts) -> Numbers:
+    """BM25 of a word in documents: found has its `times` in each, of `length` words; `having` of all texts have it.
+    FTS5's, but for the weight of a word, which is Lucene's."""
+    times = found["times"].astype(np.float64)
+    weight = math.log(1 + (texts.n - having + 0.5) / (having + 0.5))
+    scores: Numbers = weight * times * (K1 + 1) / (times + _damping(found["length"], texts))
     return scores
 
 
-def frequencies(scores: Numbers, lengths: Numbers, texts: Texts) -> Numbers:
-    """How often each document has a word, from what FTS5 gives for it: `bm25` the other way round."""
-    parts = scores / _idf(texts.n, len(scores))
-    damping = K1 * (1 - B + B * lengths / (texts.words / texts.n))
-    return np.rint(parts * damping / (K1 + 1 - parts))
+def frequencies(scores: Numbers, lengths: npt.NDArray[np.uint32], having: int, texts: Texts) -> Numbers:
+    """How often each document has a word that `having` of them have, from FTS5's bm25 of it."""
+    theirs = math.log((texts.n - having + 0.5) / (having + 0.5))
+    parts = scores / (theirs if theirs > 0 else 1e-6)
+    return np.rint(parts * _damping(lengths, texts) / (K1 + 1 - parts))
+
+
+def _damping(lengths: npt.NDArray[np.uint32], texts: Texts) -> Numbers:
+    damping: Numbers = K1 * (1 - B + B * lengths.astype(np.float64) / texts.mean)
+    return damping
+
+
+def varints(block: bytes) -> npt.NDArray[np.int64]:
+    """SQLite's integers of seven bits a byte, one after the other as FTS5 writes them."""
+    found = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(found < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    found = found[: ends[-1] + 1].astype(np.int64)
+    shifts = 7 * (np.repeat(ends, ends - starts + 1) - np.arange(len(found)))
+    return np.add.reduceat((found & 0x7F) << shifts, starts)
 
 
 def create_table(connection: sqlite3.Connection) -> None:

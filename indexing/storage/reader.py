@@ -4,31 +4,33 @@ import json
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import ArgumentError, IndexFormatError
-from indexing.storage.database import connect_reader
+from indexing.storage.database import connect_reader, file_at
 from indexing.storage.dates import define_functions
 from indexing.storage.durable import FileRecord
 from indexing.storage.filters import Filter, parse_filter
-from indexing.storage.fulltext import Texts, frequencies, idf_ratio
+from indexing.storage.fulltext import Texts, bm25, frequencies, varints
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import FORMAT_VERSION, DocumentRow, SegmentRow, State
 
-__all__ = ["OCCURRENCE", "POSTING", "Document", "Numbers", "Reader"]
+__all__ = ["OCCURRENCE", "Document", "Numbers", "Reader"]
 
 Numbers = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
 VARIABLES = 500  # bound parameters a statement; SQLite builds from before 2020 stop at 999
-POSTING = np.dtype([("document", np.int64), ("score", np.float64)])
-OCCURRENCE = np.dtype([("document", np.int64), ("times", np.float64), ("length", np.float64)])
-POSTINGS_KEPT, WORDS_KEPT = 1 << 20, 4096  # 16 MiB; a search for frequent words takes a third of the time
+OCCURRENCE = np.dtype([("document", np.int64), ("times", np.uint32), ("length", np.uint32)])
+POSTINGS_KEPT, WORDS_KEPT = 1 << 20, 4096  # 24 MiB; a search for frequent words takes a third of the time
+GONE_KEPT = 4096  # documents, whose occurrences are taken out of the words that are asked again
 PAGE = 256  # documents read at a time by those that stream them
 
 
@@ -41,22 +43,61 @@ class Document:
     metadata: dict[str, Any]
 
 
+class _Word(NamedTuple):
+    """found: an array of OCCURRENCE, as it is in a generation: documents below `end`."""
+
+    found: npt.NDArray[Any]
+    generation: int
+    end: int
+
+
+Known = TypeVar("Known", bound=tuple[Any, ...])
+
+
+class _Kept(Generic[Known]):
+    """What is known of the words asked first, an array with a row a document before all: as much as there is room for.
+    Several threads may share it."""
+
+    def __init__(self, words: Mapping[str, Known] = MappingProxyType({})) -> None:
+        self.words = dict(words)
+        self.postings = sum(len(known[0]) for known in self.words.values())
+        self._lock = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        return len(self.words) >= WORDS_KEPT or self.postings > POSTINGS_KEPT
+
+    def put(self, word: str, known: Known) -> None:
+        with self._lock:
+            if word in self.words or not self.full:
+                before = self.words.get(word)
+                self.postings += len(known[0]) - (0 if before is None else len(before[0]))
+                self.words[word] = known
+
+
 class Reader:
     """Reads the documents of one moment; safe from several threads. Closed by `close`, or when nobody has it."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises IndexFormatError if `path` is not an index's database or is of another version, StorageError
+    def __init__(self, path: Path, previous: "Reader | None" = None) -> None:
+        """previous: of an older moment, whose words are taken over where it is known what has changed since.
+
+        Raises IndexFormatError if `path` is not an index's database or is of another version, StorageError
         where the system refuses to read it."""
         self.path = path
         self._lock = threading.RLock()
-        self._keep_postings()
+        self._keep_words()
         try:
+            found = file_at(path)
             self._db = connect_reader(path)
+            # What it is equal to reads the same file.
+            self.file: object = found if file_at(path) == found else object()
             define_functions(self._db)
             self._finalizer = weakref.finalize(self, self._db.close)
             with refusals(path):
                 self._db.execute("BEGIN")  # the first read fixes the moment
                 self._read_settings()
+                if previous is not None and previous.file == self.file:
+                    self._take_over(previous)
         except BaseException as error:
             if hasattr(self, "_finalizer"):
                 self.close()
@@ -82,9 +123,13 @@ class Reader:
         """Documents that are gone and whose passages still lie in segments, ascending."""
         return self._numbers("SELECT document FROM tombstones ORDER BY document")
 
-    def count(self, table: str = "documents") -> int:
-        assert table in ("documents", "unencoded")
-        return sum(n for (n,) in self.rows(f"SELECT count(*) FROM {table}"))
+    @cached_property
+    def n_documents(self) -> int:
+        return sum(n for (n,) in self.rows("SELECT count(*) FROM documents"))
+
+    @cached_property
+    def n_unencoded(self) -> int:
+        return sum(n for (n,) in self.rows("SELECT count(*) FROM unencoded"))
 
     # Documents -----------------------------------------------------------------------------------------------
 
@@ -167,54 +212,71 @@ class Reader:
 
     # Words ---------------------------------------------------------------------------------------------------
 
-    def lexical(self, words: Iterable[str]) -> tuple[Numbers, npt.NDArray[np.float64]]:
+    def lexical(self, words: Iterable[str]) -> tuple[Numbers, Scores]:
         """Documents that any of the words finds, FTS5 queries as `queried` makes them, ascending, and their BM25."""
-        each = np.concatenate([np.zeros(0, POSTING), *map(self._postings, words)])
-        documents, at = np.unique(each["document"], return_inverse=True)
-        return documents, np.bincount(at, each["score"], len(documents)).astype(np.float64)
+        each = [(np.zeros(0, np.int64), np.zeros(0)), *map(self._postings, words)]
+        documents, at = np.unique(np.concatenate([found for found, _ in each]), return_inverse=True)
+        scores = np.concatenate([scores for _, scores in each])
+        return documents, np.bincount(at, scores, len(documents)).astype(np.float64)
 
-    def _postings(self, word: str) -> npt.NDArray[Any]:
-        """The documents of one word and their BM25, an array of POSTING. The first words that are asked are kept."""
-        if (known := self._known.get(word)) is not None:
+    def _postings(self, word: str) -> tuple[Numbers, Scores]:
+        """The documents of one word and their BM25."""
+        if (known := self._scored.words.get(word)) is not None:
             return known
-        found = self._scored(word)
-        if len(found):
-            found["score"] *= idf_ratio(self.n_texts, self._having(word, found))
-        if self._room >= len(found) and len(self._known) < WORDS_KEPT:
-            self._known[word] = found
-            self._room -= len(found)
-        return found
+        found = self.occurrences(word)
+        postings = found["document"], bm25(found, self._having(word, found), self.texts)
+        self._scored.put(word, postings)
+        return postings
 
     def _having(self, word: str, found: npt.NDArray[Any]) -> int:
         """How many documents have a word, of which `found` are here."""
         return len(found)
 
-    def _scored(self, word: str) -> npt.NDArray[Any]:
-        """The documents of one word and FTS5's BM25, an array of POSTING."""
-        sql = "SELECT rowid, -bm25(fulltext) FROM fulltext WHERE fulltext MATCH ?"
-        return np.array(self.rows(sql, [word]), POSTING)
-
     def occurrences(self, word: str) -> npt.NDArray[Any]:
-        """The documents of one word, how often each has it and how many words it has: an array of OCCURRENCE."""
+        """The documents of one word, how often each has it and how many words it has: an array of OCCURRENCE, in the
+        order of documents. The first words that are asked are kept, and what later commits change of them is read."""
+        known, state = self._words.words.get(word), self.state
+        if known is None:
+            found = self._read_word(word, state.first_document, 0)
+        elif known.generation == state.generation:
+            return known.found
+        else:
+            kept = _without(known.found, self._gone)
+            new = self._read_word(word, known.end, len(kept))
+            found = np.concatenate([kept, new]) if len(new) else kept
+        self._words.put(word, _Word(found, state.generation, state.next_document))
+        return found
+
+    def _read_word(self, word: str, first: int, before: int) -> npt.NDArray[Any]:
+        """Occurrences from a document on, with `before` documents before it that have the word."""
         sql = (
             "SELECT fulltext.rowid, -bm25(fulltext), sz FROM fulltext JOIN fulltext_docsize ON id = fulltext.rowid "
-            "WHERE fulltext MATCH ? ORDER BY fulltext.rowid"
+            "WHERE fulltext MATCH ? AND fulltext.rowid >= ? ORDER BY fulltext.rowid"
         )
-        rows = [(document, score, _varints(size)[0]) for document, score, size in self.rows(sql, [word])]
-        found = np.array(rows, OCCURRENCE)
+        rows = self.rows(sql, [word, first])
+        found = np.zeros(len(rows), OCCURRENCE)
         if rows:
-            found["times"] = frequencies(found["times"], found["length"], self.texts)
+            documents, scores, sizes = zip(*rows, strict=True)
+            found["document"], found["length"] = documents, varints(b"".join(sizes))
+            found["times"] = frequencies(np.array(scores), found["length"], before + len(rows), self.texts)
         return found
 
     @cached_property
     def texts(self) -> Texts:
         """How many texts there are, and words in them: the first record of FTS5's own table."""
         blocks = self.rows("SELECT block FROM fulltext_data WHERE id = 1")
-        return Texts(*_varints(blocks[0][0])[:2]) if blocks and blocks[0][0] else Texts(0, 0)
+        return Texts(*varints(blocks[0][0])[:2].tolist()) if blocks and blocks[0][0] else Texts(0, 0)
 
     def document_frequency(self, match: str) -> int:
         """How many documents an FTS5 query finds."""
+        if match in self._words.words:
+            return len(self.occurrences(match))
         return sum(n for (n,) in self.rows("SELECT count(*) FROM fulltext WHERE fulltext MATCH ?", [match]))
+
+    def memory(self) -> int:
+        """Bytes of the words kept."""
+        each = [known for known, *_ in self._words.words.values()]
+        return sum(known.nbytes for known in each) + 8 * self._scored.postings
 
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
@@ -222,16 +284,33 @@ class Reader:
         if told != "ok":
             raise damaged(self.path, told)
 
-    @cached_property
-    def n_texts(self) -> int:
-        """Documents that have a text."""
-        return sum(n for (n,) in self.rows("SELECT count(*) FROM fulltext_docsize"))
-
     # Inside --------------------------------------------------------------------------------------------------
 
-    def _keep_postings(self) -> None:
-        self._known: dict[str, npt.NDArray[Any]] = {}  # word → postings
-        self._room = POSTINGS_KEPT
+    def _keep_words(self) -> None:
+        self._words: _Kept[_Word] = _Kept()
+        self._scored: _Kept[tuple[Numbers, Scores]] = _Kept()
+        self._gone: Numbers = np.zeros(0, np.int64)  # since the oldest of the words was read
+
+    def _take_over(self, older: "Reader") -> None:
+        """The words of an older reader, if what it has that is gone now is known: all of it has left a tombstone."""
+        with older._lock:
+            if not older._finalizer.alive:
+                return
+            before, dead = older.n_documents, older.tombstones()
+        end = older.state.next_document
+        gone = np.setdiff1d(self.tombstones(), dead, assume_unique=True)
+        gone = gone[gone < end]
+        [(new,)] = self.rows("SELECT count(*) FROM documents WHERE document >= ?", [end])
+        if before - len(gone) + new != self.n_documents:
+            return
+        words = dict(older._words.words)
+        self._gone = np.concatenate([older._gone, gone])
+        if older._words.full or len(self._gone) > GONE_KEPT:  # what the last commit's searches asked is kept
+            words = {
+                word: known for word, known in words.items() if known.generation == older.state.generation
+            }
+            self._gone = gone
+        self._words = _Kept(words)
 
     def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, refusals(self.path):
@@ -272,12 +351,10 @@ class Reader:
         self.keys = None if keys is None else frozenset(map(tuple, keys))
 
 
-def _varints(block: bytes) -> list[int]:
-    """SQLite's integers of seven bits a byte, as FTS5 writes them one after the other."""
-    found, value = [], 0
-    for byte in block:
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            found.append(value)
-            value = 0
-    return found
+def _without(found: npt.NDArray[Any], gone: Numbers) -> npt.NDArray[Any]:
+    """found: an array of OCCURRENCE, in the order of documents."""
+    documents = found["document"]
+    at = np.searchsorted(documents, gone)
+    at = at[at < len(documents)]
+    at = at[np.isin(documents[at], gone)] if len(at) else at
+    return np.delete(found, at) if len(at) else found

@@ -22,8 +22,8 @@ from encoder.errors import IndexFormatError
 from indexing.storage.database import shorten_log
 from indexing.storage.durable import publish_json
 from indexing.storage.filters import Filter
-from indexing.storage.fulltext import Texts, bm25
-from indexing.storage.reader import OCCURRENCE, POSTING, Reader
+from indexing.storage.fulltext import Texts
+from indexing.storage.reader import Reader
 from indexing.storage.snapshot import Live, Snapshot
 from indexing.storage.tables import DATABASE, MANIFEST, State, index_file
 
@@ -121,7 +121,8 @@ class Readers(Reader):
 
     def __init__(self, folder: Path, readers: Sequence[Reader], generation: int = 0) -> None:
         self.path, self._readers = folder / MANIFEST, list(readers)
-        self._keep_postings()
+        self._keep_words()
+        self.file = tuple(reader.file for reader in readers)
         first = readers[0]
         self.settings, self.search = first.settings, first.search
         self.state = State(
@@ -156,16 +157,13 @@ class Readers(Reader):
         return Texts(sum(own.n for own in each), sum(own.words for own in each))
 
     def occurrences(self, word: str) -> npt.NDArray[Any]:
-        found = [reader.occurrences(word) for reader in self._readers]
-        return np.concatenate([np.zeros(0, OCCURRENCE), *found])
+        return np.concatenate([reader.occurrences(word) for reader in self._readers])
 
-    def _scored(self, word: str) -> npt.NDArray[Any]:
-        each = self.occurrences(word)
-        found = np.zeros(len(each), POSTING)
-        found["document"] = each["document"]
-        if len(each):
-            found["score"] = bm25(each["times"], each["length"], self._having(word, each), self.texts)
-        return found
+    def document_frequency(self, match: str) -> int:
+        return sum(reader.document_frequency(match) for reader in self._readers)
+
+    def memory(self) -> int:
+        return super().memory() + sum(reader.memory() for reader in self._readers)
 
 
 class ShardedSnapshot(Snapshot):

@@ -56,6 +56,7 @@ class Snapshot(Closing):
     `doc_id` outside and by a number inside; a passage by its segment and its place there.
     """
 
+    reader: Reader
     _watch: Watch | None = None
     _seen: object = None  # by the watch, when no newer commit was there
 
@@ -76,6 +77,11 @@ class Snapshot(Closing):
         """The snapshots of index folders that this is of: itself, or one a shard."""
         return [self]
 
+    @property
+    def moment(self) -> object:
+        """What another commit, or another index in the place of this one, has not."""
+        return self.reader.file, self.state.generation
+
     def close(self) -> None:
         """Let go of the files. Arrays of segments taken earlier stay good."""
         self.reader.close()
@@ -83,13 +89,13 @@ class Snapshot(Closing):
             self._watch.close()
 
     def newest(self) -> "Snapshot":
-        """A snapshot of the newest commit, this one where there is no newer. What has not changed is shared. Opens no
-        file where nothing has been committed since the last time."""
+        """A snapshot of the newest commit, this one where there is no newer; or of another index that has taken its
+        place. What has not changed is shared. Opens no file where nothing has been committed since the last time."""
         seen = self._look()
         if seen == self._seen:
             return self
         found = self._again()
-        if found.state.generation > self.state.generation:
+        if found.state.generation > self.state.generation or found.reader.file != self.reader.file:
             found._follow(self, seen)
             return found
         found.close()
@@ -150,19 +156,19 @@ class Snapshot(Closing):
         has none."""
         return self.reader.values(parse_key(key), most)
 
-    @cached_property
+    @property
     def n_documents(self) -> int:
-        return self.reader.count()
+        return self.reader.n_documents
 
-    @cached_property
+    @property
     def n_unencoded(self) -> int:
         """Documents whose vectors are still to come (`Index.encode`)."""
-        return self.reader.count("unencoded")
+        return self.reader.n_unencoded
 
     @property
     def has_texts(self) -> bool:
         """Whether any document has a text, and so words to be found by."""
-        return self.reader.n_texts > 0
+        return self.reader.texts.n > 0
 
     @cached_property
     def n_passages(self) -> int:
@@ -259,6 +265,7 @@ class Snapshot(Closing):
             "live passages": sum(live.nbytes for live in lives),
             "lists": sum(segment.memory for segment in self.segments),
             "word counts": sys.getsizeof(counts) + sum(map(sys.getsizeof, counts)),
+            "words": self.reader.memory(),
         }
         return held if self.codec is None else self.codec.memory() | held
 
@@ -295,9 +302,10 @@ class Snapshot(Closing):
 
     def _open(self, previous: "Snapshot | None") -> None:
         for attempt in range(ATTEMPTS):
-            self.reader = Reader(self.folder / DATABASE)
+            self.reader = Reader(self.folder / DATABASE, None if previous is None else previous.reader)
             try:
-                self._open_files(previous)
+                same = previous is not None and previous.reader.file == self.reader.file
+                self._open_files(previous if same else None)
                 return
             except FileNotFoundError as error:
                 # A compaction may commit and delete files between our reading of the list and our opening of them.

@@ -19,11 +19,10 @@ Asked: TypeAlias = tuple[str | None, npt.NDArray[np.float32] | None, Plan]
 
 @dataclass(frozen=True)
 class Version:
-    """One commit of a shard. name: of its folder within the index's. n_texts, texts: of all shards, for BM25."""
+    """One commit of a shard. name: of its folder within the index's. texts: of all shards, for BM25."""
 
     name: str
     generation: int
-    n_texts: int
     texts: Texts
 
 

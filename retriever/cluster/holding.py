@@ -96,7 +96,7 @@ class OfAll(Readers):
 
     def __init__(self, folder: Path, reader: Reader, version: Version) -> None:
         super().__init__(folder, [reader])
-        self.texts, self.n_texts = version.texts, version.n_texts
+        self.texts = version.texts
         self.keys = None  # another shard may have a key that this one has not: the router has looked
         self.frequencies: dict[str, int] = {}
 

@@ -42,12 +42,7 @@ class ClusterRanker(Ranker):
         self._asking, self._all_shards = asking, all_shards
         parts, reader = snapshot.parts, snapshot.reader
         self._versions = [
-            Version(
-                part.folder.relative_to(snapshot.folder).as_posix(),
-                part.state.generation,
-                reader.n_texts,
-                reader.texts,
-            )
+            Version(part.folder.relative_to(snapshot.folder).as_posix(), part.state.generation, reader.texts)
             for part in parts
         ]
         # The first pid of each shard.

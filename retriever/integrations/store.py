@@ -20,6 +20,7 @@ from encoder.options import updated
 from encoder.others import as_encoder
 from indexing import Document, Index, Snapshot
 from indexing.settings import DocumentEncoder
+from indexing.storage.database import file_at
 from indexing.storage.tables import index_file, is_index
 from retriever.hits import Hit, Hits, Passage
 from retriever.integrations.filters import EVERY
@@ -268,10 +269,9 @@ def _nothing() -> None: ...
 
 def _identity(folder: Path) -> tuple[int, int]:
     try:
-        found = index_file(folder).stat()
+        return file_at(index_file(folder))
     except OSError:
         return 0, 0
-    return found.st_dev, found.st_ino
 
 
 def _check_settings(index: Index, settings: Mapping[str, Any]) -> None:

@@ -54,9 +54,9 @@ class Served:
         self.folder = folder
         self._index = index
         self._writing = threading.Lock()  # of the folder's index
-        self._looked = -1
+        self._looked: object = None  # moment
         self._look()
-        self._described: tuple[int, dict[str, Any]] | None = None
+        self._described: tuple[object, dict[str, Any]] | None = None  # moment
         self._describing = threading.Lock()
         self._under_way = 0  # batches
         self._counting = threading.Lock()
@@ -143,7 +143,7 @@ class Served:
     def _look(self) -> bool:
         """Whether the searcher has moved since the last look, and what that changes."""
         now = self.snapshot
-        moved, self._looked = now.state.generation != self._looked, now.state.generation
+        moved, self._looked = now.moment != self._looked, now.moment
         if moved:
             self.holds_code = holds_code(now)
         return moved
@@ -152,9 +152,8 @@ class Served:
         """What there is to say of the index; worked out once a commit."""
         with self._describing:
             snapshot = self.snapshot
-            generation = snapshot.state.generation
-            if self._described is None or self._described[0] != generation:
-                self._described = generation, self._info(snapshot)
+            if self._described is None or self._described[0] != snapshot.moment:
+                self._described = snapshot.moment, self._info(snapshot)
             return self._described[1]
 
     def _info(self, now: Snapshot) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.progress import Step, Told
 from indexing import Snapshot
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, TextFile, text_files
+from indexing.storage.database import file_at
 from indexing.storage.tables import index_file, is_index
 from retriever.code.search import holds_code
 from retriever.folders import Folder, cache_of
@@ -44,7 +45,7 @@ class Kept:
         self._folder: Folder | None = None
         self._seen: dict[str, str] | None = None
         self._index_file: tuple[int, int] | None = None
-        self._code: tuple[int, bool] = -1, False
+        self._code: tuple[object, bool] = None, False  # moment
         self._told: list[str] = []
 
     @contextmanager
@@ -112,8 +113,8 @@ class Kept:
     def holds_code(self, folder: Folder) -> bool:
         """Whether its documents are definitions of code."""
         snapshot = folder.searcher.snapshot
-        if self._code[0] != snapshot.state.generation:
-            self._code = snapshot.state.generation, holds_code(snapshot)
+        if self._code[0] != snapshot.moment:
+            self._code = snapshot.moment, holds_code(snapshot)
         return self._code[1]
 
     def shown(self, relative: str) -> str:
@@ -208,7 +209,6 @@ def _names(sources: Sequence[Path]) -> list[str]:
 def _identity(place: Path) -> tuple[int, int] | None:
     """Of the index's file, which another one in its place has not."""
     try:
-        status = index_file(place).stat()
+        return file_at(index_file(place))
     except OSError:
         return None
-    return status.st_dev, status.st_ino

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import TokenEmbeddings
-from encoder.errors import ArgumentError, IndexFormatError
+from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing import Index
 from indexing.index import LOCK
 from indexing.storage.reader import Reader
@@ -276,7 +276,8 @@ def test_a_searcher_moves_to_commits_and_to_another_version(tmp_path):
 def test_a_reload_opens_files_only_after_a_commit(tmp_path, monkeypatch, shards):
     opened = []
     monkeypatch.setattr(
-        "indexing.storage.snapshot.Reader", lambda path: opened.append(path.parent.name) or Reader(path)
+        "indexing.storage.snapshot.Reader",
+        lambda path, older: opened.append(path.parent.name) or Reader(path, older),
     )
     n, place = shards or 1, tmp_path / "x"
     with Index.create(place, ENCODER, shards=shards) as index:
@@ -304,6 +305,40 @@ def test_a_reload_opens_files_only_after_a_commit(tmp_path, monkeypatch, shards)
             assert index.reload() == (len(index) == i + 1)
         assert len(index) == 9
     index.close()
+
+
+@pytest.mark.parametrize("shards", [None, 2])
+@pytest.mark.parametrize("flat_tokens", [100_000, 300])
+def test_another_index_in_the_place_of_one_shares_nothing_with_it(tmp_path, shards, flat_tokens):
+    place = tmp_path / "x"
+    settings = {"shards": shards, "flat_tokens": flat_tokens}
+
+    def built(encoder, *words):
+        with Index.create(place, encoder, **settings) as index:
+            for i, word in enumerate(words):
+                index.add(record(j, f"{word} w1 w2 w3") for j in range(100 * i, 100 * (i + 1)))
+                index.delete([record(100 * i, "")["doc_id"]])
+
+    def answers(searcher):
+        modes = "late", "lexical", "hybrid"
+        return [[(h.doc_id, h.score) for h in searcher.search("w5 w6", mode=mode, k=200)] for mode in modes]
+
+    built(ENCODER, "w5", "w6")
+    with Searcher.open(place, ENCODER) as searcher, Index.open(place) as index:
+        before = answers(searcher)
+        place.rename(tmp_path / "y")
+        built(ENCODER, "w6", "w5")  # as many commits, segments and documents, of the same numbers
+        assert searcher.reload()
+        assert index.reload()
+        with Searcher.open(place, ENCODER) as fresh:
+            assert answers(searcher) == answers(fresh) != before
+        assert not searcher.reload()
+        place.rename(tmp_path / "z")
+        built(FakeEncoder(DIM, seed=1), "w7")
+        with pytest.raises(EncoderMismatchError, match=r"was built with .*; search with the one"):
+            searcher.reload()
+        assert answers(searcher) != before
+        assert len(searcher.snapshot) == 198
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists what is open; CI runs there")

@@ -89,7 +89,7 @@ def test_any_text_comes_back(
     reader = Reader(path)
     assert reader.documents([0]) == {0: Document(doc_id, text, metadata)}
     assert reader.find([doc_id])[doc_id].document == 0
-    assert reader.count() == 2
+    assert reader.n_documents == 2
     reader.close()
 
 
@@ -97,7 +97,7 @@ def test_a_reader_stays_at_its_moment(path: Path) -> None:
     writer, before = open_writer(path), Reader(path)
     add(writer, row(0, "a"))
     then = Reader(path)
-    assert (before.count(), then.count()) == (0, 1)
+    assert (before.n_documents, then.n_documents) == (0, 1)
     commit(writer, deleted=[0], documents=[row(1, "a", "new")], unencoded=[1])
     assert then.documents([0])[0].text == "text"
     now = Reader(path)
@@ -117,7 +117,7 @@ def test_what_was_never_encoded_leaves_no_tombstone(path: Path) -> None:
     commit(store, deleted=[0, 1, 2])
     reader = Reader(path)
     assert reader.tombstones().tolist() == [0, 2]
-    assert (reader.count(), reader.count("unencoded")) == (1, 1)
+    assert (reader.n_documents, reader.n_unencoded) == (1, 1)
     reader.close()
     commit(store, forgotten=[2])
     reader = Reader(path)
@@ -155,7 +155,7 @@ def test_a_commit_is_all_or_nothing(path: Path) -> None:
     assert reader.find(["a", "b", "c"]).keys() == {"a", "b"}
     assert (reader.segments(), reader.files()) == ([], [])
     assert reader.tombstones().tolist() == []
-    assert reader.count("unencoded") == 0
+    assert reader.n_unencoded == 0
     reader.close()
     store.close()
 
@@ -264,7 +264,7 @@ def test_an_index_on_a_read_only_medium_is_read(path: Path) -> None:
     path.parent.chmod(0o555)
     try:
         reader = Reader(path)
-        assert reader.count() == 1
+        assert reader.n_documents == 1
         reader.close()
     finally:
         path.parent.chmod(0o755)

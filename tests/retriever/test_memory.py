@@ -63,6 +63,7 @@ def test_memory_counts_every_array_that_is_held(tmp_path: Path) -> None:
         "live passages",
         "lists",
         "word counts",
+        "words",
         "encoder",
     }
     # A search needs the centroids in bytes, as they are stored and side by side; no more.
