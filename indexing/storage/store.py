@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encoder.errors import StorageError
 from indexing.coding.vocabulary import owners_file
 from indexing.storage import fulltext
-from indexing.storage.database import BUSY_SECONDS, connect, writing
+from indexing.storage.database import BUSY_SECONDS, connect, file_at, writing
 from indexing.storage.filters import MOST_KEYS, key_names
 from indexing.storage.refusals import damaged, refusals, refused
 from indexing.storage.tables import Change
@@ -29,10 +30,24 @@ class Store:
         self.path = path
         self.uncertain = True  # whether a commit, ours or of a killed writer, may have half happened
         try:
+            self._file = file_at(path)
             self._conn = connect(path, "rw")
         except sqlite3.DatabaseError as error:
             raise (refused(path, error) or damaged(path, error)) from error
         fulltext.define_function(self._conn)
+
+    def check_place(self) -> None:
+        """Raises StorageError where the file is there no more, or another one is: what is committed here would be
+        lost."""
+        try:
+            there = file_at(self.path) == self._file
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise StorageError(
+                f"{self.path.parent} was moved, deleted or replaced after it was opened to write; nothing more is "
+                "written there; open it again"
+            )
 
     @cached_property
     def _db(self) -> "Database":
@@ -59,6 +74,7 @@ class Store:
         Raises StorageError where the disk refuses; the next writing then begins with `bury`.
         """
         assert not self.uncertain
+        self.check_place()
         self.uncertain = True  # until it has ended well
         with refusals(self.path):
             self._commit(change)

@@ -285,6 +285,7 @@ class Writer:
             pending.put(record, passages)
 
     def _change(self) -> Change:
+        self.store.check_place()  # before any file is written beside it
         state = self.snapshot.state
         return Change(state=replace(state, generation=state.generation + 1))
 

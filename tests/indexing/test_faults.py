@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,31 @@ def test_a_snapshot_that_could_not_be_opened_is_opened_later(
         writer.add([record(4, "w2")])
         assert contents(writer).keys() == {"d0", "d1", "d2", "d3", "d4"}
         writer.verify()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("shards", [None, 2])
+def test_nothing_is_written_beside_an_index_that_took_the_place_of_an_open_one(
+    tmp_path: Path, replaced: bool, shards: int | None
+) -> None:
+    place, moved = tmp_path / "x", tmp_path / "y"
+    with Index.create(place, FakeEncoder(), shards=shards) as index:
+        index.add([record(1, "w1")])
+        place.rename(moved)
+        if replaced:
+            Index.create(place, FakeEncoder(), shards=shards).close()
+        before = sorted(tmp_path.rglob("*"))
+        tries: list[Callable[[], object]] = [
+            lambda: index.add([record(2, "w2")]),
+            lambda: index.add([record(2, "w2")], encode=False),
+            lambda: index.delete(["d1"]),
+            index.compact,
+        ]
+        for attempt in tries:
+            with pytest.raises(StorageError, match=r"moved, deleted or replaced .* open it again"):
+                attempt()
+        assert sorted(tmp_path.rglob("*")) == before
+    with Index.open(moved, FakeEncoder(), writable=True) as index:
+        assert list(index.ids()) == ["d1"]
+        index.add([record(2, "w2")])
+        assert len(index) == 2
