@@ -294,7 +294,7 @@ class Reader:
     def _take_over(self, older: "Reader") -> None:
         """The words of an older reader, if what it has that is gone now is known: all of it has left a tombstone."""
         with older._lock:
-            if not older._finalizer.alive:
+            if not older._words.words or not older._finalizer.alive:
                 return
             before, dead = older.n_documents, older.tombstones()
         end = older.state.next_document
