@@ -1,13 +1,14 @@
 """A writable server stores what it acknowledges, finds it at once, and refuses the rest."""
 
 import json
+import time
 
 import pytest
 
 from encoder.errors import IndexLockedError
 from indexing import Index
 from retriever.serving import ServeSettings, create_app
-from tests.retriever.serving.conftest import TEXTS, detail
+from tests.retriever.serving.conftest import TEXTS, detail, make
 
 
 @pytest.fixture
@@ -175,3 +176,24 @@ def test_uploads_beyond_a_limit_are_refused(serve, own):
     assert "more than 5,000 bytes" in detail(client.post(f"{URL}/documents", **ndjson(*[short] * 6)), 413)
     assert "more than 2,000 bytes" in detail(client.post(f"{URL}/documents", json={"documents": [long]}), 413)
     assert client.post(f"{URL}/documents", **ndjson(*[short] * 5)).json()["added"] == 1
+
+
+def test_an_index_that_takes_the_place_of_the_served_one_is_served_and_not_written(
+    serve, own, encoder, tmp_path
+):
+    client = serve({"own": own}, writable=True)
+    make(tmp_path / "next", encoder, {"new": "A comet came by and was seen by night."})
+    own.rename(tmp_path / "old")
+    (tmp_path / "next").rename(own)
+    deadline = time.monotonic() + 30
+    while True:
+        answer = client.get("/v1/indexes/own/search", params={"q": "dogs and cats"}).json()
+        if [hit["doc_id"] for hit in answer["hits"]] == ["new"]:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert answer["documents"] == 1
+    assert client.get("/v1/indexes/own").json()["documents"] == 1
+    refused = client.put("/v1/indexes/own/documents/more", json={"text": "more"})
+    assert "moved, deleted or replaced" in detail(refused, 503)
+    assert client.get("/v1/indexes/own/documents/more").status_code == 404
