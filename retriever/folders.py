@@ -300,7 +300,11 @@ class Folder(Closing):
 def _opened(place: Path, tell: Tell, patience: float) -> "Index":
     if not is_index(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        return _created(place)
+        try:
+            return _created(place)
+        except ArgumentError:
+            if not is_index(place):
+                raise  # else another process has made it meanwhile
     try:
         return _when_free(place, patience)
     except IndexFormatError as error:

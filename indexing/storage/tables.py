@@ -9,7 +9,7 @@ from typing import Any
 from encoder.errors import IndexFormatError
 from indexing.storage import fulltext
 from indexing.storage.database import connect, writing
-from indexing.storage.durable import FileRecord
+from indexing.storage.durable import FileRecord, publish_file, remove
 
 __all__ = [
     "BUILD",
@@ -119,8 +119,18 @@ def no_index(folder: Path) -> IndexFormatError:
     return IndexFormatError(f"{folder} is not an index (it has no {DATABASE}); {made}")
 
 
-def create(path: Path, settings: dict[str, Any], first_document: int = 0) -> None:
-    """Make the tables. A crash in the midst leaves none, and it may be tried again."""
+def create(folder: Path, settings: dict[str, Any], first_document: int = 0) -> None:
+    """Make the database of an index. Others see it whole or not at all; after a crash it may be tried again."""
+
+    def written(aside: Path) -> None:
+        for left in folder.glob(f"{DATABASE}?*"):  # by a crash, or of a database that is gone
+            remove(left)
+        _write(aside, settings, first_document)
+
+    publish_file(folder, DATABASE, written)
+
+
+def _write(path: Path, settings: dict[str, Any], first_document: int) -> None:
     db = writing(connect(path, "rwc"))
     db.execute("PRAGMA journal_mode = WAL")
     with db.atomic():

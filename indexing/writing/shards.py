@@ -41,8 +41,7 @@ def make(folder: Path, fixed: IndexSettings, first_document: int = 0) -> None:
     """An empty index in a folder that exists. first_document: of a shard, see State."""
     with refusals(folder):
         (folder / "segments").mkdir(parents=True, exist_ok=True)
-        tables.create(folder / DATABASE, asdict(fixed), first_document)
-        fsync_folder(folder)
+        tables.create(folder, asdict(fixed), first_document)
         fsync_folder(folder.parent)
 
 

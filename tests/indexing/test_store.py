@@ -25,7 +25,7 @@ from indexing.storage.tables import Change, DocumentRow, SegmentRow
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    tables.create(tmp_path / "index.db", {"dim": 4})
+    tables.create(tmp_path, {"dim": 4})
     return tmp_path / "index.db"
 
 
@@ -82,7 +82,7 @@ def test_any_text_comes_back(
     tmp_path_factory: pytest.TempPathFactory, doc_id: str, text: str | None, metadata: dict[str, object]
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "index.db"
-    tables.create(path, {})
+    tables.create(path.parent, {})
     store = open_writer(path)
     add(store, row(0, doc_id, text, json.dumps(metadata)), row(1, doc_id + "'; DROP TABLE documents; --"))
     store.close()

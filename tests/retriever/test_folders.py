@@ -18,6 +18,7 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError
 from encoder.light import LightEncoder
 from indexing import Index
+from indexing.storage import fulltext
 from indexing.storage.tables import is_index
 from retriever import SearchOptions
 from retriever.cli import app
@@ -121,6 +122,33 @@ def test_a_model_that_cannot_be_loaded_is_said_once(source: Path, monkeypatch: p
         monkeypatch.setattr(type(found.searcher), "encoder", property(broken))
         with pytest.raises(ArgumentError, match="the model is damaged"):
             found.prepare("basket", SearchOptions())
+
+
+def test_while_the_index_of_a_folder_is_made_others_answer_without_it(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each moment of the making: before its lock, with tables that are being made, and when it is done and free."""
+    create, found = fulltext.create_table, []
+
+    def asked_meanwhile(connection: sqlite3.Connection) -> None:
+        monkeypatch.setattr(fulltext, "create_table", create)
+        assert not is_index(cache_of(source))
+        with Folder.open(source, found.append) as other:
+            assert len(other.searcher.snapshot) == 5
+        create(connection)
+
+    def made_meanwhile(place: Path) -> Index:
+        monkeypatch.setattr(folders, "_created", created)
+        monkeypatch.setattr(fulltext, "create_table", asked_meanwhile)
+        Folder.open(source, found.append).close()
+        return created(place)
+
+    created = folders._created
+    monkeypatch.setattr(folders, "_created", made_meanwhile)
+    with Folder.open(source, found.append) as late:
+        assert len(late.searcher.snapshot) == 5
+    again = "another process is making this folder's index; it is made in a temporary folder, for this answer alone"
+    assert found == [again]
 
 
 def test_explain_shows_what_the_score_of_code_adds_up_from(source: Path) -> None:

@@ -295,7 +295,7 @@ def test_a_commit_that_fails_leaves_the_words_too(tmp_path):
         reader.close()
         return documents
 
-    tables.create(path, {})
+    tables.create(path.parent, {})
     store = Store(path)
     store.bury()
     rows = [DocumentRow(i, f"d{i}", "", "{}", f"w{i} common") for i in range(3)]
