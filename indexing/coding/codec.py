@@ -6,6 +6,7 @@ lengths.py. All use of FAISS in indexing is here, in centroids.py, training.py a
 computes the same: torch_coding.py.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from encoder.embeddings import NO_ID
 from encoder.errors import ArgumentError, IndexFormatError
 from encoder.threads import thread_count
 from indexing.coding.centroids import ByteCentroids, faiss_module
-from indexing.coding.faiss_files import checked, read_index, write_index
+from indexing.coding.faiss_files import append_codes, checked, read_index, write_index
 from indexing.coding.lengths import LEVELS, Products, choose_scales, numbers_of, plain_scales
 from indexing.coding.sizes import PQ_CENTROIDS, choose_m, choose_nlist, id_bytes, part_dims
 from indexing.coding.training import balanced_directions, product_centroids, quantizer_of, train_centroids
@@ -37,7 +38,7 @@ TokenIds: TypeAlias = npt.NDArray[np.int32]
 NOVEL_ERROR = 2  # a token coded this many times worse than the training sample is new to the codec
 NOVEL_PER_CENTROID = 16
 FEW = 4096  # vectors for which no graph is built, where most find their centroid among those of their id
-CHUNK = 1 << 16  # tokens encoded at a time
+CHUNK = 1 << 16  # tokens encoded at a time, at most
 BLOCK = 1 << 13  # of which, once their centroids are known, a thread codes so many together
 ERROR_ROWS = 1 << 13
 MOST = 1e30  # that a number of a centroid can be
@@ -258,6 +259,12 @@ class Codec:
         _, ids = self._quantizer.search(np.ascontiguousarray(rotated), 1)
         return np.asarray(ids[:, 0], dtype=np.int64)
 
+    @property
+    def at_once(self) -> int:
+        """Vectors that are coded together: enough for all threads, or for a device, and no more, for each takes three
+        times its size meanwhile."""
+        return CHUNK if self.device is not None else min(CHUNK, 2 * BLOCK * thread_count())
+
     def encode(
         self, vectors: npt.NDArray[np.floating[Any]], token_ids: TokenIds | None = None
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
@@ -269,8 +276,9 @@ class Codec:
             raise ArgumentError(f"vectors has shape {vectors.shape}; pass (n, {self.dim})")
         ids = np.empty(len(vectors), dtype=np.int32)
         codes = np.empty((len(vectors), self.code_bytes), dtype=np.uint8)
-        for start in range(0, len(vectors), CHUNK):
-            at = slice(start, start + CHUNK)
+        step = self.at_once
+        for start in range(0, len(vectors), step):
+            at = slice(start, start + step)
             own = None if token_ids is None else token_ids[at]
             if (coder := self._on_device()) is not None:
                 ids[at], codes[at] = coder.encode(vectors[at], own)
@@ -422,10 +430,7 @@ def _directions(residuals: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return directions
 
 
-def write_codes(path: Path, codec: Codec, codes: npt.NDArray[np.uint8]) -> None:
-    """Write packed codes (n, id_bytes + code_bytes) as an Index2Layer whose centroids stay in the codec's file."""
-    faiss = faiss_module()
-    index = codec._layers(faiss.IndexFlatL2(codec._stored_dim))
-    if len(codes):
-        index.add_sa_codes(np.ascontiguousarray(codes))
-    write_index(index, path)
+def write_codes(path: Path, codec: Codec, parts: Iterable[npt.NDArray[np.uint8]]) -> None:
+    """Write packed codes (n, id_bytes + code_bytes), cut anywhere, as an Index2Layer whose centroids stay in the
+    codec's file."""
+    append_codes(codec._layers(faiss_module().IndexFlatL2(codec._stored_dim)), path, parts)

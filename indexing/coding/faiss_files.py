@@ -1,6 +1,7 @@
 """Files of FAISS: what the codec and the segments write, and codes read in place."""
 
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy.typing as npt
 from encoder.errors import IndexFormatError
 from indexing.coding.centroids import faiss_module
 
-__all__ = ["checked", "read_codes", "read_index", "write_index"]
+__all__ = ["append_codes", "checked", "read_codes", "read_index", "write_index"]
+
+NTOTAL = 8  # where the file of an index has the number of its vectors
 
 
 def read_codes(path: Path) -> npt.NDArray[np.uint8]:
@@ -30,6 +33,24 @@ def write_index(index: Any, path: Path) -> None:
     faiss = faiss_module()
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+
+
+def append_codes(index: Any, path: Path, parts: Iterable[npt.NDArray[np.uint8]]) -> None:
+    """Write what FAISS would of this empty Index2Layer if it held the codes, (n, code_size) each. A part at a time
+    is in memory."""
+    head = faiss_module().serialize_index(index)
+    assert not head[NTOTAL : NTOTAL + 8].any()
+    assert not head[-8:].any()  # the length of the codes in bytes, behind which they lie
+    n = 0
+    with path.open("wb") as file:
+        file.write(head.data)
+        for part in parts:
+            assert part.shape[1] == index.code_size
+            file.write(np.ascontiguousarray(part).data)
+            n += len(part)
+        for place, number in ((NTOTAL, n), (len(head) - 8, n * index.code_size)):
+            file.seek(place)
+            file.write(number.to_bytes(8, "little"))
 
 
 def read_index(path: Path, flags: int = 0) -> Any:

@@ -8,7 +8,7 @@ compressed:  codes.faiss, lists.npz               the codec's codes, and which c
 """
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from encoder.embeddings import NO_ID
 from encoder.errors import IndexFormatError
-from indexing.coding.codec import Codec, write_codes
+from indexing.coding.codec import CHUNK, Codec, write_codes
 from indexing.coding.faiss_files import read_codes
 from indexing.coding.sizes import id_bytes
 from indexing.storage.originals import Originals
@@ -190,9 +190,8 @@ def write_segment(
         if layout.token_ids is not None and (layout.token_ids != NO_ID).any():
             np.save(folder / "token_ids.npy", layout.token_ids)
         return
-    codes = np.concatenate([np.zeros((0, id_bytes(codec.nlist) + codec.code_bytes), np.uint8), *parts])
-    write_codes(folder / "codes.faiss", codec, codes)
-    lists = invert(_centroid_ids(codes, id_bytes(codec.nlist)), layout.lengths, codec.nlist)
+    write_codes(folder / "codes.faiss", codec, parts)
+    lists = invert(read_codes(folder / "codes.faiss"), layout.lengths, codec.nlist)
     np.savez(folder / "lists.npz", **lists._asdict())
     if originals is not None and len(originals.passages):
         np.save(folder / "sampled.npy", originals.passages)
@@ -208,20 +207,61 @@ class Lists(NamedTuple):
     passage_lists: npt.NDArray[np.uint8]
 
 
-def invert(centroid_ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], nlist: int) -> Lists:
-    """Of passages with `lengths` tokens each."""
-    n = len(lengths)
-    passages = np.repeat(np.arange(n, dtype=np.int64), lengths)
-    pairs = np.unique(centroid_ids.astype(np.int64) * max(n, 1) + passages)
-    lists, pids = np.divmod(pairs, max(n, 1))
-    pids = pids.astype(np.uint16 if n <= 1 << 16 else np.int32)
-    by_passage = lists[np.argsort(pids, kind="stable")].astype("<i4").view(np.uint8).reshape(-1, 4)
-    return Lists(
-        _ends(np.bincount(lists, minlength=nlist)),
-        pids,
-        _ends(np.bincount(pids, minlength=n)),
-        np.ascontiguousarray(by_passage[:, : max(id_bytes(nlist), 2)]),
-    )
+def invert(codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64], nlist: int) -> Lists:
+    """Of packed codes (n_tokens, at least id_bytes), of passages with `lengths` tokens each. Holds what it returns, and
+    some tens of bytes for each token of a block.
+
+    Raises IndexFormatError for a centroid that there is not.
+    """
+    offsets = _ends(lengths)
+    counts, list_counts, rows = _of_passages(codes, offsets, nlist)
+    passage_offsets, list_offsets = _ends(counts), _ends(list_counts)
+    pids = np.empty(len(rows), np.uint16 if len(lengths) <= 1 << 16 else np.int32)
+    free = list_offsets[:-1].copy()  # the next place in each list
+    for start, stop in _blocks(offsets):
+        ids = _centroid_ids(rows[passage_offsets[start] : passage_offsets[stop]], rows.shape[1])
+        bits = (stop - start - 1).bit_length()
+        pairs = ids.astype(np.int64) << bits
+        pairs |= np.repeat(np.arange(stop - start), counts[start:stop])
+        pairs.sort()
+        ids, own = pairs >> bits, pairs & ((1 << bits) - 1)
+        here = np.bincount(ids, minlength=nlist)
+        pids[(free - _ends(here)[:-1])[ids] + np.arange(len(ids))] = start + own
+        free += here
+    return Lists(list_offsets, pids, passage_offsets, rows)
+
+
+def _of_passages(
+    codes: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], nlist: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """How many lists each passage is in, how many passages in each list, and `passage_lists`."""
+    width, bits = id_bytes(nlist), (nlist - 1).bit_length()
+    counts, list_counts, n = np.zeros(len(offsets) - 1, np.int64), np.zeros(nlist, np.int64), 0
+    rows = np.empty((len(codes), max(width, 2)), np.uint8)
+    for start, stop in _blocks(offsets):
+        ids = _centroid_ids(codes[offsets[start] : offsets[stop]], width)
+        if (most := int(ids.max(initial=0))) >= nlist:
+            raise IndexFormatError(
+                f"codes name centroid {most} of {nlist}; restore the index or build it again"
+            )
+        pairs = np.repeat(np.arange(stop - start) << bits, np.diff(offsets[start : stop + 1]))
+        pairs |= ids
+        pairs = np.unique(pairs)
+        counts[start:stop] = np.bincount(pairs >> bits, minlength=stop - start)
+        ids = pairs & ((1 << bits) - 1)
+        list_counts += np.bincount(ids, minlength=nlist)
+        rows[n : n + len(ids)] = ids.astype("<i4").view(np.uint8).reshape(-1, 4)[:, : rows.shape[1]]
+        n += len(ids)
+    return counts, list_counts, rows[:n]
+
+
+def _blocks(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Passages from, and to, of about CHUNK tokens."""
+    start = 0
+    while start < len(offsets) - 1:
+        stop = max(int(np.searchsorted(offsets, offsets[start] + CHUNK, "right")) - 1, start + 1)
+        yield start, stop
+        start = stop
 
 
 def _ends(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ PASSAGE_BYTES = 24  # of a passage beside its tokens: offset, owner and span
 LIST_BYTES = 2.1
 FAISS_BYTES = 15_000_000  # resident once it is imported, which a flat index does without
 BATCH_BYTES = 6  # of a token that was just encoded, a dimension: in float32, then in float16
-MERGE_BYTES = 40  # a token while its segment is written: codes twice, and passages sorted by centroid
+MERGE_BYTES = 8  # a token while its segment is written: its lists, both ways round, and whether it lives
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.embeddings import NO_ID
-from indexing.coding.codec import CHUNK, Codec
+from indexing.coding.codec import Codec
 from indexing.coding.sizes import sample_size
 from indexing.storage.segment import Segment
 from indexing.storage.sharded import hash_of
@@ -22,6 +22,7 @@ Places: TypeAlias = npt.NDArray[np.int64]
 SMALL_TOKENS = 100_000  # a segment below is worth merging with its neighbours
 ENDS = 0.05  # of a training sample: first and last tokens of passages (docs/internals/codec.md)
 RARE = 8  # times that a vocabulary id occurs whose tokens are all in the sample
+STEP = 1 << 13  # tokens copied at a time
 SMALL_SEGMENTS = 8  # how many small ones may stand at the end of the list
 
 
@@ -154,8 +155,9 @@ def transcode(
 ) -> Iterator[npt.NDArray[Any]]:
     """A segment's live rows under codec `new` (None: float16), as `write_segment` takes them."""
     keep = np.repeat(live, np.diff(segment.offsets))
-    for start in range(0, segment.n_tokens, CHUNK):
-        at = slice(start, min(start + CHUNK, segment.n_tokens))
+    step = STEP if new is None else new.at_once
+    for start in range(0, segment.n_tokens, step):
+        at = slice(start, min(start + step, segment.n_tokens))
         if segment.kind == "flat" and new is None:
             yield segment.vectors[at][keep[at]]
         elif segment.kind == "compressed" and new is old:
@@ -174,7 +176,7 @@ def pack(documents: Sequence[Passages], codec: Codec) -> Iterator[npt.NDArray[np
     for i, passages in enumerate(documents):
         block.append(passages)
         tokens += len(passages.token_ids)
-        if tokens >= CHUNK or i == len(documents) - 1:
+        if tokens >= codec.at_once or i == len(documents) - 1:
             yield np.concatenate([own.codes for own in coded(block, codec) if own.codes is not None])
             block, tokens = [], 0
 

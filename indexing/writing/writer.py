@@ -334,7 +334,10 @@ class Writer:
         now = self.snapshot
         lives = [now.lives[now.segments.index(segment)] for segment in segments]
         pairs = list(zip(segments, lives, strict=True))
-        layout = Layout.joined([segment.layout.of(live) for segment, live in pairs])
+        layouts = [segment.layout for segment in segments]
+        if codec is not None:  # of whose centroids the vocabulary ids are told
+            layouts = [replace(own, token_ids=None) for own in layouts]
+        layout = Layout.joined([own.of(live) for own, live in zip(layouts, lives, strict=True)])
         if len(layout):
             parts = (rows for segment, live in pairs for rows in transcode(segment, live, now.codec, codec))
             share, counts = share_of(now.n_passages), [int(live.sum()) for live in lives]

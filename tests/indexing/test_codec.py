@@ -367,7 +367,12 @@ def test_packed_codes_come_back_from_a_mapped_file(
     ids = random.integers(0, nlist, n).astype(np.int32)
     residuals = random.integers(0, 256, (n, 3)).astype(np.uint8)
     path = tmp_path_factory.mktemp("codes") / "codes.faiss"
-    write_codes(path, codec, codec.pack(ids, residuals))
+    packed = codec.pack(ids, residuals)
+    write_codes(path, codec, [packed[: n // 3], packed[n // 3 :]])
+    whole = codec._layers(faiss.IndexFlatL2(codec._stored_dim))
+    if n:
+        whole.add_sa_codes(packed)
+    assert path.read_bytes() == faiss.serialize_index(whole).tobytes()
     codes = read_codes(path)
     width = id_bytes(nlist)
     assert codes.shape == (n, width + 3)
@@ -418,7 +423,7 @@ def test_more_bytes_lose_less_whether_they_divide_the_dimensions_or_not(
     np.testing.assert_allclose(turned_back, few, atol=1e-5)
     ids, codes = codec.encode(few)
     codec.save(tmp_path / "codec.faiss")
-    write_codes(tmp_path / "codes.faiss", codec, codec.pack(ids, codes))
+    write_codes(tmp_path / "codes.faiss", codec, [codec.pack(ids, codes)])
     loaded = Codec.load(tmp_path / "codec.faiss", dim=32)
     np.testing.assert_array_equal(loaded.decode(ids, codes), codec.decode(ids, codes))
     again = loaded.encode(few)

@@ -135,7 +135,7 @@ from indexing.coding.codec import Codec, write_codes
 codec = Codec.train(np.random.default_rng(0).standard_normal((300, 16), dtype=np.float32), nlist=4)
 for name, write in {
     "codec": codec.save,
-    "codes": lambda path: write_codes(path, codec, np.zeros((1000, 1 + codec.code_bytes), np.uint8)),
+    "codes": lambda path: write_codes(path, codec, [np.zeros((1000, 1 + codec.code_bytes), np.uint8)]),
 }.items():
     path = Path(sys.argv[1]) / name
     write(path)

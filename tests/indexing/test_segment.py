@@ -1,6 +1,7 @@
 """Segments: written, mapped and read back; inverted lists against a plain loop."""
 
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,25 @@ def test_ids_of_two_and_three_bytes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(segment.lists_at(np.arange(len(set(ids.tolist())))), np.unique(ids))
 
 
+@pytest.mark.slow
+def test_writing_codes_takes_less_memory_than_the_codes(tmp_path: Path) -> None:
+    random, part = np.random.default_rng(0), 8192
+    codec = random_codec(random, 300, m=16, part=8)
+    lengths = np.full(part, 64)
+    tracemalloc.start()
+    try:
+        parts = (
+            codec.pack(random.integers(0, 300, part), random.integers(0, 256, (part, 17), np.uint8))
+            for _ in range(64)
+        )
+        write_segment(tmp_path, parts, layout(lengths), dim=codec.dim, codec=codec)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "codes.faiss").stat().st_size > 64 * part * 19
+    assert peak < 64 * part * 14
+
+
 def test_arrays_outlive_the_files_and_the_segment(
     vectors: npt.NDArray[np.float32], codec: Codec, tmp_path: Path
 ) -> None:
@@ -175,13 +195,19 @@ def test_segments_without_tokens(codec: Codec, tmp_path: Path, lengths: list[int
             assert len(segment.list_pids) == len(segment.passage_lists) == 0
 
 
+def ids_in_bytes(ids: list[int], width: int) -> npt.NDArray[np.uint8]:
+    return np.array(ids, dtype="<i4").view(np.uint8).reshape(-1, 4)[:, :width]
+
+
 @pytest.mark.slow
 @settings(deadline=None)
-@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8))
-def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
-    ids = np.array([c for passage in passages for c in passage], dtype=np.int32)
+@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8), st.sampled_from([1, 5, 1 << 16]))
+def test_inverted_lists_equal_a_loop(passages: list[list[int]], block: int) -> None:
+    codes = ids_in_bytes([c for passage in passages for c in passage], 1)
     lengths = np.array([len(p) for p in passages], dtype=np.int64)
-    offsets, pids, ends, rows = invert(ids, lengths, nlist=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexing.storage.segment.CHUNK", block)
+        offsets, pids, ends, rows = invert(codes, lengths, nlist=7)
     lists = [pids[offsets[c] : offsets[c + 1]].tolist() for c in range(7)]
     assert lists == [[i for i, passage in enumerate(passages) if c in passage] for c in range(7)]
     assert offsets[-1] == len(pids)
@@ -190,10 +216,32 @@ def test_inverted_lists_equal_a_loop(passages: list[list[int]]) -> None:
     assert not rows[:, 1:].any()
 
 
+@pytest.mark.parametrize(("nlist", "width"), [(300, 2), (70_000, 3)])
+def test_lists_of_many_blocks_equal_the_sorting_of_all(nlist: int, width: int) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 40, 9000)
+    ids = (nlist * random.random(int(lengths.sum())) ** 3).astype(np.int64)
+    found = invert(ids_in_bytes(ids.tolist(), width), lengths, nlist)
+    passages = np.repeat(np.arange(9000), lengths)
+    by_list = np.unique(np.stack([ids, passages], axis=1), axis=0)
+    by_passage = np.unique(np.stack([passages, ids], axis=1), axis=0)
+    np.testing.assert_array_equal(found.list_pids, by_list[:, 1])
+    np.testing.assert_array_equal(np.diff(found.list_offsets), np.bincount(by_list[:, 0], minlength=nlist))
+    np.testing.assert_array_equal(found.passage_lists, ids_in_bytes(by_passage[:, 1].tolist(), width))
+    np.testing.assert_array_equal(
+        np.diff(found.passage_offsets), np.bincount(by_passage[:, 0], minlength=9000)
+    )
+
+
+def test_a_centroid_that_there_is_not_is_told() -> None:
+    with pytest.raises(IndexFormatError, match="codes name centroid 7 of 7; restore the index"):
+        invert(ids_in_bytes([0, 7], 1), np.array([2]), nlist=7)
+
+
 def test_many_passages_have_wide_numbers() -> None:
     lengths = np.ones((1 << 16) + 1, np.int64)
     for n, kind in ((1 << 16, np.uint16), ((1 << 16) + 1, np.int32)):
-        _, pids, _, _ = invert(np.zeros(n, np.int32), lengths[:n], nlist=2)
+        _, pids, _, _ = invert(np.zeros((n, 1), np.uint8), lengths[:n], nlist=2)
         assert pids.dtype == kind
         np.testing.assert_array_equal(pids, np.arange(n))
 

@@ -26,7 +26,7 @@ LENGTHS = st.lists(st.sampled_from([0, 1, 2, 7, 40]), min_size=1, max_size=12)
 def segment_of(codec, ids, packed, offsets):
     """What engines ask of a segment."""
     width = id_bytes(codec.nlist)
-    lists = invert(ids, np.diff(offsets), codec.nlist)
+    lists = invert(packed, np.diff(offsets), codec.nlist)
     residuals = packed[:, width:]
     return SimpleNamespace(
         codes=packed,
