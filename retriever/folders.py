@@ -126,7 +126,7 @@ class Folder(Closing):
         if (found := cls._as_it_was(source, place, how)) is not None:
             return found
         try:
-            return cls._updated(source, _opened(place, tell, patience or 0.0), how, progress)
+            return cls._updated(source, _opened(place, tell, patience or 0.0), how, progress, tell)
         except IndexLockedError as error:
             if is_index(place):
                 searcher = Searcher.open(place, **how)
@@ -144,7 +144,7 @@ class Folder(Closing):
         tell(f"{reason}; it is made in a temporary folder, for this answer alone")
         temporary = tempfile.TemporaryDirectory(prefix="latewood-")
         try:
-            found = cls._updated(source, _created(Path(temporary.name) / "index"), how, progress)
+            found = cls._updated(source, _created(Path(temporary.name) / "index"), how, progress, tell)
         except BaseException:
             temporary.cleanup()
             raise
@@ -187,7 +187,7 @@ class Folder(Closing):
 
     @classmethod
     def _updated(
-        cls, source: Path, index: "Index", how: Mapping[str, Any], progress: Told | None
+        cls, source: Path, index: "Index", how: Mapping[str, Any], progress: Told | None, tell: Tell
     ) -> "Folder":
         from indexing.writing.sources import update_folder
 
@@ -195,6 +195,8 @@ class Folder(Closing):
             report = update_folder(index, source, encode=False, progress=progress)
             if not len(index):
                 raise CorpusError(str(report.folder))
+            if report.folder.refused:
+                tell(report.folder.refused)
             made = cast("QueryEncoder | None", index._light)
             return cls(source, index, Searcher(index, made, **how), report)
         except CorpusError as error:  # what is stored is kept: a disk may not be mounted
@@ -275,7 +277,7 @@ class Folder(Closing):
             yield self.index
             return
         try:
-            index = _when_free(cache_of(self.source), PATIENCE)
+            index = _opened(cache_of(self.source), lambda line: None, PATIENCE)  # anew after `forget`
         except IndexLockedError:
             yield None
             return

@@ -99,9 +99,11 @@ def import_index(
         asked = Queries(QUERIES if options.check is None else options.check)
         with _index(place, found, encoder, options) as index:
             given = asked.passing(texts.given(found.batches()))
-            index.add_batches(given, total=found.documents, progress=progress)
+            added = index.add_batches(given, total=found.documents, progress=progress)
             figures = len(index), index.n_passages, index.n_tokens
         notes = [*found.lost, *texts.notes()]
+        if added.replaced:
+            notes.append(f"{added.replaced:,} documents took the place of others of their ids")
         if encoder is None and found.encoder is not None:
             name = found.encoder["name"]
             notes.append(f"the vectors were made by {name!r}; pass --encoder {name} to search by texts")

@@ -29,13 +29,13 @@ class SearchOptions:
     and the index's size; flat segments are always scored whole.
     """
 
-    k: int = option(10, "Hits to return.", "-k")
+    k: int = option(10, "Hits to return; of code, files with hits.", "-k")
     by: By = option("document", "What is ranked: documents, each by its best passage, or passages.")
     mode: Mode | None = option(
         None, "Rank by token embeddings (late), by words (lexical), or by both (hybrid); both if not given."
     )
     weights: tuple[float, float] | None = option(
-        None, "Of late and of lexical in mode hybrid; 1 and 0.25 if not given."
+        None, "Of late and of lexical in mode hybrid; 1 and 0.25 if not given.", metavar="LATE LEXICAL"
     )
     filter: str | None = option(
         None, "Only documents whose metadata meet this, as in: lang = 'py' and stars >= 10."

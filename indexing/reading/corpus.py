@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from encoder.arguments import absolute
-from encoder.errors import CorpusError
+from encoder.errors import ArgumentError, CorpusError
 from encoder.jsonl import Row, read_rows
 from indexing.reading.chunking import CHUNK_SIZE, ChunkSize, chunk_source
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, read_text, text_files
@@ -41,7 +41,8 @@ def read_source(
     The options apply to text and code: see `read_folder`. A missing path is refused at once; nothing is read
     before the first passage is asked for.
 
-    Raises CorpusError for a source that is missing, unreadable or holds nothing.
+    Raises CorpusError for a source that is missing, unreadable or holds nothing, ArgumentError for patterns to exclude
+    where there are no paths that they could meet.
     """
     source = absolute(path)
     try:
@@ -51,8 +52,13 @@ def read_source(
         raise CorpusError(
             f"{source} {fault}; pass a .jsonl file, a BEIR folder, or a folder of text or code"
         ) from None
+    corpus = beir_file(source, "corpus") if source.is_dir() else None
+    if exclude and (corpus is not None or not source.is_dir()):
+        raise ArgumentError(
+            f"exclude={list(exclude)} is of folders of text or code, and {source} is none; leave it out"
+        )
     if source.is_dir():
-        if (corpus := beir_file(source, "corpus")) is not None:
+        if corpus is not None:
             return read_jsonl(corpus)
         return read_folder(source, report=report, exclude=exclude, size=size)
     if source.name.lower().endswith((".jsonl", ".jsonl.gz")):

@@ -91,6 +91,14 @@ class FolderReport:
         return f" ({', '.join(names + more)})"
 
     @property
+    def refused(self) -> str:
+        """One line where the system did not let something be read; else empty."""
+        if not self.unreadable:
+            return ""
+        told = f"{len(self.unreadable):,} of its files and folders cannot be read{self._names(UNREADABLE)}"
+        return f"{told}; change their permissions to have them searched too"
+
+    @property
     def hint(self) -> str:
         """One line where the extra `code` would have cut files better; else empty."""
         missing: Counter[str] = Counter()

@@ -100,7 +100,7 @@ def update_folder(
     """
     root = Path(folder).resolve()
     if not root.is_dir():
-        raise ArgumentError(f"{folder} is no folder; pass one, or index a file without --update")
+        raise ArgumentError(f"{folder} is no folder; pass one, for a file is not followed")
     report = UpdateReport()
     with _Notes(index.folder / "sources.db") as notes, _Spool(index.folder) as spool:
         notes.follow(root)

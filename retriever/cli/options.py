@@ -96,7 +96,12 @@ class ModelOptions:
     def load(self, windows: WindowOptions = WindowOptions()) -> "Encoder":
         from encoder import Encoder  # torch takes seconds
 
-        return Encoder.load(self.model, **self.arguments(windows))
+        try:
+            return Encoder.load(self.model, **self.arguments(windows))
+        except ArgumentError as error:
+            if windows.window is None:
+                raise
+            raise ArgumentError(str(error).replace("document_length=", "window=")) from None
 
     def windows(self, given: WindowOptions) -> dict[str, Any]:
         """Of `Index.create`. A number of tokens that a user gives is where to cut; without one nothing is lost."""

@@ -57,6 +57,8 @@ def search_command(
 
     Example: latewood search ./src "where are sessions expired?" --lang py --path '!tests/'
     """
+    if not all(text.strip() for text in query):
+        raise ArgumentError("a query is empty; write what to look for")
     as_code, once = shown.code or code != CodeOptions(), len(query) <= FEW
     if is_index(folder):
         if shown.wait:

@@ -60,7 +60,7 @@ class Following:
 
     def open(self) -> Index:
         if not self.source.is_dir():
-            raise ArgumentError(f"{self.source} is no folder; pass one, or index a file without --update")
+            raise ArgumentError(f"{self.source} is no folder; pass one, for a file is not followed")
         return open_index(self.out, self.model, self.windows, self.reading)
 
     def open_when_free(self) -> Index:

@@ -3,6 +3,7 @@
 import functools
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from retriever.options import Scoring
 __all__ = ["Limits", "ServeSettings", "is_loopback", "named_folders"]
 
 TOKEN_VARIABLE = "LATEWOOD_TOKEN"
+_NAME = re.compile(r"[^\s/:@\[\]]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/A-Z?#@]+")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,16 @@ class ServeSettings:
             raise ArgumentError(
                 f"processes={self.processes} with writable=True; one process writes: leave one of them out"
             )
+        for name in self.allowed_hosts:
+            if not (_NAME.fullmatch(name) or _is_address(name)):
+                raise ArgumentError(
+                    f"allow_host={name!r} is no name of a host; pass one as search.example.org, without a port"
+                )
+        for origin in self.cors:
+            if not _ORIGIN.fullmatch(origin):
+                raise ArgumentError(
+                    f"cors={origin!r} is no origin; pass one as browsers send it: https://example.org, without a path"
+                )
         token = self.token  # of a file that cannot be read it is known now
         if not self.loopback and self.auth and token is None:
             raise ArgumentError(
@@ -99,13 +112,18 @@ class ServeSettings:
         return token
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 @functools.lru_cache(1024)  # every request is asked for it
 def is_loopback(host: str) -> bool:
     """Of an address or a name, whether only this machine reaches it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost"
 
 
 def named_folders(given: list[str]) -> dict[str, Path]:

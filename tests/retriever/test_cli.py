@@ -267,7 +267,20 @@ def mistakes(tmp_path, index, beir):
         "no training file": ["train", "distill", tmp_path / "none.jsonl", "--out", tmp_path / "o5"],
         "no such sharpness": ["search", index, "query", "--sharpness", -1],
         "k of nothing": ["search", index, "query", "-k", 0],
+        "an empty query": ["search", index, "query", " "],
+        "a window of nothing": ["index", bad, "--out", tmp_path / "o7", "--window", 0],
+        "a window that is too long": ["index", bad, "--out", tmp_path / "o8", "--window", 99999],
+        "patterns for a file": ["index", bad, "--out", tmp_path / "o9", "--exclude", "*.py"],
+        "patterns for a collection": ["estimate", beir, "--exclude", "*.py"],
+        "to follow a file": ["watch", bad, "--out", tmp_path / "o10"],
     }
+
+
+NAMED = {  # what the line is to name, where it is easily another
+    "a window of nothing": "window=0 leaves",
+    "a window that is too long": "window=99999 exceeds",
+    "to follow a file": "is no folder; pass one, for a file is not followed",
+}
 
 
 @pytest.mark.slow
@@ -279,6 +292,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(index, beir, tmp_path, monk
         error = capsys.readouterr().err
         assert stop.value.code == 2, name
         assert "Traceback" not in error, name
+        assert NAMED.get(name, "") in error, name
         if error.startswith("latewood: "):  # ours; typer words its own (a bad option) in its own frame
             assert error.count("\n") == 1, name
         else:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from encoder import Encoder
 from encoder.errors import ArgumentError, CorpusError, IndexLockedError
 from encoder.light import LightEncoder
 from indexing import Index
+from indexing.reading import files
 from indexing.storage import fulltext
 from indexing.storage.tables import is_index
 from retriever import SearchOptions
@@ -122,6 +124,35 @@ def test_a_model_that_cannot_be_loaded_is_said_once(source: Path, monkeypatch: p
         monkeypatch.setattr(type(found.searcher), "encoder", property(broken))
         with pytest.raises(ArgumentError, match="the model is damaged"):
             found.prepare("basket", SearchOptions())
+
+
+def test_what_cannot_be_read_is_said(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = files.open_regular
+
+    def refused(path: Path) -> Any:
+        if path.name == "prices.py":
+            raise PermissionError(13, "Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(files, "open_regular", refused)
+    remedy = "change their permissions to have them searched too"
+    for _ in range(2):
+        code, out, told = run("search", source, "add_to_cart", "-k", 1)
+        assert (code, bool(out)) == (0, True)
+        assert f"note: 1 of its files and folders cannot be read (shop/prices.py); {remedy}\n" in told
+    monkeypatch.undo()
+
+
+def test_a_folder_at_rest_whose_index_is_forgotten_makes_another(source: Path) -> None:
+    with Folder.kept(source, print) as found:
+        for name in ("one.py", "two.py"):
+            assert forget(source)
+            (source / name).write_text("def giraffe():\n    return 1\n")
+            assert found.refresh()
+            assert {hit.doc_id for hit in found.searcher.search("giraffe", mode="lexical")} >= {
+                f"{name}::giraffe"
+            }
+            assert is_index(cache_of(source))
 
 
 def test_while_the_index_of_a_folder_is_made_others_answer_without_it(

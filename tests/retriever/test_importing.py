@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -76,6 +78,14 @@ def test_a_corpus_of_another_length_is_refused(tmp_path: Path, bare: Path, texts
     texts.write_text(texts.read_text() + "\n" + texts.read_text().split("\n")[0])
     with pytest.raises(CorpusError, match=r"corpus.jsonl has two documents of one id"):
         import_index(bare, tmp_path / "x.index", ImportOptions(texts=texts))
+
+
+def test_documents_of_one_id_are_told(tmp_path: Path) -> None:
+    rows = {"doc_id": ["a", "b", "a"], "vectors": [np.eye(4)[i : i + 1].tolist() for i in range(3)]}
+    pq.write_table(pa.table(rows), tmp_path / "v.parquet")
+    report = import_index(tmp_path / "v.parquet", tmp_path / "x.index")
+    assert (report.documents, report.notes) == (2, ("1 documents took the place of others of their ids",))
+    assert import_index(tmp_path / "v.parquet", tmp_path / "y.index", ImportOptions(check=0)).documents == 2
 
 
 def test_a_source_with_ids_takes_texts_by_them(tmp_path: Path) -> None:

@@ -65,6 +65,33 @@ def test_a_foreign_origin_is_refused(client, origin):
         assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cors": ("*",)},
+        {"cors": ("null",)},
+        {"cors": ("site.example",)},
+        {"cors": ("https://site.example", "https://site.example/")},
+        {"cors": ("https://Site.example",)},
+        {"allowed_hosts": ("search.example:443",)},
+        {"allowed_hosts": ("http://search.example",)},
+        {"allowed_hosts": ("",)},
+        {"allowed_hosts": ("[2001:db8::1]",)},
+    ],
+)
+def test_a_site_that_no_request_could_name_is_refused(docs, given):
+    [(name, values)] = given.items()
+    shown = {"cors": "cors", "allowed_hosts": "allow_host"}[name]
+    with pytest.raises(ArgumentError) as refused:
+        ServeSettings({"docs": docs}, **given)
+    assert str(refused.value).startswith(f"{shown}={values[-1]!r} is no ")
+    fine = {
+        "cors": ("https://site.example", "http://[::1]:80"),
+        "allowed_hosts": ("Search.example", "2001:db8::1"),
+    }
+    ServeSettings({"docs": docs}, **fine)
+
+
 @pytest.mark.slow
 def test_pages_of_this_server_and_of_sites_that_were_named_may_ask(serve, docs):
     client = serve({"docs": docs}, cors=("https://site.example",))
