@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,33 +132,33 @@ def create(folder: Path, settings: dict[str, Any], first_document: int = 0) -> N
 
 
 def _write(path: Path, settings: dict[str, Any], first_document: int) -> None:
-    db = writing(connect(path, "rwc"))
-    db.execute("PRAGMA journal_mode = WAL")
-    with db.atomic():
-        db.table("settings").create({"key": str, "value": str}, pk="key")
-        documents = db.table("documents").create(
-            # The text last: what comes after a long one is slow to read.
-            {"document": int, "doc_id": str, "content_hash": str, "metadata": str, "text": str},
-            pk="document",
-            not_null={"doc_id", "metadata", "content_hash"},
-        )
-        documents.create_index(["doc_id"], unique=True)
-        fulltext.create_table(db.conn)
-        for name in ("unencoded", "tombstones"):
-            db.table(name).create({"document": int}, pk="document")
-        db.table("segments").create(
-            {"segment_id": int, "kind": str, "n_passages": int, "n_tokens": int}, pk="segment_id"
-        )
-        db.table("files").create({"path": str, "bytes": int, "sha256": str}, pk="path")
-        pairs = {
-            "format_version": FORMAT_VERSION,
-            "index": settings,
-            "state": asdict(State(first_document=first_document, next_document=first_document)),
-            "burials": 0,
-            "keys": [],
-        }
-        db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
-    db.close()
+    with closing(connect(path, "rwc")) as conn:
+        db = writing(conn)
+        db.execute("PRAGMA journal_mode = WAL")
+        with db.atomic():
+            db.table("settings").create({"key": str, "value": str}, pk="key")
+            documents = db.table("documents").create(
+                # The text last: what comes after a long one is slow to read.
+                {"document": int, "doc_id": str, "content_hash": str, "metadata": str, "text": str},
+                pk="document",
+                not_null={"doc_id", "metadata", "content_hash"},
+            )
+            documents.create_index(["doc_id"], unique=True)
+            fulltext.create_table(db.conn)
+            for name in ("unencoded", "tombstones"):
+                db.table(name).create({"document": int}, pk="document")
+            db.table("segments").create(
+                {"segment_id": int, "kind": str, "n_passages": int, "n_tokens": int}, pk="segment_id"
+            )
+            db.table("files").create({"path": str, "bytes": int, "sha256": str}, pk="path")
+            pairs = {
+                "format_version": FORMAT_VERSION,
+                "index": settings,
+                "state": asdict(State(first_document=first_document, next_document=first_document)),
+                "burials": 0,
+                "keys": [],
+            }
+            db.table("settings").insert_all({"key": k, "value": json.dumps(v)} for k, v in pairs.items())
 
 
 def exists(path: Path) -> bool:
@@ -168,6 +169,5 @@ def exists(path: Path) -> bool:
         conn = connect(path, "ro")
     except sqlite3.DatabaseError:
         return True
-    names = conn.execute("SELECT name FROM sqlite_master").fetchall()
-    conn.close()
-    return bool(names)
+    with closing(conn):
+        return bool(conn.execute("SELECT name FROM sqlite_master").fetchall())

@@ -301,6 +301,17 @@ class _Notes:
     def __enter__(self) -> "_Notes":
         with self._told():
             self.db = connect(self.path, "rwc")
+        try:
+            self._make_tables()
+        except BaseException:
+            self.db.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.db.close()
+
+    def _make_tables(self) -> None:
         with self._told(), self.db:
             # The name of a folder is bytes, which need not be UTF-8; a time may be beyond what an INTEGER holds.
             self.db.execute("CREATE TABLE IF NOT EXISTS source (root BLOB)")
@@ -308,10 +319,6 @@ class _Notes:
                 "CREATE TABLE IF NOT EXISTS files "
                 "(path TEXT PRIMARY KEY, stamp TEXT, digest TEXT, how TEXT, reason TEXT, doc_ids TEXT)"
             )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.db.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

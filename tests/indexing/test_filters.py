@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -208,7 +209,7 @@ def lower(text):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("filters") / "index.db"
-    create(path, {})
+    create(path.parent, {})
     store = Store(path)
     store.bury()
     for i, key in enumerate(["n", "o.s", '"odd key"', '"it\'s"'], 1):  # the others have no index
@@ -252,16 +253,16 @@ def test_sql_gives_what_python_gives(store, docs, expressions):
 
 def matching(text, *documents):
     """Which of the documents, from 0, a filter finds."""
-    connection = sqlite3.connect(":memory:")
-    define_functions(connection)
-    connection.execute("CREATE TABLE documents (pid INTEGER PRIMARY KEY, doc_id TEXT, metadata TEXT)")
-    connection.executemany(
-        "INSERT INTO documents VALUES (?, ?, ?)",
-        ((i, f"d{i}", json.dumps(metadata)) for i, metadata in enumerate(documents)),
-    )
-    condition = parse_filter(text)
-    rows = connection.execute(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
-    return sorted(pid for (pid,) in rows)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        define_functions(connection)
+        connection.execute("CREATE TABLE documents (pid INTEGER PRIMARY KEY, doc_id TEXT, metadata TEXT)")
+        connection.executemany(
+            "INSERT INTO documents VALUES (?, ?, ?)",
+            ((i, f"d{i}", json.dumps(metadata)) for i, metadata in enumerate(documents)),
+        )
+        condition = parse_filter(text)
+        rows = connection.execute(f"SELECT pid FROM documents WHERE {condition.sql}", condition.parameters)
+        return sorted(pid for (pid,) in rows)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import sqlite3
 import unicodedata
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -174,11 +175,11 @@ def test_one_character_finds_the_words_it_is_in(sentences):
 )
 def test_no_query_is_an_fts5_expression(tmp_path_factory, query):
     """Whatever a query holds, it is read as words, and those that are stored are found."""
-    connection = sqlite3.connect(":memory:")
-    create_table(connection)
-    insert_texts(connection, [(1, query)])
     sql = "SELECT rowid FROM fulltext WHERE fulltext MATCH ?"
-    found = [connection.execute(sql, [word]).fetchall() for word in queried(query)]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        create_table(connection)
+        insert_texts(connection, [(1, query)])
+        found = [connection.execute(sql, [word]).fetchall() for word in queried(query)]
     assert found == [[(1,)]] * len(found)
     assert len(found) >= ("w1" in query.split())
 
