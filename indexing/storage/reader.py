@@ -63,16 +63,12 @@ class _Kept(Generic[Known]):
         self.postings = sum(len(known[0]) for known in self.words.values())
         self._lock = threading.Lock()
 
-    @property
-    def full(self) -> bool:
-        return len(self.words) >= WORDS_KEPT or self.postings > POSTINGS_KEPT
-
     def put(self, word: str, known: Known) -> None:
         with self._lock:
-            if word in self.words or not self.full:
-                before = self.words.get(word)
-                self.postings += len(known[0]) - (0 if before is None else len(before[0]))
-                self.words[word] = known
+            before = self.words.get(word)
+            postings = self.postings + len(known[0]) - (0 if before is None else len(before[0]))
+            if before is not None or (len(self.words) < WORDS_KEPT and postings <= POSTINGS_KEPT):
+                self.words[word], self.postings = known, postings
 
 
 class Reader:
@@ -275,8 +271,7 @@ class Reader:
 
     def memory(self) -> int:
         """Bytes of the words kept."""
-        each = [known for known, *_ in self._words.words.values()]
-        return sum(known.nbytes for known in each) + 8 * self._scored.postings
+        return OCCURRENCE.itemsize * self._words.postings + 8 * self._scored.postings
 
     def check(self) -> None:
         """Have SQLite check every page. Raises IndexFormatError with what it found."""
@@ -305,7 +300,8 @@ class Reader:
             return
         words = dict(older._words.words)
         self._gone = np.concatenate([older._gone, gone])
-        if older._words.full or len(self._gone) > GONE_KEPT:  # what the last commit's searches asked is kept
+        full = len(words) > WORDS_KEPT // 2 or older._words.postings > POSTINGS_KEPT // 2
+        if full or len(self._gone) > GONE_KEPT:  # what was asked since the last commit stays
             words = {
                 word: known for word, known in words.items() if known.generation == older.state.generation
             }

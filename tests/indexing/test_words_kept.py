@@ -102,7 +102,7 @@ def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
         now = Reader(tmp_path / "i" / "index.db")
         for word in WORDS:
             now.lexical([quoted(word)])
-        assert 0 < now.memory() <= 2 * 24 * 120
+        assert 0 < now.memory() <= 24 * 100
         index.delete(["d1"])
         later = Reader(now.path, now)
         assert later.occurrences('"word3"').tolist() == Reader(now.path).occurrences('"word3"').tolist()
