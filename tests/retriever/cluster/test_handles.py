@@ -57,7 +57,7 @@ class Alive:
 
 
 def asks(n):
-    return [Ask(i, Version(f"v0001/{i:03d}", 1, 0, None), [], {}) for i in range(n)]
+    return [Ask(i, Version(f"v0001/{i:03d}", 1, None), [], {}) for i in range(n)]
 
 
 def handles_of(*deployments):
