@@ -1,7 +1,7 @@
 """Building an index of shards with Ray Data. The driver plans and publishes; `work` is what the machines do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from indexing.writing.shards import make, publish
 from retriever.cluster import work
 from retriever.cluster.joining import cause_of, ray_module
 from retriever.cluster.options import BuildOptions
-from retriever.cluster.reading import files_of
+from retriever.cluster.reading import files_of, read_documents
 from retriever.cluster.work import Places
 
 __all__ = ["BuildReport", "build"]
@@ -33,7 +33,13 @@ CHARS_PER_TOKEN = 4  # a guess, of how many tokens there will be
 LEAST_SAMPLE, MORE = 1000, 1.2  # documents on which a codec is trained; more than a guess says it takes
 PASSES = 10  # readings of the source: another one where a writer died
 PATIENCE = 20.0  # seconds for a last commit
-BLOCK_BYTES = 1 << 18  # of texts, that are read before an encoder is given them
+# Of texts, that an encoder is given at a time. When none is left the others wait for the one that took the last; a
+# GPU computes more together.
+BLOCK_BYTES, BLOCK_BYTES_GPU = 1 << 16, 1 << 18
+BLOCKS = 2  # that an encoder has: one in work, one beside
+COUNTED_HERE = (
+    1 << 24
+)  # bytes of files whose documents the driver counts, sooner than Ray has begun a process
 
 
 @dataclass
@@ -161,26 +167,42 @@ class _Build:
         self.report = BuildReport(version=self.plan.version)
 
     def run(self) -> BuildReport:
+        import ray
+
         plan = self.plan
         for i, place in enumerate(self.places.shards):
             if not exists(place / DATABASE):
                 make(place, self.fixed, i << BITS)
         if not plan.documents:
             plan = self._counted().write(self.out)
-        if plan.error is None:
-            share = _share(plan, self.fixed.segment_tokens)
-            self._fill(plan, share)
-            with self.places.snapshot() as now:
-                tokens = int(now.n_tokens / share)
-            if tokens >= max(self.fixed.flat_tokens, PQ_CENTROIDS):
-                plan = replace(plan, error=self._trained(tokens)).write(self.out)
-                if share == 1:
-                    self._compress(plan)
-            if share < 1:
-                self._fill(plan)
-        else:
-            self._fill(plan)
+        # Without CPUs of their own, so that they never wait for those that wait for them.
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
+            work.ShardWriter
+        )
+        self.writers = [actor.remote(place) for place in self.places.shards]
+        try:
+            self._written(plan)
+            ray.get([writer.close.remote() for writer in self.writers])
+        finally:
+            for writer in self.writers:
+                ray.kill(writer)
         return self._published(plan)
+
+    def _written(self, plan: _Plan) -> None:
+        """All documents, in the shards."""
+        if plan.error is not None:
+            self._compress(plan)
+            self._fill(plan)
+            return
+        share = _share(plan, self.fixed.segment_tokens)
+        self._fill(plan, share)
+        with self.places.snapshot() as now:
+            tokens = int(now.n_tokens / share)
+        if tokens >= max(self.fixed.flat_tokens, PQ_CENTROIDS):
+            plan = replace(plan, error=self._trained(tokens)).write(self.out)
+            self._compress(plan)
+        if share < 1:
+            self._fill(plan)
 
     def _blocks(self) -> Any:
         """The documents of all sources, read while they are asked for."""
@@ -188,7 +210,7 @@ class _Build:
 
         sources = list(self.plan.sources)
         files = ray.data.from_items(sources, override_num_blocks=len(sources))
-        files.context.target_max_block_size = BLOCK_BYTES
+        files.context.target_max_block_size = BLOCK_BYTES_GPU if self.options.gpus else BLOCK_BYTES
         files.context.enable_progress_bars = False
         # What reads takes no CPU of Ray's: where actors had them all it would wait for ever.
         return files.map_batches(
@@ -201,85 +223,79 @@ class _Build:
 
     def _counted(self) -> _Plan:
         documents = chars = 0
-        sizes = self._blocks().map_batches(work.sizes, batch_size=None, batch_format="pyarrow", num_cpus=0)
         with Progress[int](phase="reading", unit="document", told=self.told) as bar:
-            for block in sizes.iter_batches(batch_size=None):
-                documents += (n := int(block["documents"].sum()))
-                chars += int(block["chars"].sum())
+            for n, size in self._sizes():
+                documents += n
+                chars += size
                 bar.update(n)
         if not documents:
             raise CorpusError("the sources hold no documents; pass some that do")
         return replace(self.plan, documents=documents, chars=chars)
 
+    def _sizes(self) -> Iterator[tuple[int, int]]:
+        """Documents and characters of all sources, some at a time."""
+        paths = [Path(source) for source in self.plan.sources]
+        if all(path.is_file() for path in paths) and sum(p.stat().st_size for p in paths) <= COUNTED_HERE:
+            for source in self.plan.sources:
+                for document in read_documents(source, self.exclude):
+                    yield 1, len(document["text"])
+            return
+        sizes = self._blocks().map_batches(work.sizes, batch_size=None, batch_format="pyarrow", num_cpus=0)
+        for block in sizes.iter_batches(batch_size=None):
+            yield int(block["documents"].sum()), int(block["chars"].sum())
+
     def _fill(self, plan: _Plan, share: float = 1.0) -> None:
         """Encode and store what is not stored yet: of all documents, or of a share that is drawn by their ids."""
         import ray
-        from ray.data import ActorPoolStrategy
 
-        options, codec = self.options, self._codec(plan)
-        writers = self._writers(plan)
-        blocks = self._blocks()
-        if share < 1:
-            blocks = blocks.map_batches(
-                work.drawn, fn_args=(share,), batch_size=None, batch_format="pyarrow", num_cpus=0
-            )
-        encoded = blocks.map_batches(
-            work.Encode,
-            fn_constructor_args=(self.encoder.load_arguments, self.fixed, codec, writers),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=options.actors),
-            num_cpus=options.cpus,
-            num_gpus=options.gpus,
-        )
+        writers = self.writers
         try:
             for _ in range(PASSES):
-                names = ray.get([writer.begin.remote() for writer in writers])
-                self._read(encoded, plan.documents if share == 1 else None)
+                names = [writer.begin.remote() for writer in writers]
+                self._read(self._encoded(plan, share, names), plan.documents if share == 1 else None)
                 ended = [
-                    writer.finish.remote(n, share == 1) for writer, n in zip(writers, names, strict=True)
+                    writer.finish.remote(name, share == 1)
+                    for writer, name in zip(writers, names, strict=True)
                 ]
                 if all(ray.get(ended)):
-                    ray.get([writer.close.remote() for writer in writers])
                     return
         except BaseException:  # what is done is kept, if the writers still can
             with suppress(Exception):
                 ray.get([writer.commit.remote() for writer in writers], timeout=PATIENCE)
             raise
-        finally:
-            for writer in writers:
-                ray.kill(writer)
         raise LatewoodError(
             f"writers died in each of {PASSES} readings of the sources; see that they have memory and disk"
         )
 
-    def _compress(self, plan: _Plan) -> None:
-        """Code what is stored: all documents."""
-        import ray
+    def _encoded(self, plan: _Plan, share: float, begun: list[Any]) -> Any:
+        """What encoders count. begun: by the writers, for which they wait."""
+        from ray.data import ActorPoolStrategy
 
-        writers = self._writers(plan)
-        try:
-            calls = [writer.begin.remote() for writer in writers]
-            with Progress[int](phase="compressing", unit="shard", told=self.told, total=len(writers)) as bar:
-                for call in calls:
-                    ray.get(call)
-                    bar.update()
-            ray.get([writer.close.remote() for writer in writers])
-        finally:
-            for writer in writers:
-                ray.kill(writer)
-
-    def _codec(self, plan: _Plan) -> Path | None:
-        return None if plan.error is None else self.places.codec
-
-    def _writers(self, plan: _Plan) -> list[Any]:
-        import ray
-
-        # Without CPUs of their own, so that they never wait for those that wait for them.
-        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
-            work.ShardWriter
+        blocks, options = self._blocks(), self.options
+        if share < 1:
+            blocks = blocks.map_batches(
+                work.drawn, fn_args=(share,), batch_size=None, batch_format="pyarrow", num_cpus=0
+            )
+        codec = None if plan.error is None else self.places.codec
+        return blocks.map_batches(
+            work.Encode,
+            fn_constructor_args=(self.encoder.load_arguments, self.fixed, codec, self.writers, begun),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=options.actors, max_tasks_in_flight_per_actor=BLOCKS),
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
         )
-        return [actor.remote(place, self._codec(plan), plan.error or 0.0) for place in self.places.shards]
+
+    def _compress(self, plan: _Plan) -> None:
+        """Code what is stored, and what is to come."""
+        import ray
+
+        calls = [writer.adopt.remote(self.places.codec, plan.error) for writer in self.writers]
+        with Progress[int](phase="compressing", unit="shard", told=self.told, total=len(calls)) as bar:
+            for call in calls:
+                ray.get(call)
+                bar.update()
 
     def _read(self, encoded: Any, total: int | None) -> None:
         phase = "encoding a sample" if total is None else "encoding"

@@ -97,10 +97,17 @@ class Encode:
     """Encodes those documents of a block that are not stored yet, and hands them to the writers of their shards."""
 
     def __init__(
-        self, arguments: dict[str, Any], fixed: IndexSettings, codec: Path | None, writers: Sequence[Any]
+        self,
+        arguments: dict[str, Any],
+        fixed: IndexSettings,
+        codec: Path | None,
+        writers: Sequence[Any],
+        begun: Sequence[Any],
     ) -> None:
-        """arguments: of Encoder.load. codec: by which vectors are coded; None for float16."""
-        self._arguments, self._fixed, self._codec_at, self._writers = arguments, fixed, codec, writers
+        """arguments: of Encoder.load. codec: by which vectors are coded; None for float16. begun: by the writers, what
+        they are to have done before they are called."""
+        self._arguments, self._fixed, self._codec_at = arguments, fixed, codec
+        self._writers, self._begun = writers, list(begun)
 
     # Made by the first call: what is raised there says what it was, and what ends an actor's making does not.
 
@@ -139,6 +146,7 @@ class Encode:
         """What of these was not stored."""
         import ray
 
+        ray.get(self._begun)
         dealt: list[list[Record]] = [[] for _ in self._writers]
         for record in records:
             dealt[shard_of(record.doc_id, len(dealt))].append(record)
@@ -165,9 +173,8 @@ class Encode:
 class ShardWriter:
     """An actor that alone writes a shard. What it has not committed when it dies is encoded again."""
 
-    def __init__(self, place: Path, codec: Path | None, error: float) -> None:
-        """codec, error: as of State; what is stored in float16 is coded by it first."""
-        self._place, self._codec, self._error = place, codec, error
+    def __init__(self, place: Path) -> None:
+        self._place = place
         self._open: Writer | None = None
         self._name = uuid.uuid4().hex
 
@@ -179,8 +186,6 @@ class ShardWriter:
             try:
                 self._open = Writer(self._place, trains=False)
                 self._open.sweep()
-                if self._codec is not None and self._open.snapshot.codec is None:
-                    self._open.adopt(codec_of(self._codec, self._open.settings.dim), self._error)
                 self.begin()
             except BaseException:
                 self.close()
@@ -194,6 +199,11 @@ class ShardWriter:
         self._seen = np.zeros(state.next_document - state.first_document, np.bool_)
         self._held, self._committed = 0, time.monotonic()
         return self._name
+
+    def adopt(self, codec: Path, error: float) -> None:
+        """Code what is stored by a codec, and what is to come. error: as of State."""
+        if self._writer.snapshot.codec is None:
+            self._writer.adopt(codec_of(codec, self._writer.settings.dim), error)
 
     def missing(self, documents: list[tuple[str, str]]) -> set[str]:
         """Those of (doc_id, content_hash) whose vectors are neither stored nor pending."""

@@ -73,6 +73,13 @@ def wanted(documents):
     return {d["_id"]: (d["text"], {"n": d["n"]}) for d in documents}
 
 
+def writers():
+    """Of all builds so far, by Ray's names."""
+    from ray._private.state import actors  # the public list wants the dashboard
+
+    return [name for name, one in actors().items() if "ShardWriter" in one["ActorClassName"]]
+
+
 def test_what_was_built_is_what_the_sources_hold(ray, encoder, tmp_path, monkeypatch):
     """A sample trains the codec, and the rest is coded where it is encoded."""
     import pyarrow
@@ -101,7 +108,17 @@ def test_what_was_built_is_what_the_sources_hold(ray, encoder, tmp_path, monkeyp
         monkeypatch.undo()  # a small corpus is stored, and then coded
         changed = [document(i, "a stone in water" if i < 9 else None) for i in range(120)]
         source, three = lines(tmp_path / "a.jsonl", changed), BuildOptions(shards=3, actors=1)
-        report = build([source], out, encoder, three, flat_tokens=300)
+        known = set(writers())
+        steps.clear()
+        report = build([source], out, encoder, three, progress=steps.append, flat_tokens=300)
+        ended = [(s.phase, s.done) for s in steps if s.ended]
+        assert ended == [
+            ("reading", 120),
+            ("encoding", 120),
+            ("training the codec", 1),
+            ("compressing", 3),
+        ]
+        assert len(set(writers()) - known) == 3  # those that store what is encoded code it, too
         assert (report.version, report.documents, report.encoded) == (2, 120, 120)
         assert held(out) == wanted(changed)
         assert len(before) == 600
