@@ -20,6 +20,7 @@ __all__ = [
     "as_iterable",
     "as_list",
     "as_number",
+    "as_path",
     "as_rows",
     "as_strings",
     "as_vectors",
@@ -36,9 +37,10 @@ ELSEWHERE = {"top_k": "k", "topk": "k", "n": "k", "n_results": "k", "limit": "k"
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut short; by its type where Python cannot write it (an integer of 5,000 digits)."""
+    """A value for a message, on one line and cut short; by its type where Python cannot write it (an integer of 5,000
+    digits)."""
     try:
-        return f"{value!r:.60}"
+        return " ".join(f"{value!r:.60}".split("\n"))
     except (ValueError, RecursionError):
         return f"a value of type {type(value).__name__}"
 
@@ -94,8 +96,7 @@ def as_rows(value: Any, name: str, dim: int | None = None) -> npt.NDArray[np.flo
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(value, dtype=np.float32)
     except (TypeError, ValueError):
-        told = shown(value).replace("\n", " ")
-        raise ArgumentError(f"{name} is no array: {told}; pass (n_tokens, {dim or 'dim'})") from None
+        raise ArgumentError(f"{name} is no array: {shown(value)}; pass (n_tokens, {dim or 'dim'})") from None
     if rows.size == 0 and dim is not None:
         return rows.reshape(0, dim)
     if rows.ndim != 2 or dim not in (None, rows.shape[1]):
@@ -132,6 +133,18 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path, with a user's name for their folder. Raises ArgumentError for what is none."""
+    try:
+        return Path(path).expanduser()
+    except TypeError:
+        raise ArgumentError(
+            f"path is {shown(path)} ({type(path).__name__}); pass a string or a Path"
+        ) from None
+    except RuntimeError as error:  # ~name of nobody
+        raise ArgumentError(f"path is {str(path)!r}: {error}; write the folder out") from None
+
+
 def absolute(path: str | os.PathLike[str]) -> Path:
     """A path that stays the same when the process changes its folder. Links are kept as they are."""
-    return Path(path).expanduser().absolute()
+    return as_path(path).absolute()

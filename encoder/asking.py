@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import as_integer, as_strings
+from encoder.arguments import as_integer, as_path, as_strings
 from encoder.checkpoints.places import BUNDLED, resolve_folder
 from encoder.errors import ArgumentError
 from encoder.model.config import DenseConfig
@@ -40,15 +40,16 @@ class Asked:
 
     @property
     def projection_path(self) -> Path | None:
-        return None if self.projection is None else Path(self.projection)
+        return None if self.projection is None else as_path(self.projection)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """TokenizerSettings fields that go before the folder's own; None where nothing is asked."""
         longest, words = self.document_length, self.skiplist_words
+        whole = isinstance(longest, str) and longest == "max"
         return {
             "query_length": _integer(self.query_length, "query_length"),
-            "document_length": longest if longest == "max" else _integer(longest, "document_length"),
+            "document_length": longest if whole else _integer(longest, "document_length"),
             "skiplist_words": None if words is None else tuple(as_strings(words, "skiplist_words")),
             "do_query_expansion": self.do_query_expansion,
         }
@@ -62,7 +63,7 @@ class Asked:
         check_length("query_length", own.query_length, positions)
         check_length("document_length", own.document_length, positions)
         # A hub name stays one; a folder must be found from any working directory.
-        here = str(self.name) != BUNDLED and Path(self.name).expanduser().is_dir()
+        here = str(self.name) != BUNDLED and as_path(self.name).is_dir()
         again: dict[str, Any] = {"name": str(self.folder.resolve()) if here else str(self.name)}
         again |= {key: value for key, value in self.settings.items() if value is not None}
         # What is kept of a document is named even where the model's folder says it: an index stays as it is when the

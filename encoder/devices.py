@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arguments import shown
 from encoder.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -68,5 +69,5 @@ def why_full(error: BaseException) -> str:
 def _refused(device: "str | torch.device", error: Exception) -> ArgumentError:
     reason = str(error).partition("\n")[0]
     return ArgumentError(
-        f"device={str(device)!r} cannot be used ({reason}); pass one that torch has, or leave it out"
+        f"device={shown(str(device))} cannot be used ({reason}); pass one that torch has, or leave it out"
     )

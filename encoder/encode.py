@@ -49,7 +49,9 @@ class Encoder(BaseEncoder):
         load_arguments: dict[str, Any] | None = None,
     ) -> None:
         self.pool_factor = check_pool_factor(pool_factor)
-        self.device = as_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = as_device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+        )
         self.tokenizer = checkpoint.tokenizer
         self.name = name
         # What Encoder.load needs to make this encoder again; an index keeps it. How and where it computes
@@ -57,7 +59,7 @@ class Encoder(BaseEncoder):
         self.load_arguments = {"name": name, **(load_arguments or {})}
         self.fingerprint = fingerprint_of(checkpoint)
         self.n_parameters = sum(p.numel() for p in checkpoint.model.parameters())
-        self.precision = precision or encoding_precision(self.device)
+        self.precision = encoding_precision(self.device) if precision is None else precision
         self.model = apply_precision(checkpoint.model, self.precision, self.device)
         self.on_device = None if self.device.type == "cpu" else DeviceRunner(self.model, self.device)
         self._workers: WorkerPool | None = None

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from encoder.arguments import shown
 from encoder.closing import Closing
+from encoder.errors import ArgumentError
 
 __all__ = ["EVERY", "Progress", "Step", "Told", "progress_as_json", "progress_shown"]
 
@@ -73,6 +75,10 @@ class Progress(Closing, Generic[T]):
         told: Told | None,
         total: int | None = None,
     ) -> None:
+        if told is not None and not callable(told):
+            raise ArgumentError(
+                f"progress={shown(told)}; pass a function that is called with each Step, as progress_shown(), or None"
+            )
         self.items = items
         self.total = len(items) if total is None and isinstance(items, Sized) else total
         self.done = 0

@@ -72,14 +72,14 @@ def worker_devices(device: str | torch.device | None, workers: int | None) -> li
     """
     if workers is not None:
         workers = as_integer(workers, "workers", least=1)
-    several = [name.strip() for name in str(device or "").split(",")]
+    several = [] if device is None else [name.strip() for name in str(device).split(",")]
     if len(several) > 1:
         if workers not in (None, len(several)):
             raise ArgumentError(f"workers={workers} with {len(several)} devices; leave workers out")
         return [str(parse_device(name)) for name in several]
-    if device == "all":
+    if several == ["all"]:
         device = "cuda"
-    place = parse_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = parse_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     n_gpus = torch.cuda.device_count() if place.type == "cuda" and place.index is None else 0
     if workers is None:
         workers = n_gpus if device is not None else 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from encoder.arguments import as_integer
+from encoder.arguments import as_integer, shown
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from encoder.others import as_encoder
@@ -64,7 +64,7 @@ class IndexSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window != "auto":
+        if self.window is not None and not (isinstance(self.window, str) and self.window == "auto"):
             as_integer(self.window, "window", 1)
         if as_integer(self.overlap, "overlap", 0) and not isinstance(self.window, int):
             raise ArgumentError(f"overlap={self.overlap} without a window; pass window, or leave it out")
@@ -87,7 +87,7 @@ class IndexSettings:
         known = {f.name for f in fields(cls)} - {"dim", "encoder", "encoder_fingerprint"}
         if unknown := sorted(settings.keys() - known):
             raise ArgumentError(
-                f"{unknown[0]}={settings[unknown[0]]!r} is no setting; pass any of {sorted(known)}"
+                f"{unknown[0]}={shown(settings[unknown[0]])} is no setting; pass any of {sorted(known)}"
             )
         dim = encoder.dim if encoder is not None else as_integer(dim, "dim", 1)
         return cls(

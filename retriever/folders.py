@@ -201,7 +201,11 @@ class Folder(Closing):
             return cls(source, index, Searcher(index, made, **how), report)
         except CorpusError as error:  # what is stored is kept: a disk may not be mounted
             index.close()
-            reason = str(error).partition("; ")[0].removeprefix(f"{source} holds no text or code to index: ")
+            reason = (
+                str(error)
+                .partition("; see that its disk")[0]
+                .removeprefix(f"{source} holds no text or code to index: ")
+            )
             raise CorpusError(
                 f"{source} holds no text or code to search: {reason}; pass another folder"
             ) from None

@@ -47,7 +47,9 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for name, known in (("mode", get_args(Mode)), ("by", get_args(By))):
             value = getattr(self, name)
-            if value not in known and not (name == "mode" and value is None):
+            if value is None and name == "mode":
+                continue
+            if not (isinstance(value, str) and value in known):
                 raise ArgumentError(f"{name}={shown(value)}; pass one of {', '.join(known)}")
         object.__setattr__(self, "k", as_integer(self.k, "k", 1))
         for name in ("nprobe", "ncandidates", "nrerank"):

@@ -109,6 +109,8 @@ class Searcher(Closing):
                 raise ArgumentError(
                     f"index is {shown(index)} ({type(index).__name__}); for a path use Searcher.open"
                 )
+        if not isinstance(scoring, Scoring):
+            raise ArgumentError(f"scoring is {shown(scoring)} ({type(scoring).__name__}); pass Scoring(...)")
         self.scoring = scoring
         self._device = device
         # The encoder, when there is one; shared with what `still` gives.
@@ -355,7 +357,7 @@ class Searcher(Closing):
 
     def encode(self, texts: Sequence[str]) -> TokenEmbeddings:
         """Token vectors of queries as searches use them: weighted by `Scoring.idf`, their lengths being the weights."""
-        return self._encode(list(texts), self.snapshot)
+        return self._encode(as_strings(texts, "texts"), self.snapshot)
 
     # Inside --------------------------------------------------------------------------------------------------
 
@@ -369,6 +371,8 @@ class Searcher(Closing):
         if not self.scoring.idf or tokens is None:
             return encoded
         n, frequencies = len(snapshot), snapshot.document_frequencies
+        if not texts:
+            return encoded
         weights = [idf_weights(text, tokens(text), n, frequencies) for text in texts]
         return replace(encoded, vectors=encoded.vectors * np.concatenate(weights)[:, None])
 
@@ -467,7 +471,7 @@ def _late(options: SearchOptions, why: str) -> SearchOptions:
 
 def _pair(pair: tuple[Q, str]) -> tuple[Q, str]:
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], str):
-        raise ArgumentError(f"query {pair!r}; pass pairs (query id, text), such as enumerate(texts)")
+        raise ArgumentError(f"query {shown(pair)}; pass pairs (query id, text), such as enumerate(texts)")
     return pair
 
 

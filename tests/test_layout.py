@@ -30,7 +30,8 @@ MODULES = [
 LAYERS = {
     "encoder": """
         errors hiding
-        arguments closing compiling devices reading replay threads
+        arguments
+        closing compiling devices reading replay threads
         progress
         embeddings maxsim jsonl options pooling tokenizer
         others

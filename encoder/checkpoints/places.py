@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from encoder.arguments import as_path
 from encoder.errors import ArgumentError, CheckpointError
 
 __all__ = ["BUNDLED", "BUNDLED_FOLDER", "resolve_folder"]
@@ -12,7 +13,7 @@ BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "latewood-mini"
 
 def resolve_folder(name: str | Path, revision: str | None = None) -> Path:
     """ "bundled", a folder, or a hub name ("organisation/model") → a folder on this disk."""
-    folder = BUNDLED_FOLDER if str(name) == BUNDLED else Path(name).expanduser()
+    folder = BUNDLED_FOLDER if str(name) == BUNDLED else as_path(name)
     if folder.is_dir() or str(name) == BUNDLED:
         if revision is not None:
             raise ArgumentError(

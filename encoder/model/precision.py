@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from encoder.arguments import shown
 from encoder.errors import ArgumentError
 
 __all__ = ["PRECISIONS", "Int8Linear", "apply_precision", "default_precision", "encoding_precision"]
@@ -69,8 +70,8 @@ def apply_precision(model: Model, precision: str, device: torch.device) -> Model
 
     Raises ArgumentError for an unknown name, and for int8 elsewhere than on an x86 CPU.
     """
-    if precision not in PRECISIONS:
-        raise ArgumentError(f"precision={precision!r}; pass one of {', '.join(PRECISIONS)}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ArgumentError(f"precision={shown(precision)}; pass one of {', '.join(PRECISIONS)}")
     if precision == "int8" and (device.type != "cpu" or not _has_int8_products()):
         here = f"the device is {device}" if device.type != "cpu" else "this torch has no such products"
         raise ArgumentError(f"precision='int8' is for x86 CPUs, {here}; pass bf16 or fp32")

@@ -34,10 +34,11 @@ MAX_FILE_BYTES = 5_000_000
 _MINIFIED_CHARS_A_LINE = 300
 UNREADABLE = "unreadable"
 VANISHED = "vanished"
+TOO_LARGE = "too large"
 UNDECODED = "unknown encoding"
 BROKEN_NOTEBOOK = "broken notebook"
 # What a user would want to know of: the files are named wherever the report is shown.
-_NAMED = {UNREADABLE, UNDECODED, BROKEN_NOTEBOOK, NOT_REGULAR}
+_NAMED = {UNREADABLE, UNDECODED, BROKEN_NOTEBOOK, NOT_REGULAR, TOO_LARGE}
 # A file as young as this when it is read may change again and keep its time: clocks of file systems are coarse.
 _YOUNG_NS = 2_000_000_000
 
@@ -197,7 +198,7 @@ def text_files(
             report.skip(_refusal(error), relative)
             continue
         if status.st_size > max_file_bytes:
-            report.skip("too large", relative)
+            report.skip(TOO_LARGE, relative)
         else:
             yield TextFile(file, relative, _stamp(status))
 
@@ -266,7 +267,9 @@ def _walk(root: Path, exclude: Sequence[str], report: FolderReport) -> Iterator[
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             if not above:
-                raise CorpusError(f"cannot list {root}: {error.strerror}; check its permissions") from error
+                raise CorpusError(
+                    f"cannot list {root}: {error.strerror}; see that it is there and may be read"
+                ) from error
             report.skip(_refusal(error), above)
             entries = []
         return _Level(above, [*ignores, *Ignore.read(folder, cut=len(above))], iter(entries))

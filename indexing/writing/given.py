@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoder.arguments import as_list
+from encoder.arguments import as_iterable, as_list, shown
 from encoder.embeddings import TokenEmbeddings
 from encoder.errors import ArgumentError
 from encoder.progress import Progress, Told
@@ -82,7 +82,11 @@ class GivenVectors:
         with Progress[VectorBatch](
             phase="storing", unit="document", told=self._told, total=self._total
         ) as bar:
-            for batch in self._given:
+            for batch in as_iterable(self._given, "batches", "VectorBatch"):
+                if not isinstance(batch, VectorBatch):
+                    raise ArgumentError(
+                        f"batches has {shown(batch)} ({type(batch).__name__}); pass VectorBatch, as of open_vectors"
+                    )
                 self._batch = batch
                 for some in batches(list(_checked(batch, bar.done, self._dim))):
                     yield some

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from encoder.arguments import shown
 from encoder.errors import ArgumentError
 from indexing.coding.sizes import MAX_SAMPLE
 from indexing.settings import IndexSettings
@@ -23,7 +24,7 @@ def parse_bytes(value: int | str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(value), re.IGNORECASE)
     unit = found[2].upper() if found else ""
     if found is None or unit not in UNITS:
-        raise ArgumentError(f'memory={value!r}; pass bytes or a size like "800MB" or "2GB"')
+        raise ArgumentError(f'memory={shown(value)}; pass bytes or a size like "800MB" or "2GB"')
     return int(float(found[1]) * UNITS[unit])
 
 
