@@ -141,8 +141,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise ArgumentError(
             f"path is {shown(path)} ({type(path).__name__}); pass a string or a Path"
         ) from None
-    except RuntimeError as error:  # ~name of nobody
-        raise ArgumentError(f"path is {str(path)!r}: {error}; write the folder out") from None
+    except RuntimeError:  # ~name of nobody
+        raise ArgumentError(
+            f"path is {str(path)!r}, and there is no user of that name; write the folder out"
+        ) from None
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -311,8 +311,8 @@ def _cut(text: str, query: str, chars: int) -> str:
 def _file(kept: Kept, path: str) -> TextFile:
     if (file := kept.files.get(path)) is None:
         raise ArgumentError(
-            f"{kept.shown(path)!r} is no file that search looks at (a folder, hidden, ignored by git, binary, too large, ...); "
-            "pass a path that search gave, or read it by your own means"
+            f"{kept.shown(path)!r} is no file that search looks at (a folder, hidden, ignored by git, binary, "
+            "too large, ...); pass a path that search gave, or read it by your own means"
         )
     return file
 
