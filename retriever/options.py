@@ -13,6 +13,7 @@ __all__ = ["By", "Mode", "Scoring", "SearchOptions"]
 
 Mode: TypeAlias = Literal["late", "lexical", "hybrid"]
 By: TypeAlias = Literal["document", "passage"]
+MOST = (1 << 31) - 1  # of what is counted: no index has as many passages
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,15 @@ class SearchOptions:
                 continue
             if not (isinstance(value, str) and value in known):
                 raise ArgumentError(f"{name}={shown(value)}; pass one of {', '.join(known)}")
-        object.__setattr__(self, "k", as_integer(self.k, "k", 1))
-        for name in ("nprobe", "ncandidates", "nrerank"):
+        for name in ("k", "nprobe", "ncandidates", "nrerank"):
             value = getattr(self, name)
-            if value is None:
+            if value is None and name != "k":
                 continue
-            if self.mode == "lexical":
+            if self.mode == "lexical" and name != "k":
                 raise ArgumentError(f'{name}={shown(value)} does nothing in mode "lexical"; leave it out')
-            object.__setattr__(self, name, as_integer(value, name, 1))
+            object.__setattr__(self, name, number := as_integer(value, name, 1))
+            if number > MOST:
+                raise ArgumentError(f"{name}={shown(number)}; pass {name} <= {MOST}")
         if self.filter is not None and not isinstance(self.filter, str):
             raise ArgumentError(f"filter={shown(self.filter)} is {type(self.filter).__name__}; pass a string")
         if self.by == "passage" and self.mode not in (None, "late"):

@@ -9,6 +9,7 @@ import typer
 
 from encoder.errors import ArgumentError
 from retriever.cli.nothing import why_nothing
+from retriever.cli.terminal import visible
 from retriever.code.search import CodeHit, CodeOptions, MatchedLine, cell_of, search_code
 from retriever.options import SearchOptions
 from retriever.searcher import Searcher
@@ -54,9 +55,9 @@ def _json(hit: CodeHit) -> dict[str, object]:
 
 
 def _printed(hit: CodeHit, explain: bool) -> list[str]:
-    path = typer.style(hit.path + cell_of(hit.metadata), fg="magenta")
+    path = typer.style(visible(hit.path + cell_of(hit.metadata)), fg="magenta")
     where = path + ":" + typer.style(str(hit.line), fg="green")
-    symbol = "  " + typer.style(hit.symbol, bold=True) if hit.symbol else ""
+    symbol = "  " + typer.style(visible(hit.symbol), bold=True) if hit.symbol else ""
     why = ", ".join(f"{name} {value:+.2f}" for name, value in hit.reasons.items())
     lines = [f"{where}{symbol}  ({hit.score:.2f})", *(_line(line) for line in hit.lines)]
     return [*lines, f"   why  {why}"] if explain else lines
@@ -67,7 +68,8 @@ def _line(line: MatchedLine) -> str:
     for start, end in line.spans:
         if start >= WIDTH:
             break
-        shown += line.text[at:start] + typer.style(line.text[start : min(end, WIDTH)], fg="red", bold=True)
+        found = visible(line.text[start : min(end, WIDTH)])
+        shown += visible(line.text[at:start]) + typer.style(found, fg="red", bold=True)
         at = min(end, WIDTH)
-    shown += line.text[at:WIDTH] + ("…" if len(line.text) > WIDTH else "")
+    shown += visible(line.text[at:WIDTH]) + ("…" if len(line.text) > WIDTH else "")
     return f"{typer.style(f'{line.line:6d}', fg='green')}  {shown}"

@@ -18,6 +18,7 @@ from retriever.cli.flags import flags
 from retriever.cli.interrupts import keeping
 from retriever.cli.nothing import why_nothing
 from retriever.cli.progress import told
+from retriever.cli.terminal import visible
 from retriever.code.search import CodeOptions, cell_of, code_filter, holds_code
 from retriever.explaining import Explanation
 from retriever.folders import Folder, anew
@@ -135,7 +136,7 @@ def _answer(
 
 def _print(found: list[tuple[Hit, Explanation | None]], nothing: str) -> None:
     for hit, explanation in found:
-        typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {_where(hit)}")
+        typer.echo(f"{hit.rank:3d}  {hit.score:8.4f}  {visible(_where(hit))}")
         text = hit.passage.text if hit.passage else ""
         for line in _snippet(text) if explanation is None else _explained(explanation):
             typer.echo(f"       {line}")
@@ -172,7 +173,8 @@ def _explained(explanation: Explanation) -> list[str]:
             at += len(line) + 1
     for match in explanation.matches:
         place = "" if match.line is None else f"  line {match.line}"
-        lines.append(f"{match.score:6.3f}  {match.query_token} -> {match.passage_token}{place}")
+        tokens = visible(f"{match.query_token} -> {match.passage_token}")
+        lines.append(f"{match.score:6.3f}  {tokens}{place}")
     return lines
 
 
@@ -182,9 +184,12 @@ def _coloured(line: str, start: int, spans: list[tuple[int, int]]) -> str:
     for first, last in spans:
         a, b = max(first - start, done), min(last - start, len(line))
         if a < b:
-            pieces += [line[done:a], typer.style(line[a:b], fg=typer.colors.GREEN, bold=True)]
+            pieces += [
+                visible(line[done:a]),
+                typer.style(visible(line[a:b]), fg=typer.colors.GREEN, bold=True),
+            ]
             done = b
-    return "".join(pieces) + line[done:]
+    return "".join(pieces) + visible(line[done:])
 
 
 def _where(hit: Hit) -> str:
@@ -200,4 +205,4 @@ def _where(hit: Hit) -> str:
 
 def _snippet(text: str, lines: int = 3, width: int = 100) -> list[str]:
     shown = [line.rstrip() for line in text.splitlines() if line.strip()][:lines]
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in shown]
+    return [visible(line if len(line) <= width else line[: width - 1] + "…") for line in shown]

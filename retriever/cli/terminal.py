@@ -1,12 +1,21 @@
 """Standard streams: which can be written to, which may have colours."""
 
 import os
+import re
 import select
 import sys
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["colour", "complain", "open_standard_streams", "plain", "reader_has_gone", "silence"]
+__all__ = ["colour", "complain", "open_standard_streams", "plain", "reader_has_gone", "silence", "visible"]
+
+# What moves a terminal's cursor, writes to its clipboard or turns the direction of its text; a tab does no harm.
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """A line of somebody's text or path with its control characters written out, as `\\x1b`."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def plain() -> bool:
@@ -51,6 +60,6 @@ def silence(stream: TextIO) -> None:
 
 def complain(line: str) -> None:
     try:
-        print(f"latewood: {line}", file=sys.stderr, flush=True)
+        print(f"latewood: {visible(line)}", file=sys.stderr, flush=True)
     except OSError:  # nobody reads it
         silence(sys.stderr)

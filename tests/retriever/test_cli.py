@@ -17,6 +17,7 @@ import retriever.cli
 import retriever.folders
 from encoder import Encoder
 from encoder.errors import ArgumentError, IndexFormatError
+from encoder.light import LightEncoder
 from indexing import Index
 from retriever.cli import app
 from tests.helpers.pages import parse_commands, run_commands
@@ -246,6 +247,23 @@ def test_an_output_may_be_a_link_whose_target_is_still_to_be_made(code, beir, tm
     made("search", tmp_path / "a.index", "a date")
 
 
+@pytest.mark.parametrize("more", [[], ["--explain"], ["--code"]])
+def test_what_a_text_would_do_to_a_terminal_is_written_out(tmp_path, more):
+    """Sequences that colour, set a title, fill the clipboard or turn the text around, in a path and in a text."""
+    evil = "\x1b]52;c;ZXZpbA==\x07\x9b31m\u202enoitcerid"
+    with Index.create(tmp_path / "x.index", LightEncoder.load()) as index:
+        where = {"path": f"a{evil}\nb.py", "start_line": 1, "end_line": 2, "symbol": f"f{evil}"}
+        index.add([{"doc_id": f"a{evil}", "text": f"def giraffe(): {evil}\n    return 1", "metadata": where}])
+    result = CliRunner().invoke(app, ["search", str(tmp_path / "x.index"), "giraffe", *more], color=True)
+    assert result.exit_code == 0, result.output
+    own = re.sub(r"\x1b\[[0-9;]*m", "", result.output)  # our colours
+    assert "giraffe" in own
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", own)
+    written = r"\x1b]52;c;ZXZpbA==\x07\x9b31m\u202enoitcerid"
+    assert own.startswith("  1  ") == ("--code" not in more)
+    assert rf"a{written}\nb.py:1  f{written}" in own
+
+
 def mistakes(tmp_path, index, beir):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -267,6 +285,7 @@ def mistakes(tmp_path, index, beir):
         "no training file": ["train", "distill", tmp_path / "none.jsonl", "--out", tmp_path / "o5"],
         "no such sharpness": ["search", index, "query", "--sharpness", -1],
         "k of nothing": ["search", index, "query", "-k", 0],
+        "k beyond all": ["search", index, "query", "-k", 10**20],
         "an empty query": ["search", index, "query", " "],
         "a window of nothing": ["index", bad, "--out", tmp_path / "o7", "--window", 0],
         "a window that is too long": ["index", bad, "--out", tmp_path / "o8", "--window", 99999],
@@ -277,6 +296,7 @@ def mistakes(tmp_path, index, beir):
 
 
 NAMED = {  # what the line is to name, where it is easily another
+    "k beyond all": "k=100000000000000000000; pass k <= 2147483647",
     "a window of nothing": "window=0 leaves",
     "a window that is too long": "window=99999 exceeds",
     "to follow a file": "is no folder; pass one, for a file is not followed",
