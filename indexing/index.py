@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Index"]
 
-LOCK = "index.lock"
 FEW = 64  # documents to be encoded, for which torch is not worth loading
 
 
@@ -112,10 +111,10 @@ class Index(Closing):
         with refusals(folder):
             if folder.exists() and not folder.is_dir():
                 raise ArgumentError(f"{folder} is a file; pass another path")
-            if folder.is_dir() and not (folder / LOCK).exists() and any(folder.iterdir()):
+            if folder.is_dir() and not (folder / tables.LOCK).exists() and any(folder.iterdir()):
                 raise ArgumentError(f"{folder} is not empty; pass a new path")
             folder.resolve().mkdir(parents=True, exist_ok=True)  # also the target of a link that has none
-        lock = WriterLock(folder / LOCK)
+        lock = WriterLock(folder / tables.LOCK)
         try:
             if tables.exists(index_file(folder)):
                 raise ArgumentError(
@@ -157,7 +156,7 @@ class Index(Closing):
         if not is_index(folder):
             raise no_index(folder)
         place = None if device is None else as_device(device)
-        lock = WriterLock(folder / LOCK) if writable else None
+        lock = WriterLock(folder / tables.LOCK) if writable else None
         try:
             return cls(folder, encoder, lock, memory, place)
         except BaseException:

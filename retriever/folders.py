@@ -28,7 +28,7 @@ from encoder.errors import (
 )
 from encoder.progress import Told
 from indexing.settings import DocumentEncoder
-from indexing.storage.tables import is_index
+from indexing.storage.tables import LOCK, is_index
 from retriever.options import Scoring, SearchOptions
 from retriever.searcher import QueryEncoder, Searcher
 
@@ -121,6 +121,10 @@ class Folder(Closing):
         source = Path(folder).resolve()
         if not source.is_dir():
             raise ArgumentError(f"{folder} is no folder; pass one, or an index")
+        if (source / LOCK).is_file() and (source / "segments").is_dir():
+            raise IndexFormatError(
+                f"{folder} was an index, and its index.db is missing; restore it or index again"
+            )
         place = cache_of(source)
         how: dict[str, Any] = {"scoring": scoring, "once": once}  # of its searcher
         if (found := cls._as_it_was(source, place, how)) is not None:

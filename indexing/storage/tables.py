@@ -16,6 +16,7 @@ __all__ = [
     "BUILD",
     "DATABASE",
     "FORMAT_VERSION",
+    "LOCK",
     "MANIFEST",
     "Change",
     "DocumentRow",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 DATABASE = "index.db"
+LOCK = "index.lock"
 MANIFEST = "shards.json"  # of a folder of indexes that are one
 BUILD = "build.json"  # there while `latewood cluster build` is not done
 FORMAT_VERSION = 4

@@ -13,12 +13,11 @@ from encoder.errors import ArgumentError, CorpusError, IndexFormatError, Latewoo
 from encoder.progress import Progress, Told
 from indexing.coding.sizes import PQ_CENTROIDS, sample_size
 from indexing.coding.vocabulary import owners_file
-from indexing.index import LOCK
 from indexing.settings import IndexSettings
 from indexing.storage.durable import publish_json, remove
 from indexing.storage.lock import WriterLock
 from indexing.storage.sharded import BITS, Manifest, digest_of, shard_names
-from indexing.storage.tables import BUILD, DATABASE, MANIFEST, exists
+from indexing.storage.tables import BUILD, DATABASE, LOCK, MANIFEST, exists
 from indexing.writing.records import hash_salt
 from indexing.writing.shards import make, publish
 from retriever.cluster import work

@@ -16,13 +16,13 @@ from encoder.errors import CorpusError, IndexLockedError
 from indexing.coding.codec import Codec
 from indexing.coding.sizes import MAX_SAMPLE
 from indexing.coding.vocabulary import owners_file
-from indexing.index import LOCK
 from indexing.reading.windows import Windows
 from indexing.settings import IndexSettings
 from indexing.storage.durable import publish_file
 from indexing.storage.lock import WriterLock
 from indexing.storage.sharded import Manifest, Shard, ShardedSnapshot, shard_of
 from indexing.storage.snapshot import Snapshot
+from indexing.storage.tables import LOCK
 from indexing.writing.encoding import Passages, encode_records, windows_of
 from indexing.writing.pending import Pending
 from indexing.writing.records import AddReport, Record, batches, read_records

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from encoder import TokenEmbeddings
 from encoder.errors import ArgumentError, EncoderMismatchError, IndexFormatError
 from indexing import Index
-from indexing.index import LOCK
 from indexing.storage.reader import Reader
 from indexing.storage.sharded import Manifest, shard_of
-from indexing.storage.tables import BUILD, DATABASE, MANIFEST
+from indexing.storage.tables import BUILD, DATABASE, LOCK, MANIFEST
 from indexing.writing import shards as writing
 from indexing.writing.writer import Writer, train_codec
 from retriever import Searcher

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import indexing.index
 import retriever.folders as folders
 from encoder import Encoder
-from encoder.errors import ArgumentError, CorpusError, IndexLockedError
+from encoder.errors import ArgumentError, CorpusError, IndexFormatError, IndexLockedError
 from encoder.light import LightEncoder
 from indexing import Index
 from indexing.reading import files
@@ -279,6 +279,16 @@ def test_a_folder_without_text_is_one_line(tmp_path: Path, content: dict[str, by
     )
     with pytest.raises(ArgumentError, match="is no folder"):
         Folder.open(tmp_path / "nothing")
+
+
+def test_an_index_without_its_database_is_no_folder_of_text(tmp_path: Path) -> None:
+    with Index.create(tmp_path / "x", dim=4) as index:
+        place = index.folder
+    (place / "index.db").unlink()
+    with pytest.raises(
+        IndexFormatError, match=r"x was an index, and its index\.db is missing; restore it or index again"
+    ):
+        Folder.open(place)
 
 
 @pytest.mark.slow
