@@ -132,8 +132,8 @@ def failures(corpus: Path, work: Path, n: int) -> dict[str, Any]:
         found = [(document.doc_id, document.text) for document in index]
     assert len(found) == n
     assert dict(found) == wanted
-    # Until the driver was killed nothing was encoded twice but what two dead actors had in work; and nothing was done and
-    # not told but what two actors had in work then, and one had just done.
+    # Encoded twice until the driver was killed: what two dead actors had in work. Encoded and not told: what two had in
+    # work then, and one had just done.
     return {"passed": done, "again": again, "work at most": round((done + again + 5 * BATCH) / n, 3)}
 
 
