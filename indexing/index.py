@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from encoder.arguments import absolute, as_integer, as_strings
+from encoder.arguments import absolute, as_integer, as_strings, shown
 from encoder.closing import Closing
 from encoder.devices import as_device
 from encoder.embeddings import TokenEmbeddings
@@ -146,12 +146,17 @@ class Index(Closing):
         """Open an index, to read or also to write.
 
         encoder: for a later `add`; without it the index loads its own when it first needs it.
-        memory, device: as at `create`.
+        memory, device: of an index to write, as at `create`.
         Raises IndexFormatError if the folder is no index, of another version or damaged;
         IndexLockedError if writable and another writer has it; EncoderMismatchError for an encoder that did
         not make its vectors.
         """
         encoder = None if encoder is None else as_encoder(encoder, "encode_documents")
+        for name, value in {"memory": memory, "device": device}.items():
+            if not writable and value is not None:
+                raise ArgumentError(
+                    f"{name}={shown(value)} is of writing; pass writable=True, or leave it out to read"
+                )
         folder = absolute(path)
         if not is_index(folder):
             raise no_index(folder)

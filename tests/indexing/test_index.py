@@ -663,6 +663,14 @@ def test_another_encoder_is_refused(path: Path, encoder: FakeEncoder) -> None:
     Index.open(path, encoder, writable=True).close()  # the refusal has let go of the lock
 
 
+@pytest.mark.parametrize("given", [{"memory": "1GB"}, {"device": "cpu"}])
+def test_what_is_of_writing_is_refused_to_a_reader(path: Path, encoder: FakeEncoder, given: Any) -> None:
+    Index.create(path, encoder).close()
+    with pytest.raises(ArgumentError, match=r"is of writing; pass writable=True, or leave it out to read"):
+        Index.open(path, **given)
+    Index.open(path, encoder, writable=True, **given).close()
+
+
 def test_unknown_settings_are_refused(path: Path, encoder: FakeEncoder) -> None:
     with Index.create(path, encoder) as index:
         value = json.dumps({**asdict(index.settings), "colour": 1})
