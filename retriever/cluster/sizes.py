@@ -18,7 +18,7 @@ PROCESS_BYTES = 250_000_000  # of a process with Ray, the encoder and the kernel
 # docs/benchmarks.md, "Growth": one core's milliseconds for a million tokens, and how they grow.
 SEARCH_MS, SEARCH_POWER = 2.08, 0.49
 # docs/lab/2026-11-29-ray-serve.md: milliseconds for a query, beside its search by vectors.
-SERVER_MS = 13.0  # of a core, of one among many: encoding, words, texts, HTTP, its share of calls of shards
+SERVER_MS = 6.0  # of a core, of one among many: encoding, words, texts, HTTP, its share of calls of shards
 CALL_MS = 15.0  # more for one alone, which shares them with none
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from typing_extensions import NotRequired, TypedDict
 
+from encoder.arguments import shown as written
 from encoder.errors import ArgumentError
 from retriever.code.search import CodeHit, CodeOptions
 from retriever.explaining import Explanation
@@ -106,9 +107,11 @@ class SearchBody(_Options):  # type: ignore[valid-type,misc]
         return self
 
 
-def options_of(asked: Shown) -> SearchOptions:
+def options_of(asked: Shown, max_k: int) -> SearchOptions:
     """Raises ArgumentError for options that cannot work."""
     given = {field.name: getattr(asked, field.name) for field in fields(SearchOptions)}
+    if given["k"] > max_k:
+        raise ArgumentError(f"k={written(given['k'])}; pass k <= {max_k}")
     if given["weights"] is not None:
         given["weights"] = tuple(given["weights"])
     return SearchOptions(**given)

@@ -7,7 +7,7 @@ from typing import Annotated
 import anyio.from_thread
 from fastapi import APIRouter, Body, Query, Request
 
-from encoder.errors import ArgumentError, LatewoodError
+from encoder.errors import LatewoodError
 from retriever.code.search import CodeOptions
 from retriever.serving.errors import refusals
 from retriever.serving.indexes import Answer, Served
@@ -52,7 +52,7 @@ async def search_by_parameters(
     request: Request, state: TheState, served: TheIndex, asked: Annotated[SearchParameters, Query()]
 ) -> JsonResponse:
     """The k best documents for a text, best first."""
-    [result] = await _results(request, state, _Search(served, [asked.q], asked))
+    [result] = await _results(request, state, _Search(state, served, [asked.q], asked))
     return JsonResponse({"index": served.name, **result})
 
 
@@ -62,29 +62,26 @@ async def search(
 ) -> JsonResponse:
     """The k best documents for a text, or for each of several, best first."""
     several = "queries" in asked.model_fields_set
-    results = await _results(
-        request, state, _Search(served, asked.queries if several else [asked.query], asked)
-    )
+    texts = asked.queries if several else [asked.query]
+    results = await _results(request, state, _Search(state, served, texts, asked))
     return JsonResponse({"index": served.name} | ({"results": results} if several else results[0]))
 
 
 class _Search:
     """What is asked of an index. Raises ArgumentError for options that cannot work."""
 
-    def __init__(self, served: Served, texts: list[str], shown: Shown) -> None:
+    def __init__(self, state: State, served: Served, texts: list[str], shown: Shown) -> None:
         self.served, self.texts, self.shown = served, texts, shown
-        self.options = options_of(shown)
+        self.options = options_of(shown, state.limits.max_k)
         self.code = code_options_of(shown, served.holds_code)
 
     def check(self, state: State) -> None:
         """Raises ArgumentError for what is beyond a limit."""
-        options, limits = self.options, state.limits
+        options = self.options
         if len(self.texts) == 1:
             common.check_text(state, self.texts[0], "query")
         else:
-            common.check_each(state, self.texts, "queries", limits.max_queries)
-        if options.k > limits.max_k:
-            raise ArgumentError(f"k={options.k}; pass k <= {limits.max_k}")
+            common.check_each(state, self.texts, "queries", state.limits.max_queries)
         code = self.code or CodeOptions()
         given = {"filter": options.filter, "regex": code.regex, "paths": "".join(code.paths)}
         for name, value in given.items():
