@@ -16,7 +16,7 @@ LATE_BYTES, WORD_BYTES = 12, 16  # of a document in an answer, by vectors and by
 MESSAGE_BYTES = 1500  # of a call and of its answer, beside these
 PROCESS_BYTES = 250_000_000  # of a process with Ray, the encoder and the kernels
 # docs/benchmarks.md, "Growth": one core's milliseconds for a million tokens, and how they grow.
-SEARCH_MS, SEARCH_POWER = 2.08, 0.49
+SEARCH_MS, SEARCH_POWER = 1.64, 0.43
 # docs/lab/2026-11-29-ray-serve.md: milliseconds for a query, beside its search by vectors.
 SERVER_MS = 6.0  # of a core, of one among many: encoding, words, texts, HTTP, its share of calls of shards
 CALL_MS = 15.0  # more for one alone, which shares them with none
