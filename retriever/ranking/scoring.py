@@ -14,7 +14,9 @@ Passages = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 AnyScores = npt.NDArray[np.floating[Any]]
 
-TOKENS_AT_ONCE = 1 << 16  # vectors held in float32 at a time: 32 MiB at 128 dimensions
+TOKENS_AT_ONCE = (
+    1 << 12
+)  # vectors held in float32 at a time: 2 MiB at 128 dimensions, which a cache has room for
 
 
 def top(pids: Passages, scores: AnyScores, k: int) -> tuple[Passages, AnyScores]:

@@ -15,7 +15,7 @@ from encoder.embeddings import NO_ID
 from encoder.errors import IndexFormatError
 from indexing.coding.codec import Codec
 from indexing.coding.vocabulary import Owners
-from indexing.storage.segment import Layout, Segment, invert, write_segment
+from indexing.storage.segment import Layout, Segment, as_float32, invert, write_segment
 from indexing.storage.tables import SegmentRow
 from tests.helpers.codecs import random_codec
 
@@ -282,3 +282,12 @@ def test_files_of_another_shape_are_named(
     (tmp_path / compressed.folder / "offsets.npy").write_bytes(b"")
     with pytest.raises(IndexFormatError, match=r"offsets\.npy is damaged"):
         Segment(tmp_path, compressed, dim=DIM, codec=codec)
+
+
+def test_halves_are_the_same_numbers_in_float32() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    assert as_float32(every).tobytes() == every.astype(np.float32).tobytes()  # signs of zeros too
+    rows = every[:60_000].reshape(-1, 6)
+    assert np.array_equal(as_float32(rows[::3, 1:4]), rows[::3, 1:4].astype(np.float32))
+    assert as_float32(rows[:0]).shape == (0, 6)
