@@ -95,7 +95,8 @@ class Watch:
     def look(self) -> object:
         """What is equal to the look before if nothing has been committed since. Raises FileNotFoundError also where
         another file has taken the place of this one."""
-        if file_at(self._path) != self._file:
+        now = self._path.stat()
+        if (now.st_dev, now.st_ino) != self._file:
             raise FileNotFoundError(self._path)
         # SQLite counts for each connection apart. Where the file was opened as immutable it counts nothing.
-        return self, self._path.stat().st_mtime_ns, self._conn.execute("PRAGMA data_version").fetchone()
+        return self, now.st_mtime_ns, self._conn.execute("PRAGMA data_version").fetchone()

@@ -9,7 +9,7 @@ from typing import Any
 
 from encoder.errors import IndexFormatError
 from indexing.storage import fulltext
-from indexing.storage.database import connect, writing
+from indexing.storage.database import connect, file_at, writing
 from indexing.storage.durable import FileRecord, publish_file, remove
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "State",
     "create",
     "exists",
+    "identity",
     "index_file",
     "is_index",
     "no_index",
@@ -112,6 +113,14 @@ def index_file(folder: Path) -> Path:
 def is_index(folder: Path) -> bool:
     """Whether a folder holds an index, of shards or not."""
     return index_file(folder).is_file()
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """Which file the index in a folder is (`file_at`); None where there is none."""
+    try:
+        return file_at(index_file(folder))
+    except OSError:
+        return None
 
 
 def no_index(folder: Path) -> IndexFormatError:

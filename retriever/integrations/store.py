@@ -20,8 +20,7 @@ from encoder.options import updated
 from encoder.others import as_encoder
 from indexing import Document, Index, Snapshot
 from indexing.settings import DocumentEncoder
-from indexing.storage.database import file_at
-from indexing.storage.tables import index_file, is_index
+from indexing.storage.tables import identity, is_index
 from retriever.hits import Hit, Hits, Passage
 from retriever.integrations.filters import EVERY
 from retriever.options import By, SearchOptions
@@ -58,7 +57,7 @@ class _Open:
 
     index: Index
     searcher: Searcher
-    identity: tuple[int, int]
+    identity: tuple[int, int] | None
     users: int = 0
     writing: threading.RLock = field(default_factory=threading.RLock)
 
@@ -107,7 +106,7 @@ class Store:
             encoder = as_encoder(encoder, "encode_documents", "encode_queries")
         with _opening:
             opened = _opened.get(folder)
-            if opened is None or opened.identity != _identity(folder):  # or the folder has been made anew
+            if opened is None or opened.identity != identity(folder):  # or the folder has been made anew
                 opened = _made(folder, encoder, settings)
             elif encoder is not None:
                 opened.index.settings.check_encoder(encoder, folder)
@@ -247,7 +246,7 @@ def _made(folder: Path, encoder: IndexEncoder | None, settings: dict[str, Any]) 
     else:
         index = Index.create(folder, encoder or bundled(), **settings)
     try:
-        return _Open(index, Searcher(index, encoder), _identity(folder))
+        return _Open(index, Searcher(index, encoder), identity(folder))
     except BaseException:
         index.close()
         raise
@@ -265,13 +264,6 @@ def _release(opened: _Open) -> None:
 
 
 def _nothing() -> None: ...
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        return file_at(index_file(folder))
-    except OSError:
-        return 0, 0
 
 
 def _check_settings(index: Index, settings: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ from encoder.errors import ArgumentError
 from encoder.progress import Step, Told
 from indexing import Snapshot
 from indexing.reading.files import MAX_FILE_BYTES, FolderReport, TextFile, text_files
-from indexing.storage.database import file_at
-from indexing.storage.tables import index_file, is_index
+from indexing.storage.tables import identity, is_index
 from retriever.code.search import holds_code
 from retriever.folders import Folder, cache_of
 
@@ -74,12 +73,12 @@ class Kept:
     def _now(self, told: Told) -> Folder:
         found = list(text_files(self.source, (), MAX_FILE_BYTES, FolderReport()))
         stamps = {file.relative: file.stamp for file in found}
-        if self._folder is not None and self._index_file != _identity(cache_of(self.source)):
+        if self._folder is not None and self._index_file != identity(cache_of(self.source)):
             self._let_go()  # `latewood forget`, or an index made anew
         if self._folder is None:
             self._told = []
             self._folder = Folder.kept(self.source, self._told.append, progress=told, patience=PATIENCE)
-            self._index_file = _identity(cache_of(self.source))
+            self._index_file = identity(cache_of(self.source))
             self.behind = self._folder.report is None
         elif stamps == self._seen:
             self._folder.searcher.reload()  # to what another process has stored or encoded
@@ -204,11 +203,3 @@ def _names(sources: Sequence[Path]) -> list[str]:
         depth += 1
         names = ["/".join(source.parts[-depth:]) for source in sources]
     return names
-
-
-def _identity(place: Path) -> tuple[int, int] | None:
-    """Of the index's file, which another one in its place has not."""
-    try:
-        return file_at(index_file(place))
-    except OSError:
-        return None
